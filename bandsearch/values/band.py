@@ -1,0 +1,47 @@
+"""A band: a contiguous range of decoder layers."""
+
+from __future__ import annotations
+
+import math
+
+from pydantic import Field, model_validator
+
+from bandsearch.values.value import Value
+
+
+class Band(Value):
+    """Layers `start` to `stop - 1` of a decoder, counted from 0 at the embedding (half open, like a slice)."""
+
+    start: int = Field(ge=0)
+    stop: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Band:
+        if self.start >= self.stop:
+            raise ValueError(f"band [{self.start}, {self.stop}) is empty: start must be below stop")
+        return self
+
+    @property
+    def width(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def layers(self) -> range:
+        return range(self.start, self.stop)
+
+    def __str__(self) -> str:
+        return f"{self.start}-{self.stop}"
+
+    @classmethod
+    def full(cls, layer_count: int) -> Band:
+        return cls(start=0, stop=layer_count)
+
+    @classmethod
+    def last(cls, width: int, layer_count: int) -> Band:
+        return cls(start=layer_count - width, stop=layer_count)
+
+    @classmethod
+    def between(cls, low: float, high: float, layer_count: int) -> Band:
+        """The band from depth fraction `low` to `high`, each end rounded to the nearest layer, never empty."""
+        start = min(math.floor(low * layer_count + 0.5), layer_count - 1)
+        return cls(start=start, stop=max(start + 1, math.floor(high * layer_count + 0.5)))

@@ -1,0 +1,53 @@
+"""Errors a person can act on: one sentence saying what is wrong, one saying what to do."""
+
+
+class BandsearchError(Exception):
+    """A failure with a remedy. The command line prints `str(error)` and exits with `exit_code`, no traceback."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message, remedy)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.remedy}".strip()
+
+
+class UsageError(BandsearchError):
+    """A wrong option, name or combination of options."""
+
+
+class SpaceError(BandsearchError):
+    """A search-space file with mistakes; all of them are listed in the message."""
+
+
+class ModelError(BandsearchError):
+    """A model that cannot be found, loaded or adapted."""
+
+
+class DataError(BandsearchError):
+    """A data set that cannot be read or holds nothing to learn from."""
+
+
+class AdapterError(BandsearchError):
+    """An adapter that would not load, or would load and be silently wrong."""
+
+
+class BudgetError(BandsearchError):
+    """A budget in the wrong unit for this machine, or too small for even the final training."""
+
+
+class RunDirectoryError(BandsearchError):
+    """A run directory that belongs to another run, is damaged, or cannot be written."""
+
+
+class DependencyError(BandsearchError):
+    """An optional package that is needed for what was asked and is not installed."""
+
+
+class Interrupted(BandsearchError):
+    """The person pressed Ctrl-C; what was finished is on disk and the remedy says how to go on."""
+
+    exit_code = 130

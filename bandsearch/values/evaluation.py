@@ -1,0 +1,108 @@
+"""Held-out results of several arms and their paired differences: the content of `evaluation.json`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from bandsearch.values.candidate import Candidate, Role
+from bandsearch.values.value import Value
+
+
+class Interval(Value):
+    """A mean with a confidence interval, all in the unit of the metric."""
+
+    mean: float
+    low: float
+    high: float
+    level: float = 0.95
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+class ExampleScore(Value):
+    """One test example: mean loss in nats per supervised token, and whether greedy generation was right."""
+
+    loss: float
+    supervised_tokens: int
+    correct: bool | None = Field(default=None, description="None where the example was not generated for")
+    generated: str | None = None
+
+
+class ArmScores(Value):
+    """One arm ("base", "full_depth", "winner") on the test split, examples in the split's order."""
+
+    arm: str
+    examples: tuple[ExampleScore, ...]
+    trainable_parameters: int = 0
+    tasks: dict[str, float] = Field(default_factory=dict, description="lm-eval metric by 'task/metric'")
+
+    @property
+    def loss(self) -> float:
+        """Mean over examples, so that every example weighs the same, as in the paired bootstrap."""
+        return sum(example.loss for example in self.examples) / len(self.examples)
+
+    @property
+    def exact_match(self) -> float | None:
+        judged = [example.correct for example in self.examples if example.correct is not None]
+        return sum(judged) / len(judged) if judged else None
+
+
+class Comparison(Value):
+    """`arm` minus `reference` on one metric over the same examples (loss: negative is better)."""
+
+    arm: str
+    reference: str
+    metric: str
+    difference: Interval
+
+
+class Evaluation(Value):
+    arms: tuple[ArmScores, ...]
+    comparisons: tuple[Comparison, ...]
+
+    def arm(self, name: str) -> ArmScores:
+        return next(arm for arm in self.arms if arm.arm == name)
+
+    def comparison(self, arm: str, reference: str, metric: str) -> Comparison | None:
+        return next(
+            (c for c in self.comparisons if (c.arm, c.reference, c.metric) == (arm, reference, metric)), None
+        )
+
+
+class Finalist(Value):
+    """A candidate after confirmation: validation losses at `steps` steps, one per seed."""
+
+    candidate: Candidate
+    role: Role
+    trainable_parameters: int
+    steps: int
+    losses: tuple[float, ...] = Field(min_length=1)
+
+    @property
+    def loss(self) -> float:
+        return sum(self.losses) / len(self.losses)
+
+
+class Choice(StrEnum):
+    """How the winner was chosen on validation."""
+
+    BEATS_BASELINE = "beats_baseline"
+    SMALLEST_WITHIN_NOISE = "smallest_within_noise"
+    BASELINE = "baseline"
+
+
+class Winner(Value):
+    """What is retrained and handed over: the content of `winner.json`."""
+
+    candidate: Candidate
+    role: Role
+    trainable_parameters: int
+    choice: Choice
+    reason: str = Field(description="the decision in words, with its numbers")
+    baseline: Candidate = Field(description="the tuned full-depth LoRA it is compared with")
+    baseline_parameters: int
+    finalists: tuple[Finalist, ...]

@@ -1,0 +1,33 @@
+"""Fidelity: how long and on what seed a candidate is trained."""
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from bandsearch.values.value import Value
+
+
+class Schedule(StrEnum):
+    """Learning rate after warm-up. A proxy that may be stopped at any rung cannot decay towards an end it does not know."""
+
+    CONSTANT = "constant"
+    LINEAR = "linear"
+
+
+class Fidelity(Value):
+    """One training: `steps` optimiser steps of `batch_size` examples. Proxy and full training differ only in this value."""
+
+    steps: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    seed: int = Field(ge=0)
+    schedule: Schedule = Schedule.CONSTANT
+    warmup_steps: int = Field(ge=0, default=0)
+    validation_examples: int = Field(ge=1, default=128)
+
+    def learning_rate_factor(self, step: int) -> float:
+        """The share of the candidate's learning rate used at `step` (counted from 0)."""
+        if step < self.warmup_steps:
+            return (step + 1) / (self.warmup_steps + 1)
+        if self.schedule is Schedule.CONSTANT:
+            return 1.0
+        return max(0.0, (self.steps - step) / max(1, self.steps - self.warmup_steps))

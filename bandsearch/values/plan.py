@@ -1,0 +1,47 @@
+"""A plan: what a budget buys on this machine, decided before anything is searched."""
+
+from pydantic import Field
+
+from bandsearch.values.value import Value
+
+
+class Costs(Value):
+    """Measured on one warm engine, full-depth LoRA on all linears, so an upper bound for narrower bands."""
+
+    seconds_per_step: float = Field(gt=0)
+    seconds_per_validation: float = Field(ge=0, description="one pass over the validation examples")
+    seconds_per_test_loss: float = Field(ge=0, description="one test example, loss only")
+    seconds_per_generation: float = Field(ge=0, description="one test example, greedy generation")
+    load_seconds: float = Field(ge=0, description="start of the engines: imports and model load")
+    peak_memory_bytes: int = Field(ge=0, description="one engine")
+
+
+class StagePlan(Value):
+    name: str
+    seconds: float = Field(ge=0, description="wall clock")
+    detail: str
+
+
+class Plan(Value):
+    """All counts are what the stages are given; `stages` add up to the budget's wall time."""
+
+    engines: int = Field(ge=1)
+    costs: Costs
+    wall_seconds: float | None
+    batch_size: int
+    full_steps: int = Field(ge=1)
+    rungs: tuple[int, ...] = Field(min_length=1, description="steps at which the search compares, ascending")
+    trial_limit: int | None = Field(description="stop proposing after this many; None: until the time is up")
+    expected_trials: int
+    confirm_steps: int
+    confirm_seeds: int = Field(ge=1)
+    finalists: int = Field(ge=1)
+    validation_examples: int = Field(ge=1)
+    test_examples: int = Field(ge=1)
+    generated_examples: int = Field(ge=0)
+    stages: tuple[StagePlan, ...]
+    disk_bytes: int
+    memory_bytes: int
+
+    def seconds_of(self, stage: str) -> float:
+        return next(part.seconds for part in self.stages if part.name == stage)

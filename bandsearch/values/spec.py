@@ -1,0 +1,66 @@
+"""A run's specification: everything a person decides. Two runs with equal specs do the same."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import Field, model_validator
+
+from bandsearch.values.budget import Budget
+from bandsearch.values.errors import UsageError
+from bandsearch.values.space import SearchSpace
+from bandsearch.values.value import Value
+
+
+class Objective(StrEnum):
+    LOSS = "loss"
+    PARETO = "pareto"
+
+
+class ModelSpec(Value):
+    """`name` is an alias, a hub id or a local directory; `dtype` "auto" is bf16 on GPU and fp32 on CPU."""
+
+    name: str
+    revision: str | None = None
+    dtype: str = "auto"
+    trust_remote_code: bool = False
+
+
+class DataSpec(Value):
+    """`name` is a file, a hub id or `demo:<task>`. `max_length` in tokens, prompt and completion together."""
+
+    name: str
+    config: str | None = None
+    split: str | None = None
+    max_length: int = Field(default=1024, ge=8)
+    max_examples: int | None = Field(default=None, ge=1)
+
+
+class TrainSpec(Value):
+    """The full training of the winner. `steps` overrules `epochs`."""
+
+    epochs: float = Field(default=3.0, gt=0)
+    steps: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+
+
+class RunSpec(Value):
+    """The content of `spec.yaml`. A budget, a number of trials, or both (then both are kept)."""
+
+    model: ModelSpec
+    data: DataSpec
+    train: TrainSpec = TrainSpec()
+    space: SearchSpace
+    budget: Budget | None = None
+    trials: int | None = Field(default=None, ge=1)
+    objective: Objective = Objective.LOSS
+    seed: int = Field(default=0, ge=0)
+    tasks: tuple[str, ...] = Field(default=(), description="lm-eval tasks to run on base, baseline and winner")
+    task_directory: str | None = Field(default=None, description="folder with local lm-eval task YAML files")
+    task_limit: int | None = Field(default=None, ge=1, description="documents per lm-eval task")
+
+    @model_validator(mode="after")
+    def _bounded(self) -> RunSpec:
+        if self.budget is None and self.trials is None:
+            raise UsageError("Neither a budget nor a number of trials was given.", "Add --budget 45min or --trials 20.")
+        return self
