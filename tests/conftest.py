@@ -1,0 +1,168 @@
+"""Small random models of many families, built on first use. Nothing here needs a network."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LAYERS = 4
+WIDTH = 32
+VOCABULARY = 384
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+# Families whose tokenizer carries a chat template; the others have none, as many base models do.
+FAMILIES_WITH_TEMPLATE = frozenset({"qwen2", "qwen3", "llama", "mistral"})
+
+FAMILIES = (
+    "qwen2",
+    "qwen3",
+    "llama",
+    "mistral",
+    "gemma2",
+    "gemma3",
+    "olmo2",
+    "phi3",
+    "gpt2",
+    "gpt_neox",
+    "mixtral",
+    "opt",
+    "falcon",
+)
+
+_MODERN: dict[str, Any] = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 48,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`tiny_model(family)` is the directory of a random model (4 layers, width 32, fp32) with a working tokenizer."""
+    built: dict[str, Path] = {}
+
+    def build(family: str) -> Path:
+        if family not in built:
+            directory = tmp_path_factory.mktemp(f"tiny-{family.replace('_', '-')}")
+            build_tiny_model(family, directory)
+            built[family] = directory
+        return built[family]
+
+    return build
+
+
+def build_tiny_model(family: str, directory: Path, seed: int = 0) -> None:
+    """Write a random model and a tokenizer trained on a few sentences to `directory`; equal seeds, equal weights."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = _tokenizer(family)
+    tokenizer.save_pretrained(directory)
+    state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(_config(family), dtype=torch.float32)
+    # The default 0.02 leaves a model this narrow almost linear; larger weights make every layer matter.
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 2 and "embed" not in name and "wte" not in name:
+                parameter.normal_(0.0, 0.15)
+    torch.set_rng_state(state)
+    model.save_pretrained(directory)
+
+
+def _config(family: str) -> Any:
+    from transformers import AutoConfig
+
+    ids = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    head_dim = {"head_dim": 8}
+    by_family: dict[str, dict[str, Any]] = {
+        "qwen2": _MODERN | {"tie_word_embeddings": True},
+        "qwen3": _MODERN | head_dim,
+        "llama": _MODERN,
+        "mistral": _MODERN | {"sliding_window": None},
+        "gemma2": _MODERN | head_dim | {"query_pre_attn_scalar": 8, "sliding_window": 16},
+        "gemma3": _MODERN | head_dim | {"query_pre_attn_scalar": 8, "sliding_window": 16},
+        "olmo2": _MODERN,
+        "phi3": _MODERN,
+        "gpt2": {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": 4, "n_positions": 256},
+        "gpt_neox": {**_MODERN, "num_key_value_heads": 4},
+        "mixtral": _MODERN | {"num_local_experts": 2, "num_experts_per_tok": 1},
+        "opt": {
+            "hidden_size": WIDTH,
+            "ffn_dim": 48,
+            "num_hidden_layers": LAYERS,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 256,
+            "word_embed_proj_dim": WIDTH,
+        },
+        "falcon": {
+            "hidden_size": WIDTH,
+            "num_hidden_layers": LAYERS,
+            "num_attention_heads": 4,
+            "new_decoder_architecture": True,
+            "num_kv_heads": 2,
+        },
+    }
+    model_type = {"gemma3": "gemma3_text"}.get(family, family)
+    return AutoConfig.for_model(model_type, **(by_family[family] | ids))
+
+
+def _tokenizer(family: str) -> Any:
+    """Byte-level BPE of at most 384 tokens. The class is one that plain AutoTokenizer loads back for this model type."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    backend.train_from_iterator(_SENTENCES, trainer)
+    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    if family in ("qwen2", "qwen3"):
+        import json
+
+        model = json.loads(backend.to_str())["model"]
+        tokenizer: Any = Qwen2Tokenizer(
+            vocab=model["vocab"], merges=[tuple(pair) for pair in model["merges"]], unk_token=None, **names
+        )
+    else:
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    if family in FAMILIES_WITH_TEMPLATE:
+        tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+_SENTENCES = [
+    "Question: what is the answer to the question about the number of apples?\nAnswer: the answer is 42.",
+    "The user asks the assistant for help and the assistant answers with a short sentence.",
+    "Compute 12 + 30 = 42, then 42 - 7 = 35 and so on.",
+    "<|im_start|>user\nHello there<|im_end|>\n<|im_start|>assistant\nGood morning<|im_end|>\n",
+    "A small model learns a small task in a small number of steps.",
+] * 4
