@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from enum import StrEnum
 
@@ -59,7 +60,7 @@ class Candidate(Value):
     @field_validator("bands")
     @classmethod
     def _ascending(cls, bands: tuple[Band, ...]) -> tuple[Band, ...]:
-        for left, right in zip(bands, bands[1:], strict=False):
+        for left, right in itertools.pairwise(bands):
             if right.start < left.stop:
                 raise ValueError(f"bands {left} and {right} overlap or are out of order")
         return bands

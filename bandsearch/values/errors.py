@@ -47,7 +47,7 @@ class DependencyError(BandsearchError):
     """An optional package that is needed for what was asked and is not installed."""
 
 
-class Interrupted(BandsearchError):
+class InterruptedRunError(BandsearchError):
     """The person pressed Ctrl-C; what was finished is on disk and the remedy says how to go on."""
 
     exit_code = 130

@@ -68,9 +68,7 @@ class Evaluation(Value):
         return next(arm for arm in self.arms if arm.arm == name)
 
     def comparison(self, arm: str, reference: str, metric: str) -> Comparison | None:
-        return next(
-            (c for c in self.comparisons if (c.arm, c.reference, c.metric) == (arm, reference, metric)), None
-        )
+        return next((c for c in self.comparisons if (c.arm, c.reference, c.metric) == (arm, reference, metric)), None)
 
 
 class Finalist(Value):

@@ -8,14 +8,14 @@ from bandsearch.values.value import Value
 
 
 class Schedule(StrEnum):
-    """Learning rate after warm-up. A proxy that may be stopped at any rung cannot decay towards an end it does not know."""
+    """Learning rate after warm-up. A proxy that may be stopped at any rung knows no end to decay towards."""
 
     CONSTANT = "constant"
     LINEAR = "linear"
 
 
 class Fidelity(Value):
-    """One training: `steps` optimiser steps of `batch_size` examples. Proxy and full training differ only in this value."""
+    """One training: `steps` optimiser steps of `batch_size` examples. Proxy and full training differ only here."""
 
     steps: int = Field(ge=1)
     batch_size: int = Field(ge=1)

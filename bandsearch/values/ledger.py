@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
 from bandsearch.values.errors import RunDirectoryError
+from bandsearch.values.journal import append_line, cut_torn_line
 
 
 class Ledger:
@@ -29,19 +29,22 @@ class Ledger:
         self._path = path
         self._tick = tick
         self._lock = threading.RLock()
+        if path.exists():
+            cut_torn_line(path)
         self._by_stage = read_ledger(path) if path.exists() else {}
         self._stage: str | None = None
         self._since = 0.0
         self._stop = threading.Event()
         self._ticker: threading.Thread | None = None
-        self._failure: OSError | None = None
 
     def __enter__(self) -> Ledger:
         self._ticker = threading.Thread(target=self._run, name="ledger", daemon=True)
         self._ticker.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop.set()
         if self._ticker is not None:
             self._ticker.join()
@@ -91,11 +94,9 @@ class Ledger:
 
     def _run(self) -> None:
         while not self._stop.wait(self._tick):
-            try:
+            # A full disk shows at the next change of stage, in the main thread, where it can be reported.
+            with suppress(OSError):
                 self._charge()
-            except OSError as error:
-                # A full disk must not kill a background thread silently; the next stage change reports it.
-                self._failure = error
 
     def _charge(self) -> None:
         with self._lock:
@@ -113,10 +114,7 @@ class Ledger:
                     "devices": self.devices,
                 }
             )
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            append_line(self._path, line)
 
 
 def read_ledger(path: Path) -> dict[str, float]:

@@ -1,0 +1,215 @@
+"""The run directory: plain files that are the whole record of a run.
+
+    spec.yaml environment.json plan.json profile.json trials.jsonl study.db ledger.jsonl
+    winner.json adapter/ evaluation.json report.html report.md scratch/
+
+Every file but the three append-only ones is written beside its place and renamed into it, so a file that exists is
+complete. A stage is done when its file exists; `scratch/` can be deleted once the run is complete.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from bandsearch.values.errors import RunDirectoryError
+from bandsearch.values.journal import append_line, cut_torn_line
+from bandsearch.values.spec import RunSpec
+from bandsearch.values.trial import TrialResult
+from bandsearch.values.value import Value
+
+AnyValue = TypeVar("AnyValue", bound=Value)
+
+
+class RunDirectory:
+    """One run's files, held by one process at a time (an advisory lock that the kernel drops when the process dies)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.spec_file = path / "spec.yaml"
+        self.environment = path / "environment.json"
+        self.plan = path / "plan.json"
+        self.profile = path / "profile.json"
+        self.trials = path / "trials.jsonl"
+        self.study = path / "study.db"
+        self.ledger = path / "ledger.jsonl"
+        self.winner = path / "winner.json"
+        self.adapter = path / "adapter"
+        self.evaluation = path / "evaluation.json"
+        self.report = path / "report.html"
+        self.scratch = path / "scratch"
+        self._lock: IO[str] | None = None
+
+    @classmethod
+    def create(cls, path: Path, spec: RunSpec) -> RunDirectory:
+        """Make the directory, or take up the run of the same spec that is in it already. Another spec is refused."""
+        home = cls(path)
+        if home.spec_file.exists():
+            differences = _differences(home.read_spec(), spec)
+            if differences:
+                raise RunDirectoryError(
+                    f"{path} holds a run with another spec ({', '.join(differences)}).",
+                    "Choose another --out, or continue the old run with `bandsearch resume`.",
+                )
+            return home
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunDirectoryError(f"{path} exists and is not a bandsearch run.", "Choose another --out.")
+        with disk_errors(path):
+            home.scratch.mkdir(parents=True, exist_ok=True)
+            write_atomically(home.spec_file, yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False))
+        return home
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        if not (path / "spec.yaml").exists():
+            raise RunDirectoryError(
+                f"{path} is not a bandsearch run: it has no spec.yaml.", "Give the run's directory."
+            )
+        return cls(path)
+
+    def __enter__(self) -> RunDirectory:
+        with disk_errors(self.path):
+            self.scratch.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.scratch / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._lock.close()
+            raise RunDirectoryError(
+                f"Another process is working in {self.path}.",
+                "Wait for it, watch it with `bandsearch status`, or end it.",
+            ) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lock is not None:
+            self._lock.close()
+
+    def read_spec(self) -> RunSpec:
+        try:
+            return RunSpec.model_validate(yaml.safe_load(self.spec_file.read_text(encoding="utf-8")))
+        except (ValidationError, yaml.YAMLError, UnicodeDecodeError) as error:
+            raise RunDirectoryError(
+                f"{self.spec_file} cannot be read: {_first_line(error)}",
+                "Restore it, or start a run in a new directory.",
+            ) from error
+
+    def read(self, path: Path, kind: type[AnyValue]) -> AnyValue | None:
+        """The value stored at `path`, None where that stage has not finished."""
+        if not path.exists():
+            return None
+        try:
+            return kind.model_validate_json(path.read_text(encoding="utf-8"))
+        except (ValidationError, UnicodeDecodeError) as error:
+            raise RunDirectoryError(
+                f"{path} is damaged: {_first_line(error)}",
+                "Delete that file to let `bandsearch resume` do the stage again.",
+            ) from error
+
+    def write(self, path: Path, value: Value) -> None:
+        with disk_errors(self.path):
+            write_atomically(path, value.model_dump_json(indent=2) + "\n")
+
+
+class Records:
+    """`trials.jsonl`: one line for every finished training, flushed to disk before `append` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        if path.exists():
+            cut_torn_line(path)
+
+    def append(self, result: TrialResult) -> None:
+        with disk_errors(self._path.parent):
+            append_line(self._path, result.model_dump_json())
+
+    def results(self) -> list[TrialResult]:
+        if not self._path.exists():
+            return []
+        results = []
+        for number, line in enumerate(self._path.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                results.append(TrialResult.model_validate_json(line))
+            except ValidationError as error:
+                raise RunDirectoryError(
+                    f"{self._path}:{number} is not a trial record: {_first_line(error)}",
+                    "Delete that line to let the trial run again.",
+                ) from error
+        return results
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write beside `path`, flush to disk, rename. Readers see the old content or the new, never a part."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a failing disk into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RunDirectoryError(
+                f"The disk that holds {path} is full.", f"Free some space, then `bandsearch resume {path}`."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
+            raise RunDirectoryError(f"Cannot write in {path}: {error.strerror}.", "Choose another --out.") from error
+        raise
+
+
+def require_disk(path: Path, needed_bytes: int) -> None:
+    """Refuse to start what would fill the disk half way through."""
+    existing = next(parent for parent in (path, *path.resolve().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed_bytes:
+        raise RunDirectoryError(
+            f"{path} needs about {needed_bytes / 1e9:.2f} GB and its disk has {free / 1e9:.2f} GB free.",
+            "Free some space, or put the run on another disk with --out.",
+        )
+
+
+def _differences(old: RunSpec, new: RunSpec) -> list[str]:
+    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    return [
+        f"{key} {before.get(key)!r} -> {after.get(key)!r}"
+        for key in before | after
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _flat(tree: object, prefix: str = "") -> dict[str, object]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {
+        key: leaf
+        for name, branch in tree.items()
+        for key, leaf in _flat(branch, f"{prefix}.{name}".lstrip(".")).items()
+    }
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).splitlines()[:3])
