@@ -1,0 +1,43 @@
+# Two commands: `make demo` runs the main job on the embedded model, `make test` passes the tests.
+# Each sets up its own virtual environment from nothing.
+
+PYTHON ?= python3.11
+BUDGET ?= 10min
+TASK ?=
+RUN ?= results/demo
+
+.PHONY: demo test lint wheel-test test-vllm docs clean
+
+demo: .venv-run/ready
+	.venv-run/bin/bandsearch run --model demo $(if $(TASK),--dataset demo:$(TASK)) --budget $(BUDGET) --out $(RUN)
+
+test: lint
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest
+
+lint: .venv/ready
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+test-vllm: .venv/ready .venv-vllm/ready
+	.venv/bin/python tests/serving/export_adapters.py .venv-vllm/adapters
+	.venv-vllm/bin/python tests/serving/run_vllm.py .venv-vllm/adapters
+
+docs: .venv/ready
+	.venv/bin/python docs/cli.py
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	.venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+.venv-run/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-run
+	.venv-run/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	.venv-run/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	touch $@
+
+clean:
+	rm -rf .venv .venv-run .venv-vllm .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build

@@ -1,0 +1,1 @@
+"""Floor 4: the main flow, its plan and its report."""

@@ -1,0 +1,216 @@
+"""What a budget buys: from measured costs to the counts every stage is given.
+
+The final training and its evaluation are reserved first; what is left is shared by search and confirmation. All
+sums are upper bounds: they use the cost of full-depth LoRA, and a narrower band is never dearer.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+from bandsearch.values.budget import Budget
+from bandsearch.values.errors import BudgetError
+from bandsearch.values.plan import Costs, Plan, StagePlan
+from bandsearch.values.spec import RunSpec
+
+PROBE_SHARE = 0.03
+CONFIRM_SHARE = 0.35
+LM_EVAL_SHARE = 0.10
+# Promised is at most 2 % over; half of that and two seconds are kept back for what no measurement foresees.
+SLACK_SHARE = 0.01
+SLACK_SECONDS = 2.0
+# Steps of the whole run per step of the final training when a budget is spread evenly: 2 trainings at the end,
+# 10 confirmations at 2/3 length, and about thirty proxies, most of which stop at a ninth.
+STEPS_PER_FULL_STEP = 18
+SMALLEST_FULL_STEPS = 20
+SMALLEST_RUNG = 30
+ETA = 3
+BASELINES = 4
+# Ray Tune's own start, seconds; measured on 2 cores.
+SEARCH_START = 5.0
+SAFETY = 1.15
+
+
+def make_plan(
+    spec: RunSpec,
+    costs: Costs,
+    *,
+    train_examples: int,
+    validation_examples: int,
+    test_examples: int,
+    engines: int,
+    wall_seconds: float | None,
+    adapter_bytes: int,
+) -> Plan:
+    """The plan of a run. `wall_seconds` is what is left for it, None for a run bounded by its number of trials.
+
+    Raises BudgetError naming the smallest budget that works where even the final training does not fit.
+    """
+    batch_size = min(spec.train.batch_size, train_examples)
+    wanted = spec.train.steps or max(1, math.ceil(spec.train.epochs * train_examples / batch_size))
+    bounded = wall_seconds is not None and spec.trials is None
+    test, generated = _evaluation_size(costs, test_examples, engines, wall_seconds)
+    evaluate = _evaluation_seconds(costs, test, generated, engines)
+    if spec.tasks and wall_seconds is not None:
+        evaluate += LM_EVAL_SHARE * wall_seconds
+    step = costs.seconds_per_step * SAFETY
+    trainings = math.ceil(2 / engines)
+
+    full_steps = wanted
+    if wall_seconds is not None:
+        slack = SLACK_SHARE * wall_seconds + SLACK_SECONDS
+        free = wall_seconds - costs.load_seconds - evaluate - slack
+        least = wanted if spec.train.steps or spec.trials else min(wanted, SMALLEST_FULL_STEPS)
+        needed = least * step * trainings + _validations(costs)
+        if spec.trials is not None:
+            needed += _search_seconds(spec.trials, _rungs(wanted), costs, engines=1)
+            needed += _confirm_seconds(*_confirm_choices(bounded=False)[0], wanted, costs, engines)
+        if free < needed:
+            raise BudgetError(
+                f"The budget is too small: after loading and evaluation {max(free, 0):.0f} s are left, and the "
+                f"training alone needs {needed:.0f} s.",
+                f"The smallest that works is about {_smallest(spec, wall_seconds - free + needed, wall_seconds)}.",
+            )
+        if bounded and not spec.train.steps:
+            full_steps = min(wanted, max(least, int(free * engines / (step * STEPS_PER_FULL_STEP))))
+
+    rungs = _rungs(full_steps)
+    retrain = full_steps * step * trainings + _validations(costs)
+    confirm_choice, confirm, search, probe = _share(
+        spec, costs, full_steps, rungs, engines, wall_seconds, fixed=costs.load_seconds + retrain + evaluate
+    )
+    fraction, seeds, finalists = confirm_choice
+    trial_seconds = _trial_seconds(rungs, costs)
+    expected = spec.trials or int(max(0.0, search - SEARCH_START) * engines / trial_seconds)
+    confirm_steps = max(rungs[-1], round(full_steps * fraction))
+    stages = [
+        StagePlan(name="load", seconds=costs.load_seconds, detail=f"{engines} engine(s), base model loaded once each"),
+        StagePlan(name="probe", seconds=probe, detail="gradients, learning-rate range, short full-depth run"),
+        StagePlan(name="search", seconds=search, detail=f"about {expected} candidates, rungs {_arrow(rungs)} steps"),
+        StagePlan(
+            name="confirm",
+            seconds=confirm,
+            detail=f"{finalists} finalists and {BASELINES} baselines, {confirm_steps} steps, {seeds} seeds",
+        ),
+        StagePlan(name="retrain", seconds=retrain, detail=f"winner and full-depth baseline, {full_steps} steps"),
+        StagePlan(name="evaluate", seconds=evaluate, detail=f"3 arms, {test} examples, {generated} generated"),
+    ]
+    if wall_seconds is not None:
+        rest = wall_seconds - sum(stage.seconds for stage in stages)
+        stages.append(StagePlan(name="slack", seconds=max(0.0, rest), detail="kept back, so that the run ends in time"))
+    return Plan(
+        engines=engines,
+        costs=costs,
+        wall_seconds=wall_seconds,
+        batch_size=batch_size,
+        full_steps=full_steps,
+        rungs=rungs,
+        trial_limit=spec.trials,
+        expected_trials=expected,
+        confirm_steps=confirm_steps,
+        confirm_seeds=seeds,
+        finalists=finalists,
+        validation_examples=min(validation_examples, 256),
+        test_examples=test,
+        generated_examples=generated,
+        stages=tuple(stages),
+        # Two checkpoints of two trainings, each with two AdamW moments, the export, and records.
+        disk_bytes=14 * adapter_bytes + 20_000_000,
+        memory_bytes=costs.peak_memory_bytes * engines,
+    )
+
+
+def _share(
+    spec: RunSpec,
+    costs: Costs,
+    full_steps: int,
+    rungs: tuple[int, ...],
+    engines: int,
+    wall_seconds: float | None,
+    *,
+    fixed: float,
+) -> tuple[tuple[float, int, int], float, float, float]:
+    """(confirmation fraction, seeds, finalists), and the seconds of confirm, search and probe."""
+    choices = _confirm_choices(bounded=wall_seconds is not None and spec.trials is None)
+    costs_of = {choice: _confirm_seconds(*choice, full_steps, costs, engines) for choice in choices}
+    if wall_seconds is None or spec.trials is not None:
+        search = _search_seconds(spec.trials or 1, rungs, costs, engines=1)
+        probe = (PROBE_SHARE * wall_seconds) if wall_seconds is not None else 60 * costs.seconds_per_step
+        return choices[0], costs_of[choices[0]], search, probe
+    probe = PROBE_SHARE * wall_seconds
+    free = max(0.0, wall_seconds * (1 - SLACK_SHARE) - SLACK_SECONDS - fixed - probe)
+    share = CONFIRM_SHARE / (CONFIRM_SHARE + 0.40) * free
+    fitting = [choice for choice in choices if costs_of[choice] <= share]
+    choice = fitting[0] if fitting else choices[-1]
+    confirm = min(costs_of[choice], share)
+    return choice, confirm, free - confirm, probe
+
+
+def _confirm_choices(*, bounded: bool) -> list[tuple[float, int, int]]:
+    """(fraction of the full steps, seeds, finalists), the most telling first."""
+    if not bounded:
+        return [(2 / 3, 2, 3)]
+    return sorted(
+        product((1.0, 2 / 3, 1 / 2), (5, 4, 3, 2), (6, 4, 3, 2)),
+        key=lambda choice: choice[0] * choice[1] * (choice[2] + BASELINES) * (1.5 if choice[1] > 2 else 1.0),
+        reverse=True,
+    )
+
+
+def _confirm_seconds(fraction: float, seeds: int, finalists: int, full_steps: int, costs: Costs, engines: int) -> float:
+    rounds = math.ceil(seeds * (finalists + BASELINES) / engines)
+    return rounds * (fraction * full_steps * costs.seconds_per_step * SAFETY + costs.seconds_per_validation)
+
+
+def _rungs(full_steps: int) -> tuple[int, ...]:
+    """Rungs at a third of the full length and, as long as they stay telling, at a ninth and a twenty-seventh."""
+    rungs = [max(1, round(full_steps / ETA))]
+    while len(rungs) < 3 and rungs[0] / ETA >= SMALLEST_RUNG:
+        rungs.insert(0, round(rungs[0] / ETA))
+    return tuple(rungs)
+
+
+def _trial_seconds(rungs: tuple[int, ...], costs: Costs) -> float:
+    """A mean proxy: all reach the first rung, a third each next one."""
+    steps, share, before = 0.0, 1.0, 0
+    validations = 0.0
+    for rung in rungs:
+        steps += share * (rung - before)
+        validations += share
+        share, before = share / ETA, rung
+    return steps * costs.seconds_per_step * SAFETY + validations * costs.seconds_per_validation
+
+
+def _search_seconds(trials: int, rungs: tuple[int, ...], costs: Costs, *, engines: int) -> float:
+    return SEARCH_START + trials * _trial_seconds(rungs, costs) / engines
+
+
+def _evaluation_size(costs: Costs, test_examples: int, engines: int, wall_seconds: float | None) -> tuple[int, int]:
+    """Test examples for the loss and for generation: all of them, or what 5 % and 10 % of the time pay for."""
+    if wall_seconds is None:
+        return test_examples, min(test_examples, 256)
+    rounds = math.ceil(3 / engines)
+    by_loss = int(0.05 * wall_seconds / rounds / max(costs.seconds_per_test_loss, 1e-9))
+    by_generation = int(0.10 * wall_seconds / rounds / max(costs.seconds_per_generation, 1e-9))
+    return max(1, min(test_examples, by_loss)), max(0, min(test_examples, by_loss, by_generation))
+
+
+def _evaluation_seconds(costs: Costs, test: int, generated: int, engines: int) -> float:
+    rounds = math.ceil(3 / engines)
+    return rounds * (test * costs.seconds_per_test_loss + generated * costs.seconds_per_generation) * SAFETY
+
+
+def _validations(costs: Costs) -> float:
+    """A training validates at eight places on its way."""
+    return 8 * costs.seconds_per_validation
+
+
+def _smallest(spec: RunSpec, seconds: float, wall_seconds: float) -> Budget:
+    """A budget in the person's own unit that lasts `seconds` of wall time, with a tenth to spare."""
+    given = spec.budget or Budget.parse("1s")
+    return given.model_copy(update={"seconds": math.ceil(seconds * 1.1 * given.seconds / wall_seconds)})
+
+
+def _arrow(rungs: tuple[int, ...]) -> str:
+    return " → ".join(map(str, rungs))
