@@ -7,6 +7,7 @@ sums are upper bounds: they use the cost of full-depth LoRA, and a narrower band
 from __future__ import annotations
 
 import math
+import operator
 from itertools import product
 
 from bandsearch.values.budget import Budget
@@ -50,30 +51,37 @@ def make_plan(
     batch_size = min(spec.train.batch_size, train_examples)
     wanted = spec.train.steps or max(1, math.ceil(spec.train.epochs * train_examples / batch_size))
     bounded = wall_seconds is not None and spec.trials is None
-    test, generated = _evaluation_size(costs, test_examples, engines, wall_seconds)
-    evaluate = _evaluation_seconds(costs, test, generated, engines)
-    if spec.tasks and wall_seconds is not None:
-        evaluate += LM_EVAL_SHARE * wall_seconds
     step = costs.seconds_per_step * SAFETY
     trainings = math.ceil(2 / engines)
+    least = wanted if spec.train.steps or spec.trials else min(wanted, SMALLEST_FULL_STEPS)
 
-    full_steps = wanted
-    if wall_seconds is not None:
-        slack = SLACK_SHARE * wall_seconds + SLACK_SECONDS
-        free = wall_seconds - costs.load_seconds - evaluate - slack
-        least = wanted if spec.train.steps or spec.trials else min(wanted, SMALLEST_FULL_STEPS)
+    def free_and_needed(wall: float) -> tuple[float, float]:
+        evaluation = _evaluation_seconds(
+            spec, costs, *_evaluation_size(costs, test_examples, engines, wall), engines, wall
+        )
+        free = wall * (1 - SLACK_SHARE - PROBE_SHARE) - SLACK_SECONDS - costs.load_seconds - evaluation
         needed = least * step * trainings + _validations(costs)
         if spec.trials is not None:
             needed += _search_seconds(spec.trials, _rungs(wanted), costs, engines=1)
             needed += _confirm_seconds(*_confirm_choices(bounded=False)[0], wanted, costs, engines)
+        return free, needed
+
+    full_steps = wanted
+    if wall_seconds is not None:
+        free, needed = free_and_needed(wall_seconds)
         if free < needed:
+            smallest = wall_seconds
+            while operator.lt(*free_and_needed(smallest)):
+                smallest *= 1.05
             raise BudgetError(
-                f"The budget is too small: after loading and evaluation {max(free, 0):.0f} s are left, and the "
-                f"training alone needs {needed:.0f} s.",
-                f"The smallest that works is about {_smallest(spec, wall_seconds - free + needed, wall_seconds)}.",
+                f"The budget is too small: beside loading and evaluation it leaves {max(free, 0):.0f} s, and the "
+                f"training itself needs {needed:.0f} s.",
+                f"The smallest that works is about {_in_unit(spec, smallest, wall_seconds)}.",
             )
         if bounded and not spec.train.steps:
             full_steps = min(wanted, max(least, int(free * engines / (step * STEPS_PER_FULL_STEP))))
+    test, generated = _evaluation_size(costs, test_examples, engines, wall_seconds)
+    evaluate = _evaluation_seconds(spec, costs, test, generated, engines, wall_seconds)
 
     rungs = _rungs(full_steps)
     retrain = full_steps * step * trainings + _validations(costs)
@@ -196,9 +204,12 @@ def _evaluation_size(costs: Costs, test_examples: int, engines: int, wall_second
     return max(1, min(test_examples, by_loss)), max(0, min(test_examples, by_loss, by_generation))
 
 
-def _evaluation_seconds(costs: Costs, test: int, generated: int, engines: int) -> float:
+def _evaluation_seconds(
+    spec: RunSpec, costs: Costs, test: int, generated: int, engines: int, wall_seconds: float | None
+) -> float:
     rounds = math.ceil(3 / engines)
-    return rounds * (test * costs.seconds_per_test_loss + generated * costs.seconds_per_generation) * SAFETY
+    own = rounds * (test * costs.seconds_per_test_loss + generated * costs.seconds_per_generation) * SAFETY
+    return own + (LM_EVAL_SHARE * wall_seconds if spec.tasks and wall_seconds is not None else 0.0)
 
 
 def _validations(costs: Costs) -> float:
@@ -206,10 +217,12 @@ def _validations(costs: Costs) -> float:
     return 8 * costs.seconds_per_validation
 
 
-def _smallest(spec: RunSpec, seconds: float, wall_seconds: float) -> Budget:
-    """A budget in the person's own unit that lasts `seconds` of wall time, with a tenth to spare."""
+def _in_unit(spec: RunSpec, seconds: float, wall_seconds: float) -> Budget:
+    """A budget in the person's own unit that lasts `seconds` of wall time, rounded up to whole minutes from ten on."""
     given = spec.budget or Budget.parse("1s")
-    return given.model_copy(update={"seconds": math.ceil(seconds * 1.1 * given.seconds / wall_seconds)})
+    amount = seconds * given.seconds / wall_seconds
+    unit = 60 if amount > 600 else 1
+    return given.model_copy(update={"seconds": math.ceil(amount / unit) * unit})
 
 
 def _arrow(rungs: tuple[int, ...]) -> str:

@@ -64,8 +64,9 @@ class Budget(Value):
         return self.seconds / self.devices(gpus, cores)
 
     def __str__(self) -> str:
+        unit = "" if self.unit is Unit.WALL else f"{self.unit}-"
         for name, size in _SECONDS.items():
-            if self.seconds >= size or name == "s":
-                unit = "" if self.unit is Unit.WALL else f"{self.unit}-"
-                return f"{self.seconds / size:.6g}{unit}{name}"
-        raise AssertionError("unreachable")
+            amount = f"{self.seconds / size:.4g}"
+            if float(amount) * size == self.seconds and self.seconds >= size:
+                return f"{amount}{unit}{name}"
+        return f"{self.seconds:.10g}{unit}s"

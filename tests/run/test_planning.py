@@ -1,0 +1,103 @@
+"""A plan stays inside its budget, spends it, and refuses what cannot work with the budget that would."""
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bandsearch.run.planning import make_plan
+from bandsearch.values.budget import Budget
+from bandsearch.values.errors import BudgetError
+from bandsearch.values.plan import Costs, Plan
+from bandsearch.values.space import SearchSpace
+from bandsearch.values.spec import DataSpec, ModelSpec, RunSpec, TrainSpec
+
+
+def costs(step: float = 0.1) -> Costs:
+    return Costs(
+        seconds_per_step=step,
+        seconds_per_validation=step * 2,
+        seconds_per_test_loss=step / 30,
+        seconds_per_generation=step / 8,
+        load_seconds=15,
+        peak_memory_bytes=10**9,
+    )
+
+
+def plan(
+    wall: float | None, *, step: float = 0.1, engines: int = 2, trials: int | None = None, steps: int | None = None
+) -> Plan:
+    spec = RunSpec(
+        model=ModelSpec(name="demo"),
+        data=DataSpec(name="demo:x"),
+        train=TrainSpec(steps=steps),
+        space=SearchSpace(name="quick"),
+        budget=None if wall is None else Budget(seconds=wall, unit="wall"),
+        trials=trials,
+    )
+    return make_plan(
+        spec,
+        costs(step),
+        train_examples=2000,
+        validation_examples=250,
+        test_examples=250,
+        engines=engines,
+        wall_seconds=wall,
+        adapter_bytes=10**6,
+    )
+
+
+@settings(deadline=None)
+@given(st.floats(30, 1e5), st.floats(0.001, 20), st.integers(1, 8))
+def test_the_stages_add_up_to_the_budget_or_it_is_refused(wall: float, step: float, engines: int) -> None:
+    try:
+        made = plan(wall, step=step, engines=engines)
+    except BudgetError as error:
+        smallest = Budget.parse(re.search(r"about (\S+)\.$", str(error))[1])
+        assert smallest.seconds > wall
+    else:
+        assert sum(stage.seconds for stage in made.stages) == pytest.approx(wall, rel=0.001)
+        assert made.seconds_of("probe") <= 0.03 * wall + 1e-6
+        assert list(made.rungs) == sorted(set(made.rungs))
+        assert made.rungs[-1] <= made.confirm_steps <= made.full_steps
+        assert made.full_steps <= 375
+
+
+@settings(deadline=None)
+@given(st.floats(1, 1e4), st.floats(0.001, 5))
+def test_the_named_smallest_budget_works(wall: float, step: float) -> None:
+    try:
+        plan(wall, step=step)
+    except BudgetError as error:
+        smallest = Budget.parse(re.search(r"about (\S+)\.$", str(error))[1])
+        assert plan(smallest.seconds, step=step).full_steps >= 20
+
+
+def test_a_longer_budget_buys_more() -> None:
+    short, long = plan(300), plan(3000)
+    assert long.expected_trials > short.expected_trials > 0
+    assert long.full_steps >= short.full_steps
+    assert long.confirm_seeds >= short.confirm_seeds >= 2
+
+
+def test_a_count_of_trials_depends_on_no_clock() -> None:
+    slow, fast = plan(None, step=1.0, trials=12), plan(None, step=0.01, trials=12)
+    same = {
+        "full_steps",
+        "rungs",
+        "confirm_steps",
+        "confirm_seeds",
+        "finalists",
+        "trial_limit",
+        "test_examples",
+        "generated_examples",
+    }
+    assert slow.model_dump(include=same) == fast.model_dump(include=same)
+    assert slow.trial_limit == 12
+
+
+def test_steps_that_were_asked_for_are_kept_or_refused() -> None:
+    assert plan(900, steps=200).full_steps == 200
+    with pytest.raises(BudgetError, match="smallest"):
+        plan(60, steps=2000)

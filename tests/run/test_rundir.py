@@ -1,0 +1,95 @@
+"""A run directory never holds half a file, another run's files, or two processes."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from bandsearch.rundir import Records, RunDirectory, disk_errors, require_disk, write_atomically
+from bandsearch.values.band import Band
+from bandsearch.values.budget import Budget
+from bandsearch.values.candidate import Candidate, Role
+from bandsearch.values.errors import RunDirectoryError
+from bandsearch.values.space import SearchSpace
+from bandsearch.values.spec import DataSpec, ModelSpec, RunSpec
+from bandsearch.values.trial import Point, TrialResult, TrialState
+
+SPEC = RunSpec(
+    model=ModelSpec(name="demo"),
+    data=DataSpec(name="demo:anything"),
+    space=SearchSpace(name="quick"),
+    budget=Budget.parse("5min"),
+)
+RESULT = TrialResult(
+    number=3,
+    candidate=Candidate(bands=(Band(start=1, stop=4),), rank=4, alpha=32, targets=("mlp",), learning_rate=2e-3),
+    role=Role.SEARCHED,
+    seed=1,
+    state=TrialState.PRUNED,
+    points=(Point(steps=10, loss=1.5, seconds=2.0),),
+    trainable_parameters=1234,
+    proposed_by="sampler",
+)
+
+
+def test_the_same_spec_goes_on_and_another_is_refused_by_name(tmp_path: Path) -> None:
+    RunDirectory.create(tmp_path / "run", SPEC)
+    assert RunDirectory.create(tmp_path / "run", SPEC).read_spec() == SPEC
+    with pytest.raises(RunDirectoryError, match="seed 0 -> 1"):
+        RunDirectory.create(tmp_path / "run", SPEC.model_copy(update={"seed": 1}))
+
+
+def test_a_foreign_directory_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunDirectoryError, match="not a bandsearch run"):
+        RunDirectory.create(tmp_path, SPEC)
+    assert os.listdir(tmp_path) == ["thesis.tex"]
+    with pytest.raises(RunDirectoryError, match=r"no spec\.yaml"):
+        RunDirectory.open(tmp_path)
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    home = RunDirectory.create(tmp_path / "run", SPEC)
+    with home, pytest.raises(RunDirectoryError, match="Another process"), RunDirectory.open(home.path):
+        pass
+    with RunDirectory.open(home.path):
+        pass
+
+
+def test_records_survive_a_torn_line(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    Records(path).append(RESULT)
+    with path.open("a") as file:
+        file.write('{"number": 4, "cand')
+    records = Records(path)
+    records.append(RESULT.model_copy(update={"number": 5}))
+    assert [result.number for result in records.results()] == [3, 5]
+    assert records.results()[0] == RESULT
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    path.write_text(RESULT.model_dump_json() + "\nnot a record\n")
+    with pytest.raises(RunDirectoryError, match=r"trials\.jsonl:2"):
+        Records(path).results()
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "winner.json"
+    write_atomically(path, "old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunDirectoryError, match=r"full.*bandsearch resume"), disk_errors(tmp_path):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["winner.json"]
+
+
+def test_too_small_a_disk_is_refused_before_the_start(tmp_path: Path) -> None:
+    require_disk(tmp_path / "not" / "there", 1)
+    with pytest.raises(RunDirectoryError, match="GB free"):
+        require_disk(tmp_path / "not" / "there", 10**18)
