@@ -1,0 +1,81 @@
+"""A layout: where a decoder keeps its layers and the linear modules inside one of them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
+
+from bandsearch.values.errors import AdapterError
+from bandsearch.values.value import Value
+
+
+class Serving(StrEnum):
+    """How vLLM serves LoRA adapters of a family."""
+
+    NATIVE = "native"
+    TRANSFORMERS = "transformers"
+    NONE = "none"
+    UNKNOWN = "unknown"
+
+
+class Linear(Value):
+    """One linear module of a decoder layer; `name` is its path inside the layer ("self_attn.q_proj")."""
+
+    name: str
+    group: Literal["attention", "mlp"]
+    in_features: int = Field(ge=1)
+    out_features: int = Field(ge=1)
+
+    @property
+    def leaf(self) -> str:
+        return self.name.rpartition(".")[2]
+
+
+class Layout(Value):
+    """Every layer of the decoder holds the same `linears`, in the order of the model's definition.
+
+    `layers_path` leads from the model to its list of layers ("model.layers"). `transposed` is true where the weights
+    are stored as (in, out) instead of (out, in), as GPT-2's Conv1D does.
+    """
+
+    family: str
+    layers_path: str
+    layer_count: int = Field(ge=1)
+    hidden_size: int = Field(ge=1)
+    linears: tuple[Linear, ...] = Field(min_length=1)
+    transposed: bool = False
+    serving: Serving = Serving.UNKNOWN
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups a candidate may ask for: those with linear modules, and "all"."""
+        return (*dict.fromkeys(linear.group for linear in self.linears), "all")
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """Everything that may stand in a candidate's `targets`, shortest form."""
+        return self.groups + tuple(dict.fromkeys(linear.leaf for linear in self.linears))
+
+    def targets(self, names: tuple[str, ...]) -> tuple[Linear, ...]:
+        """The modules that groups ("attention", "mlp", "all") and names ("q_proj", "self_attn.q_proj") stand for.
+
+        In the layout's order, each once. Raises AdapterError for a name that this decoder does not have.
+        """
+        for name in names:
+            if name == "mlp" and name not in self.groups:
+                raise AdapterError(
+                    f"The feed-forward part of {self.family} has no plain linear modules; experts are not adapted.",
+                    f"Choose from {', '.join(self.target_names)}.",
+                )
+            if not any(_is_meant(name, linear) for linear in self.linears):
+                raise AdapterError(
+                    f"{self.family} has no linear modules called {name!r} in its decoder layers.",
+                    f"Choose from {', '.join(self.target_names)}.",
+                )
+        return tuple(linear for linear in self.linears if any(_is_meant(name, linear) for name in names))
+
+
+def _is_meant(name: str, linear: Linear) -> bool:
+    return name in ("all", linear.group, linear.name, linear.leaf)
