@@ -129,18 +129,20 @@ class Records:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        if path.exists():
-            cut_torn_line(path)
 
     def append(self, result: TrialResult) -> None:
         with disk_errors(self._path.parent):
+            if self._path.exists():
+                cut_torn_line(self._path)
             append_line(self._path, result.model_dump_json())
 
     def results(self) -> list[TrialResult]:
         if not self._path.exists():
             return []
         results = []
-        for number, line in enumerate(self._path.read_text(encoding="utf-8").splitlines(), start=1):
+        # What follows the last newline is being written, or was when its writer was killed.
+        *lines, _ = self._path.read_text(encoding="utf-8").split("\n")
+        for number, line in enumerate(lines, start=1):
             try:
                 results.append(TrialResult.model_validate_json(line))
             except ValidationError as error:
