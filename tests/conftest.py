@@ -131,7 +131,7 @@ def _config(family: str) -> Any:
 
 
 def _tokenizer(family: str) -> Any:
-    """Byte-level BPE of at most 384 tokens. The class is one that plain AutoTokenizer loads back for this model type."""
+    """Byte-level BPE of at most 384 tokens, in a class that plain AutoTokenizer loads back for this model type."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
 

@@ -1,0 +1,1 @@
+"""Models from the hub or from disk: names, families, loading."""

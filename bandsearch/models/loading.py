@@ -1,0 +1,230 @@
+"""Loading models and tokenizers; describing a model from its configuration alone; naming its exact weights."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
+
+from bandsearch.models.failures import explained, quiet
+from bandsearch.models.families import layout_of
+from bandsearch.values.errors import ModelError, UsageError
+from bandsearch.values.layout import Layout
+from bandsearch.values.source import Source
+from bandsearch.values.value import Value
+
+DTYPES: dict[str, torch.dtype] = {
+    "bf16": torch.bfloat16,
+    "bfloat16": torch.bfloat16,
+    "fp16": torch.float16,
+    "float16": torch.float16,
+    "fp32": torch.float32,
+    "float32": torch.float32,
+}
+
+_WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json")
+# Files up to this size are read whole; of larger ones, evenly spaced blocks. Training changes nearly every
+# weight, so a retrained model differs in some block.
+_WHOLE = 64 * 2**20
+_BLOCKS = 512
+_BLOCK = 4096
+
+
+class ModelSummary(Value):
+    """A model as its configuration describes it; no weights are read. `bytes_by_dtype` counts the weights alone."""
+
+    source: Source
+    layout: Layout
+    architecture: str
+    vocabulary: int
+    context_length: int | None
+    parameters: int
+    bytes_by_dtype: dict[str, int]
+
+    @property
+    def family(self) -> str:
+        return self.layout.family
+
+    @property
+    def layers(self) -> int:
+        return self.layout.layer_count
+
+    @property
+    def hidden(self) -> int:
+        return self.layout.hidden_size
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return self.layout.target_names
+
+
+def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, with a padding token inside the vocabulary. Raises ModelError."""
+    config = load_config(source)
+    with explained(source, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.location, revision=source.revision, trust_remote_code=source.trust_remote_code
+        )
+    vocabulary = config.get_text_config().vocab_size
+    ids = tokenizer("The answer is 42.", add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise ModelError(
+            f"The tokenizer of {source} ({type(tokenizer).__name__}) encodes text to nothing.",
+            "Check that its tokenizer files are there and were saved by that class.",
+        )
+    if max(ids) >= vocabulary:
+        raise ModelError(
+            f"The tokenizer of {source} writes token {max(ids)}, but the model knows only {vocabulary} tokens.",
+            "Use the tokenizer that belongs to this model.",
+        )
+    _ensure_padding(tokenizer, vocabulary)
+    return tokenizer
+
+
+def _ensure_padding(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> None:
+    # Padded positions are masked out, so any token of the vocabulary serves; the end of text is the usual one.
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id < vocabulary:
+        return
+    usable = [
+        token
+        for token, index in (
+            (tokenizer.eos_token, tokenizer.eos_token_id),
+            (tokenizer.bos_token, tokenizer.bos_token_id),
+            (tokenizer.unk_token, tokenizer.unk_token_id),
+        )
+        if index is not None and index < vocabulary
+    ]
+    tokenizer.pad_token = usable[0] if usable else tokenizer.convert_ids_to_tokens(0)
+
+
+def resolve_dtype(name: str, device: str) -> torch.dtype:
+    """ "auto" is bf16 on a GPU that computes in it and fp32 elsewhere; otherwise the dtype of that name."""
+    if name == "auto":
+        if torch.device(device).type != "cuda":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if name not in DTYPES:
+        raise UsageError(f"Unknown dtype {name!r}.", f"Choose auto, {', '.join(DTYPES)}.")
+    return DTYPES[name]
+
+
+def load_config(source: Source) -> Any:
+    """The transformers configuration of a decoder. Raises ModelError for anything that is not one."""
+    with explained(source, "configuration"):
+        config = AutoConfig.from_pretrained(
+            source.location, revision=source.revision, trust_remote_code=source.trust_remote_code
+        )
+    kind = config.model_type
+    architecture = (config.architectures or [kind])[0]
+    has_code = source.trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if config.is_encoder_decoder:
+        raise ModelError(
+            f"{source} is an encoder-decoder ({architecture}).",
+            "Bands are searched in decoder-only language models; use one of those.",
+        )
+    # Encoders such as BERT are in transformers' causal table too, because they can be turned into decoders.
+    is_decoder = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if not is_decoder and not has_code:
+        raise ModelError(
+            f"{source} is a {kind!r} model ({architecture}), not a causal language model.",
+            "Use a decoder-only language model, see `bandsearch models`.",
+        )
+    if getattr(config, "quantization_config", None) is not None:
+        raise ModelError(
+            f"{source} is a quantised checkpoint.", "Use the unquantised model; adapters are trained on plain weights."
+        )
+    return config
+
+
+def load_model(source: Source, dtype: str = "auto", device: str = "cpu") -> PreTrainedModel:
+    """The frozen base model in evaluation mode on `device`, its weights in `dtype`. Raises ModelError.
+
+    The attention backend is transformers' choice: sdpa wherever the family computes correctly with it.
+    """
+    config = load_config(source)
+    with explained(source, "weights"), quiet(bars=not source.is_local):
+        model, report = AutoModelForCausalLM.from_pretrained(
+            source.location,
+            config=config,
+            revision=source.revision,
+            trust_remote_code=source.trust_remote_code,
+            dtype=resolve_dtype(dtype, device),
+            # Straight to the accelerator: the host's memory may be smaller than the model.
+            device_map=None if device == "cpu" else {"": device},
+            # Both kinds of wrong weights are refused below; transformers fills them with random numbers.
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    mismatched = sorted(report["mismatched_keys"])
+    if mismatched:
+        name, stored, expected = mismatched[0]
+        raise ModelError(
+            f"The weights of {source} do not fit its config.json: {name} is {list(stored)}, not {list(expected)}.",
+            "Download the model again; one of the two belongs to another model.",
+        )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"The weights of {source} lack {len(missing)} tensor(s), for example {missing[0]}.",
+            "Download the model again; a file is missing or belongs to another model.",
+        )
+    model.requires_grad_(False)
+    model.eval()
+    if model.generation_config is not None and model.generation_config.pad_token_id is None:
+        eos = model.generation_config.eos_token_id
+        model.generation_config.pad_token_id = eos[0] if isinstance(eos, list) else eos
+    return model
+
+
+def summarize(source: Source) -> ModelSummary:
+    """Layout, size and names from the configuration alone: the model is built without memory for its weights."""
+    config = load_config(source)
+    with explained(source, "configuration"), quiet(), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=source.trust_remote_code)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    text = config.get_text_config()
+    return ModelSummary(
+        source=source,
+        layout=layout_of(model),
+        architecture=type(model).__name__,
+        vocabulary=text.vocab_size,
+        context_length=getattr(text, "max_position_embeddings", None),
+        parameters=parameters,
+        bytes_by_dtype={"float32": 4 * parameters, "bfloat16": 2 * parameters, "float16": 2 * parameters},
+    )
+
+
+def fingerprint(source: Source) -> str:
+    """Sixteen hex digits: equal for equal configuration and weights, wherever they lie. Raises ModelError.
+
+    A hub model is named by its id and commit, a directory by the content of its config.json and weight files.
+    """
+    digest = hashlib.sha256()
+    if source.is_local:
+        directory = Path(source.location)
+        for path in [directory / "config.json", *sorted(p for glob in _WEIGHTS for p in directory.glob(glob))]:
+            digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+            _feed(digest, path)
+    else:
+        commit = load_config(source)._commit_hash
+        digest.update(f"{source.location}\0{commit or source.revision}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _feed(digest: hashlib._Hash, path: Path) -> None:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= _WHOLE:
+            while block := file.read(2**20):
+                digest.update(block)
+            return
+        for index in range(_BLOCKS):
+            file.seek(index * (size - _BLOCK) // (_BLOCKS - 1))
+            digest.update(file.read(_BLOCK))
