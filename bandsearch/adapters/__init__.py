@@ -1,0 +1,1 @@
+"""Adapters: from a candidate to PEFT and back, export, verification, serving."""
