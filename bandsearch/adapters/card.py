@@ -1,0 +1,123 @@
+"""The model card of an exported adapter: Markdown with the hub's YAML header."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from bandsearch.adapters.limits import serve_command
+from bandsearch.values.candidate import Candidate
+from bandsearch.values.evaluation import ArmScores, Evaluation, Winner
+from bandsearch.values.layout import Layout
+from bandsearch.values.source import Source
+
+
+def model_card(
+    winner: Winner, layout: Layout, source: Source, data: str, adapter: Path, evaluation: Evaluation | None = None
+) -> str:
+    """What the adapter is, how it was chosen, what it measures and how to use it.
+
+    `data` is the data set's name; `adapter` where the adapter lies. Without `evaluation` the numbers of the test split
+    are left out.
+    """
+    name = f"{source.slug} adapter for {data}"
+    parts = [
+        _header(source),
+        f"# {_plain(name)}",
+        f"A LoRA adapter for `{source}` trained on `{_plain(data)}`, found by bandsearch.",
+        "## What was chosen",
+        _choice(winner, layout),
+        _plain(winner.reason),
+    ]
+    if evaluation is not None:
+        parts += ["## Test split", "\n".join(_table(evaluation)), "\n".join(_differences(evaluation))]
+    parts += [
+        "## Use",
+        "```python\n" + _python(source, adapter) + "\n```",
+        "```sh\n" + serve_command(source, adapter, winner.candidate.rank) + "\n```",
+        f"The scale of the update is folded into the B factors (`lora_alpha` = `r` = {winner.candidate.rank}), so that "
+        "every PEFT and vLLM release computes the same update.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _header(source: Source) -> str:
+    tags = ["lora", "peft", "bandsearch"]
+    if not source.is_local:
+        tags.append(f"base_model:adapter:{source.location}")
+    fields = {
+        "base_model": source.location,
+        "library_name": "peft",
+        "pipeline_tag": "text-generation",
+        "tags": tags,
+    }
+    return "---\n" + yaml.safe_dump(fields, sort_keys=False).strip() + "\n---"
+
+
+def _choice(winner: Winner, layout: Layout) -> str:
+    candidate = winner.candidate
+    rows = (
+        ("layers", f"{_layers(candidate)} of {layout.layer_count} ({layout.family})"),
+        ("modules", ", ".join(linear.leaf for linear in layout.targets(candidate.targets))),
+        ("rank", str(candidate.rank)),
+        ("scale", f"{candidate.scale:.4g} ({candidate.method}, alpha {candidate.alpha:g})"),
+        ("learning rate", f"{candidate.learning_rate:.3g}"),
+        (
+            "trained parameters",
+            f"{winner.trainable_parameters:,} (tuned full-depth LoRA: {winner.baseline_parameters:,})",
+        ),
+    )
+    return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
+
+
+def _layers(candidate: Candidate) -> str:
+    return ", ".join(
+        f"{band.start}" if band.width == 1 else f"{band.start} to {band.stop - 1}" for band in candidate.bands
+    )
+
+
+def _table(evaluation: Evaluation) -> Iterator[str]:
+    tasks = sorted({task for arm in evaluation.arms for task in arm.tasks})
+    yield "| " + " | ".join(("", "parameters", "loss", "exact match", *tasks)) + " |"
+    yield "|" + "---|" * (4 + len(tasks))
+    for arm in evaluation.arms:
+        yield "| " + " | ".join((_arm(arm.arm), *_cells(arm), *(_number(arm.tasks.get(task)) for task in tasks))) + " |"
+
+
+def _cells(arm: ArmScores) -> tuple[str, str, str]:
+    return f"{arm.trainable_parameters:,}", _number(arm.loss), _number(arm.exact_match)
+
+
+def _differences(evaluation: Evaluation) -> Iterator[str]:
+    for comparison in evaluation.comparisons:
+        interval = comparison.difference
+        yield (
+            f"- {comparison.metric}, {_arm(comparison.arm)} minus {_arm(comparison.reference)}: {interval.mean:+.4f} "
+            f"({interval.level:.0%} interval {interval.low:+.4f} to {interval.high:+.4f}, paired bootstrap)"
+        )
+
+
+def _arm(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _plain(text: str) -> str:
+    """Text from data, on one line and without the characters that Markdown and HTML give a meaning."""
+    return " ".join(text.split()).replace("`", "'").replace("<", "&lt;").replace("|", "\\|")
+
+
+def _python(source: Source, adapter: Path) -> str:
+    revision = f", revision={source.revision!r}" if source.revision else ""
+    return (
+        "from peft import PeftModel\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f"base = AutoModelForCausalLM.from_pretrained({source.location!r}{revision})\n"
+        f"tokenizer = AutoTokenizer.from_pretrained({source.location!r}{revision})\n"
+        f"model = PeftModel.from_pretrained(base, {str(adapter)!r})"
+    )

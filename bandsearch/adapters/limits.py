@@ -1,0 +1,32 @@
+"""What vLLM accepts of an adapter, and the command that serves it. Seen on vLLM 0.32, read in 0.16 to 0.33."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from bandsearch.values.source import Source
+
+# The values of --max-lora-rank; an adapter may have any rank up to the one given. 16 is the default.
+MAX_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+DEFAULT_MAX_LORA_RANK = 16
+
+# Labels that say how A and B began. Others (pissa, olora, corda, loftq) change the base weights too.
+INIT_LABELS = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
+
+
+def max_lora_rank(rank: int) -> int | None:
+    """The smallest --max-lora-rank that holds `rank`, None where there is none."""
+    return next((allowed for allowed in MAX_LORA_RANKS if allowed >= rank), None)
+
+
+def serve_command(source: Source, adapter: Path, rank: int, name: str = "bandsearch") -> str:
+    """The shell command that serves the base and, as model `name`, the adapter through vLLM."""
+    parts = ["vllm", "serve", source.location]
+    if source.revision:
+        parts += ["--revision", source.revision]
+    if source.trust_remote_code:
+        parts.append("--trust-remote-code")
+    allowed = max_lora_rank(rank) or rank
+    parts += ["--enable-lora", "--max-lora-rank", str(allowed), "--lora-modules", f"{name}={adapter}"]
+    return shlex.join(parts)
