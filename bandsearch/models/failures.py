@@ -47,6 +47,7 @@ def explained(source: Source, part: str) -> Iterator[None]:
     except ModelError:
         raise
     except (
+        MemoryError,
         OSError,
         ValueError,
         KeyError,

@@ -1,0 +1,95 @@
+"""The model card and the command that serves the adapter."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bandsearch.adapters.card import model_card
+from bandsearch.adapters.limits import max_lora_rank, serve_command
+from bandsearch.values.band import Band
+from bandsearch.values.candidate import Candidate, Role
+from bandsearch.values.evaluation import ArmScores, Choice, Comparison, Evaluation, ExampleScore, Interval, Winner
+from bandsearch.values.layout import Layout, Linear
+from bandsearch.values.source import Source
+
+HUB = Source(location="Qwen/Qwen2.5-7B", revision="abc", is_local=False, slug="qwen2.5-7b")
+LOCAL = Source(location="/models/my model", is_local=True, slug="my-model")
+LAYOUT = Layout(
+    family="qwen2",
+    layers_path="model.layers",
+    layer_count=28,
+    hidden_size=8,
+    linears=(Linear(name="self_attn.q_proj", group="attention", in_features=8, out_features=8),),
+)
+
+
+def a_winner() -> Winner:
+    candidate = Candidate(bands=(Band(start=8, stop=20),), rank=12, alpha=24, targets=("all",), learning_rate=2e-4)
+    return Winner(
+        candidate=candidate,
+        role=Role.SEARCHED,
+        trainable_parameters=2304,
+        choice=Choice.BEATS_BASELINE,
+        reason="Loss 0.41 against 0.44, outside the noise.",
+        baseline=candidate.model_copy(update={"bands": (Band(start=0, stop=28),)}),
+        baseline_parameters=5376,
+        finalists=(),
+    )
+
+
+def an_evaluation() -> Evaluation:
+    scores = (ExampleScore(loss=0.5, supervised_tokens=3, correct=True), ExampleScore(loss=0.25, supervised_tokens=3))
+    winner = ArmScores(arm="winner", examples=scores, trainable_parameters=2304, tasks={"gsm8k/exact_match": 0.125})
+    difference = Interval(mean=-0.031, low=-0.05, high=-0.012)
+    return Evaluation(
+        arms=(ArmScores(arm="base", examples=scores), winner),
+        comparisons=(Comparison(arm="winner", reference="full_depth", metric="loss", difference=difference),),
+    )
+
+
+def test_the_card_carries_the_numbers_and_both_ways_to_use_it():
+    card = model_card(a_winner(), LAYOUT, HUB, "my.jsonl", Path("run/adapter"), an_evaluation())
+    _, header, body = card.split("---\n", 2)
+    fields = yaml.safe_load(header)
+    assert fields["base_model"] == "Qwen/Qwen2.5-7B"
+    assert fields["library_name"] == "peft"
+    assert "lora" in fields["tags"]
+    for text in (
+        "8 to 19 of 28 (qwen2)",
+        "2,304 (tuned full-depth LoRA: 5,376)",
+        "Loss 0.41 against 0.44, outside the noise.",
+        "| winner | 2,304 | 0.3750 | 1.0000 | 0.1250 |",
+        "loss, winner minus full depth: -0.0310 (95% interval -0.0500 to -0.0120, paired bootstrap)",
+        "PeftModel.from_pretrained(base, 'run/adapter')",
+        "--max-lora-rank 16",
+    ):
+        assert text in body
+
+
+def test_a_card_can_be_written_before_the_evaluation():
+    card = model_card(a_winner(), LAYOUT, LOCAL, "demo:words", Path("adapter"))
+    assert "Test split" not in card
+    assert "base_model:adapter" not in card
+
+
+def test_text_from_data_is_escaped():
+    card = model_card(a_winner(), LAYOUT, HUB, "a|b\n<script>`x`", Path("adapter"))
+    assert "<script>" not in card
+    assert "a\\|b &lt;script>'x'" in card
+
+
+def test_the_serve_command_is_one_shell_line():
+    words = shlex.split(serve_command(LOCAL, Path("out/my adapter"), 24))
+    assert words[:3] == ["vllm", "serve", "/models/my model"]
+    assert words[words.index("--max-lora-rank") + 1] == "32"
+    assert words[-1] == "bandsearch=out/my adapter"
+    assert "--revision abc" in serve_command(HUB, Path("a"), 4)
+
+
+@pytest.mark.parametrize(("rank", "allowed"), [(1, 1), (2, 8), (16, 16), (17, 32), (257, 320), (512, 512), (513, None)])
+def test_the_smallest_rank_limit_that_holds_an_adapter(rank: int, allowed: int | None):
+    assert max_lora_rank(rank) == allowed
