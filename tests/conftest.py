@@ -42,15 +42,6 @@ FAMILIES = (
     "falcon",
 )
 
-_MODERN: dict[str, Any] = {
-    "hidden_size": WIDTH,
-    "intermediate_size": 48,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-}
-
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
@@ -80,8 +71,11 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
     return build
 
 
-def build_tiny_model(family: str, directory: Path, seed: int = 0) -> None:
-    """Write a random model and a tokenizer trained on a few sentences to `directory`; equal seeds, equal weights."""
+def build_tiny_model(family: str, directory: Path, seed: int = 0, width: int = WIDTH) -> None:
+    """Write a random model and a tokenizer trained on a few sentences to `directory`; equal seeds, equal weights.
+
+    Four heads, so that the size of a head is a quarter of `width`.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -89,48 +83,37 @@ def build_tiny_model(family: str, directory: Path, seed: int = 0) -> None:
     tokenizer.save_pretrained(directory)
     state = torch.get_rng_state()
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(_config(family), dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(_config(family, width), dtype=torch.float32)
     # The default 0.02 leaves a model this narrow almost linear; larger weights make every layer matter.
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 2 and "embed" not in name and "wte" not in name:
-                parameter.normal_(0.0, 0.15)
+                parameter.normal_(0.0, 0.85 / width**0.5)
     torch.set_rng_state(state)
     model.save_pretrained(directory)
 
 
-def _config(family: str) -> Any:
+def _config(family: str, width: int) -> Any:
     from transformers import AutoConfig
 
     ids = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    head_dim = {"head_dim": 8}
+    sizes = {"num_hidden_layers": LAYERS, "hidden_size": width, "num_attention_heads": 4}
+    modern = {**sizes, "intermediate_size": width * 3 // 2, "num_key_value_heads": 2, "max_position_embeddings": 256}
+    gemma = {**modern, "head_dim": width // 4, "query_pre_attn_scalar": width // 4, "sliding_window": 16}
     by_family: dict[str, dict[str, Any]] = {
-        "qwen2": _MODERN | {"tie_word_embeddings": True},
-        "qwen3": _MODERN | head_dim,
-        "llama": _MODERN,
-        "mistral": _MODERN | {"sliding_window": None},
-        "gemma2": _MODERN | head_dim | {"query_pre_attn_scalar": 8, "sliding_window": 16},
-        "gemma3": _MODERN | head_dim | {"query_pre_attn_scalar": 8, "sliding_window": 16},
-        "olmo2": _MODERN,
-        "phi3": _MODERN,
-        "gpt2": {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": 4, "n_positions": 256},
-        "gpt_neox": {**_MODERN, "num_key_value_heads": 4},
-        "mixtral": _MODERN | {"num_local_experts": 2, "num_experts_per_tok": 1},
-        "opt": {
-            "hidden_size": WIDTH,
-            "ffn_dim": 48,
-            "num_hidden_layers": LAYERS,
-            "num_attention_heads": 4,
-            "max_position_embeddings": 256,
-            "word_embed_proj_dim": WIDTH,
-        },
-        "falcon": {
-            "hidden_size": WIDTH,
-            "num_hidden_layers": LAYERS,
-            "num_attention_heads": 4,
-            "new_decoder_architecture": True,
-            "num_kv_heads": 2,
-        },
+        "qwen2": {**modern, "tie_word_embeddings": True},
+        "qwen3": {**modern, "head_dim": width // 4},
+        "llama": modern,
+        "mistral": {**modern, "sliding_window": None},
+        "gemma2": gemma,
+        "gemma3": gemma,
+        "olmo2": modern,
+        "phi3": modern,
+        "gpt2": {"n_embd": width, "n_layer": LAYERS, "n_head": 4, "n_positions": 256},
+        "gpt_neox": modern,
+        "mixtral": {**modern, "num_local_experts": 2, "num_experts_per_tok": 1},
+        "opt": {**sizes, "ffn_dim": width * 3 // 2, "max_position_embeddings": 256, "word_embed_proj_dim": width},
+        "falcon": {**sizes, "new_decoder_architecture": True, "num_kv_heads": 2},
     }
     model_type = {"gemma3": "gemma3_text"}.get(family, family)
     return AutoConfig.for_model(model_type, **(by_family[family] | ids))
