@@ -136,7 +136,7 @@ def as_markdown(rows: list[dict]) -> str:
         "",
         ", ".join(f"{name} {version}" for name, version in versions.items()),
         "",
-        "| model | rank | tokens | served − trained | base − base | effect served | effect trained | greedy | verdict |",
+        "| model | rank | tokens | served − trained | base | effect served | effect trained | greedy | verdict |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
