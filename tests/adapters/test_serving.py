@@ -13,7 +13,7 @@ from bandsearch.values.errors import AdapterError, DependencyError
 
 def a_report(**changes: object) -> ServingReport:
     figures = {"difference": 4e-6, "base_difference": 1e-6, "effect": 1.0, "expected_effect": 1.0}
-    counts = {"rank": 8, "prompts": 1, "tokens": 9, "greedy_equal": 4, "greedy_total": 4}
+    counts = {"rank": 8, "prompts": 1, "compared": 9, "greedy_equal": 4, "greedy_total": 4}
     return ServingReport(
         **({"versions": {}, "family": "qwen2", "tolerance": 1e-3, "seconds": 1.0} | figures | counts | changes)
     )
