@@ -1,0 +1,91 @@
+"""What is tried first: tuned baselines, without which no gain is provable, and the probe's proposals."""
+
+from __future__ import annotations
+
+import math
+import random
+from itertools import chain, zip_longest
+
+from bandsearch.search.candidates import CandidateCode, alpha_for, split_targets
+from bandsearch.values.band import Band
+from bandsearch.values.candidate import Candidate, Role
+from bandsearch.values.profile import SensitivityProfile
+from bandsearch.values.value import Value
+
+# The block of depth that arXiv 2604.11838 found to stay stable under fine-tuning.
+MID_BLOCK = (0.2, 0.8)
+FULL_DEPTH_RATES = 4
+OTHER_RATES = 3
+
+
+class Opening(Value):
+    """A candidate that is tried whatever the results so far say."""
+
+    candidate: Candidate
+    role: Role
+    proposed_by: str
+
+
+def openings(code: CandidateCode, profile: SensitivityProfile, seed: int, expected: int) -> tuple[Opening, ...]:
+    """The first candidates of a search that expects about `expected` of them, the most needed first.
+
+    Full depth, the 20-80 % block, the last k layers and a random band (all three of equal width, all on every linear
+    module at the middle rank), each at several learning rates: comparing bands at one rate compares rates, not bands.
+    They take a third of the search, but at least one rate each, two for full depth. The probe's bands take up to a
+    quarter.
+    """
+    kinds = _baseline_bands(code.layer_count, seed)
+    rates = tuned_rates(code, profile)
+    full, *others = (
+        [
+            Opening(candidate=habit(code, band, rate), role=role, proposed_by="baseline")
+            for rate in rates[: FULL_DEPTH_RATES if role is Role.FULL_DEPTH else OTHER_RATES]
+        ]
+        for role, band in kinds.items()
+    )
+    # Full depth is what everything is compared with, so its second rate comes before the others' first.
+    rounds = chain(full[:2], *zip_longest(*others, full[2:]))
+    baselines = [opening for opening in rounds if opening is not None][: max(len(kinds) + 1, expected // 3)]
+    known = {opening.candidate for opening in baselines}
+    proposals = [
+        Opening(candidate=candidate, role=Role.SEARCHED, proposed_by="probe")
+        for candidate in (_probed(code, proposal.band, rates[0]) for proposal in profile.proposals)
+        if candidate not in known and code.encode(candidate) is not None
+    ][: max(1, expected // 4)]
+    in_turn = chain.from_iterable(zip_longest(baselines, proposals))
+    return tuple(opening for opening in in_turn if opening is not None)
+
+
+def tuned_rates(code: CandidateCode, profile: SensitivityProfile) -> tuple[float, ...]:
+    """Rates of a tuned baseline, the most promising first: the probe's best, half way up, half way down, the ends."""
+    low, high = code.rates
+    best = min(max(profile.rate_range.best, low), high)
+    rates = (best, math.sqrt(best * high), math.sqrt(low * best), high, low)
+    return tuple(dict.fromkeys(min(max(float(f"{rate:.4g}"), low), high) for rate in rates))
+
+
+def habit(code: CandidateCode, band: Band, rate: float) -> Candidate:
+    """What everybody does, on `band`: every linear module, the middle rank, plain LoRA."""
+    rank = code.ranks[len(code.ranks) // 2]
+    alpha = alpha_for(code.space, rank)
+    return Candidate(bands=(band,), rank=rank, alpha=alpha, targets=("all",), learning_rate=rate)
+
+
+def _probed(code: CandidateCode, band: Band, rate: float) -> Candidate:
+    """A probe's band, otherwise as the space has it: its widest targets, its first method and initialisation."""
+    targets = "all" if "all" in code.targets else code.targets[0]
+    return habit(code, band, rate).model_copy(
+        update={"targets": split_targets(targets), "method": code.space.methods[0], "init": code.space.inits[0]}
+    )
+
+
+def _baseline_bands(layer_count: int, seed: int) -> dict[Role, Band]:
+    """The baselines' bands; on a decoder too small for them to differ, only the different ones."""
+    middle = Band.between(*MID_BLOCK, layer_count)
+    last = Band.last(middle.width, layer_count)
+    starts = [start for start in range(layer_count - middle.width + 1) if start not in (middle.start, last.start)]
+    bands = {Role.FULL_DEPTH: Band.full(layer_count), Role.MID_BLOCK: middle, Role.LAST_K: last}
+    if starts:
+        start = random.Random(f"random band {seed}").choice(starts)
+        bands[Role.RANDOM_BAND] = Band(start=start, stop=start + middle.width)
+    return {role: band for role, band in bands.items() if role is Role.FULL_DEPTH or band.width < layer_count}

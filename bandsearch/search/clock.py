@@ -1,0 +1,43 @@
+"""A clock for one stage: what still fits before its deadline."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+from bandsearch.values.plan import Costs
+
+# Steps differ in their sequence lengths, and other work shares the machine.
+MARGIN = 1.15
+
+
+class Clock:
+    """Reads the wall time left (seconds, infinite without a deadline) and knows what trainings cost."""
+
+    def __init__(self, wall_left: Callable[[], float], costs: Costs) -> None:
+        self._wall_left, self._costs = wall_left, costs
+        self._start = max(0.0, wall_left())
+
+    @property
+    def left(self) -> float:
+        return self._wall_left()
+
+    @property
+    def deadline(self) -> float | None:
+        """The end as a Unix time, which other processes of this machine can compare with theirs; None: no end."""
+        return None if math.isinf(self.left) else time.time() + self.left
+
+    @property
+    def used_share(self) -> float | None:
+        """The part of the stage's time that has passed; None without a deadline."""
+        if math.isinf(self._start):
+            return None
+        return 1.0 if self._start == 0 else min(1.0, max(0.0, 1 - self.left / self._start))
+
+    def fits(self, steps: int) -> bool:
+        """Whether `steps` more steps and a validation end in time, at the measured cost of full-depth LoRA."""
+        return self.seconds(steps) <= self.left
+
+    def seconds(self, steps: int) -> float:
+        return MARGIN * steps * self._costs.seconds_per_step + self._costs.seconds_per_validation

@@ -1,0 +1,132 @@
+"""Proposing the next candidate: Optuna's samplers as a pure function of what is known."""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import TrialState as OptunaState
+
+from bandsearch.search.candidates import CandidateCode
+from bandsearch.search.strata import WidthClass, width_class
+from bandsearch.values.candidate import Candidate
+from bandsearch.values.spec import Objective
+from bandsearch.values.trial import TrialResult, TrialState
+
+# Pseudo-count that holds back the correction for width while a class has few readings at a rung.
+SHRINKAGE = 2.0
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+class Sampler(StrEnum):
+    """TPE (multivariate, arXiv 2304.11127), or the random arm that TPE must not lose to."""
+
+    TPE = "tpe"
+    RANDOM = "random"
+
+
+def propose_params(
+    code: CandidateCode,
+    results: Sequence[TrialResult],
+    pending: Sequence[Candidate],
+    *,
+    seed: int,
+    number: int,
+    sampler: Sampler = Sampler.TPE,
+    objective: Objective = Objective.LOSS,
+) -> dict[str, Any]:
+    """Parameters of candidate `number`. Equal arguments give equal parameters, on every call and machine.
+
+    The sampler is seeded from (seed, number) and sees a study made for this one question, so nothing but the results
+    decides. In it a finished training has, as its value, its loss at its last rung less what its width class is worth
+    there (`adjusted_losses`): the sampler looks for the best band of every width, not for width. A stopped one is
+    PRUNED with that value at its step; TPE ranks all of those behind the complete ones, the longest trained first, so
+    readings of different rungs are never compared. Diverged and out-of-memory trainings are PRUNED at step 0 with an
+    infinite loss: always among the bad ones. Candidates still `pending` count as bad (constant liar).
+
+    For the Pareto front of loss and trainable parameters the plain losses are used, as there size has a price of its
+    own; Optuna has no order for pruned trials with two objectives and takes them for good ones last.
+    """
+    view = optuna.create_study(
+        directions=["minimize"] if objective is Objective.LOSS else ["minimize", "minimize"],
+        sampler=_sampler(sampler, _seed_of(seed, number)),
+    )
+    if sampler is Sampler.TPE:
+        view.add_trials(_told(code, results, pending, objective))
+    return view.ask(code.distributions).params
+
+
+def adjusted_losses(results: Sequence[TrialResult], layer_count: int) -> dict[int, float]:
+    """Loss by number, each relative to its width class: last loss - shrunken (class median - median), at that rung.
+
+    Baselines inform the medians of their width. Only finished trainings with a reading count.
+    """
+    readings: dict[int, dict[WidthClass, list[float]]] = {}
+    for result in results:
+        for point in result.points:
+            of_class = readings.setdefault(point.steps, {}).setdefault(width_class(result.candidate, layer_count), [])
+            of_class.append(point.loss)
+    adjusted = {}
+    for result in results:
+        if not result.points or result.state not in (TrialState.COMPLETE, TrialState.PRUNED):
+            continue
+        last = result.points[-1]
+        at_rung = readings[last.steps]
+        same = at_rung[width_class(result.candidate, layer_count)]
+        others = [loss for losses in at_rung.values() for loss in losses]
+        excess = statistics.median(same) - statistics.median(others)
+        adjusted[result.number] = last.loss - excess * len(same) / (len(same) + SHRINKAGE)
+    return adjusted
+
+
+def _told(
+    code: CandidateCode, results: Sequence[TrialResult], pending: Sequence[Candidate], objective: Objective
+) -> list[FrozenTrial]:
+    """What TPE is told, in the order of proposing, without the candidates that lie outside the space."""
+    adjusted = adjusted_losses(results, code.layer_count)
+    told = []
+    for result in sorted(results, key=lambda result: result.number):
+        params = code.encode(result.candidate)
+        if params is None:
+            continue
+        state, values, readings = OptunaState.PRUNED, None, {}
+        if objective is Objective.PARETO:
+            if result.state is TrialState.COMPLETE:
+                state, values = OptunaState.COMPLETE, [result.points[-1].loss, float(result.trainable_parameters)]
+        elif result.state is TrialState.COMPLETE:
+            state, values = OptunaState.COMPLETE, [adjusted[result.number]]
+        elif result.state is TrialState.PRUNED and result.points:
+            readings = {result.steps: adjusted[result.number]}
+        else:
+            readings = {0: float("inf")}
+        told.append(
+            create_trial(
+                state=state,
+                values=values,
+                params=params,
+                distributions=code.distributions,
+                intermediate_values=readings,
+            )
+        )
+    for candidate in pending:
+        params = code.encode(candidate)
+        if params is not None:
+            told.append(create_trial(state=OptunaState.RUNNING, params=params, distributions=code.distributions))
+    return told
+
+
+def _sampler(sampler: Sampler, seed: int) -> BaseSampler:
+    if sampler is Sampler.RANDOM:
+        return RandomSampler(seed=seed)
+    return TPESampler(seed=seed, n_startup_trials=1, multivariate=True)
+
+
+def _seed_of(seed: int, number: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed} {number}".encode()).digest()[:4], "big")

@@ -1,0 +1,220 @@
+"""The search: Ray Tune runs a campaign over the engines."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from ray import tune
+from ray.exceptions import RayActorError, RayTaskError
+
+from bandsearch.adapters.lora import trainable_parameters
+from bandsearch.search.archive import Archive
+from bandsearch.search.campaign import Campaign
+from bandsearch.search.candidates import CandidateCode
+from bandsearch.search.clock import Clock
+from bandsearch.search.ports import Pool, Records
+from bandsearch.search.proposer import Sampler
+from bandsearch.search.proxy import CPU_SHARE, Proxy
+from bandsearch.search.searcher import METRIC, CampaignScheduler, CampaignSearcher, StopSwitch
+from bandsearch.values.candidate import Role
+from bandsearch.values.errors import BandsearchError
+from bandsearch.values.fidelity import Fidelity
+from bandsearch.values.layout import Layout
+from bandsearch.values.plan import Plan
+from bandsearch.values.profile import SensitivityProfile
+from bandsearch.values.progress import Listener, Update, silent
+from bandsearch.values.space import SearchSpace
+from bandsearch.values.spec import Objective
+from bandsearch.values.trial import TrialResult, TrialState
+
+ETA = 3
+STAGE = "search"
+
+# Tune's own displays, log files, snapshots and Ctrl-C handling are switched off: ours take their place.
+_TUNE_SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+    "TUNE_WARN_THRESHOLD_S": "1000000",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+
+
+def run_search(
+    pool: Pool,
+    *,
+    space: SearchSpace,
+    layout: Layout,
+    profile: SensitivityProfile,
+    plan: Plan,
+    seed: int,
+    records: Records,
+    study_path: Path,
+    scratch: Path,
+    wall_left: Callable[[], float],
+    objective: Objective = Objective.LOSS,
+    sampler: Sampler = Sampler.TPE,
+    listen: Listener = silent,
+    stop: Callable[[], bool] = lambda: False,
+) -> list[TrialResult]:
+    """Train proxies of proposed candidates until the plan's number or the time is reached. Returns all, by number.
+
+    Ray is running and `pool` is started. Everything finished is in `records` when it is counted; calling again with the
+    same records and study goes on: finished candidates are known, unfinished ones are trained again first, under their
+    number. With `plan.trial_limit` one candidate is trained at a time, so that seed and records alone decide what is
+    tried, interrupted or not; otherwise one per engine, until `wall_left()` (seconds) leaves no room for a first rung.
+    Ends early, leaving what is under way unfinished, when `stop()` is true.
+
+    Raises BandsearchError where the space does not fit the model, the study cannot be written, or an engine is lost.
+    """
+    code = CandidateCode(space, layout, profile.rate_range)
+    past = [result for result in records.results() if result.stage == STAGE]
+    archive = Archive(study_path, code, objective)
+    unfinished = archive.unfinished(past)
+    clock = Clock(wall_left, plan.costs)
+    campaign = Campaign(
+        code,
+        profile,
+        rungs=plan.rungs,
+        eta=ETA,
+        seed=seed,
+        expected=plan.trial_limit or plan.expected_trials,
+        parameters=partial(trainable_parameters, layout=layout),
+        sampler=sampler,
+        objective=objective,
+        past=past,
+    )
+    tell = partial(_tell, campaign, plan, clock, listen)
+    searcher = CampaignSearcher(
+        campaign,
+        archive,
+        records,
+        clock,
+        engines=1 if plan.trial_limit is not None else pool.size,
+        rungs=plan.rungs,
+        fidelity=proxy_fidelity(plan, seed),
+        limit=plan.trial_limit,
+        unfinished=unfinished,
+        on_change=tell,
+    )
+    tell(None)
+    _run_tune(pool, campaign, searcher, clock, plan.rungs, scratch / "ray", stop)
+    if not stop():
+        archive.abandon_unfinished()
+    return campaign.results
+
+
+def proxy_fidelity(plan: Plan, seed: int) -> Fidelity:
+    """All proxies of a run train alike and on one seed, so that they differ by their candidates only."""
+    return Fidelity(
+        steps=plan.rungs[-1],
+        batch_size=plan.batch_size,
+        seed=seed,
+        warmup_steps=min(10, plan.rungs[0] // 10),
+        validation_examples=plan.validation_examples,
+    )
+
+
+def _run_tune(
+    pool: Pool,
+    campaign: Campaign,
+    searcher: CampaignSearcher,
+    clock: Clock,
+    rungs: tuple[int, ...],
+    folder: Path,
+    stop: Callable[[], bool],
+) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        with _quiet_tune():
+            tune.run(
+                tune.with_parameters(Proxy, pool=pool),
+                name="search",
+                metric=METRIC,
+                mode="min",
+                search_alg=searcher,
+                scheduler=CampaignScheduler(campaign, clock, searcher, rungs),
+                stop=StopSwitch(stop),
+                num_samples=-1,
+                resources_per_trial={"cpu": CPU_SHARE},
+                reuse_actors=True,
+                storage_path=str(folder.resolve()),
+                trial_dirname_creator=lambda trial: f"trial_{trial.config['number']:05d}",
+                # Otherwise Tune swallows what our callbacks raise, such as a full disk.
+                fail_fast="raise",
+                verbose=0,
+            )
+    except (RayTaskError, RayActorError) as error:
+        raise _in_words(error) from error
+
+
+def _in_words(error: RayTaskError | RayActorError) -> BandsearchError:
+    """What went wrong in a proxy: the sentence somebody wrote, or where there is none that an engine was lost."""
+    inner: BaseException = error
+    while isinstance(inner, RayTaskError) and inner.cause is not None:
+        inner = inner.cause
+    if isinstance(inner, BandsearchError):
+        return inner
+    return BandsearchError(
+        f"An engine was lost during the search ({type(inner).__name__}: {_first_line(inner)}).",
+        "Everything finished is saved; go on with `bandsearch resume`.",
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), "no message")
+
+
+@contextmanager
+def _quiet_tune() -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in _TUNE_SETTINGS}
+    os.environ.update(_TUNE_SETTINGS)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _tell(campaign: Campaign, plan: Plan, clock: Clock, listen: Listener, finished: TrialResult | None) -> None:
+    results = campaign.results
+    last = plan.rungs[-1]
+    done = len(results) / plan.trial_limit if plan.trial_limit is not None else clock.used_share
+    states = [result.state for result in results]
+    full_depth = [result for result in results if result.role is Role.FULL_DEPTH]
+    listen(
+        Update(
+            stage=STAGE,
+            message="" if finished is None else _line(finished),
+            done=done,
+            best_loss=_best(results, last),
+            baseline_loss=_best(full_depth, last),
+            running=len(campaign.running),
+            finished=states.count(TrialState.COMPLETE),
+            pruned=states.count(TrialState.PRUNED),
+            failed=states.count(TrialState.DIVERGED) + states.count(TrialState.OUT_OF_MEMORY),
+        )
+    )
+
+
+def _best(results: list[TrialResult], steps: int) -> float | None:
+    return min((loss for result in results if (loss := result.loss_at(steps)) is not None), default=None)
+
+
+def _line(result: TrialResult) -> str:
+    reading = f"loss {result.last_loss:.4f} after {result.steps} steps" if result.points else "no reading"
+    why = f" ({result.reason})" if result.reason else ""
+    return f"#{result.number} {result.candidate}: {result.state.value.replace('_', ' ')}, {reading}{why}"

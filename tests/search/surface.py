@@ -1,0 +1,176 @@
+"""A planted loss surface, and engines that read it off: what a search can be judged against.
+
+Wide bands learn faster early; one narrow band at one rate is best late. Losses are nats per token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from bandsearch.engine.session import DivergedError, OutOfMemoryError
+from bandsearch.values.candidate import Candidate
+from bandsearch.values.fidelity import Fidelity
+from bandsearch.values.layout import Layout, Linear
+from bandsearch.values.plan import Costs, Plan, StagePlan
+from bandsearch.values.profile import BandProposal, RateRange, SensitivityProfile
+from bandsearch.values.trial import Point
+
+LAYERS = 12
+LAYOUT = Layout(
+    family="planted",
+    layers_path="model.layers",
+    layer_count=LAYERS,
+    hidden_size=32,
+    linears=(
+        Linear(name="self_attn.q_proj", group="attention", in_features=32, out_features=32),
+        Linear(name="self_attn.v_proj", group="attention", in_features=32, out_features=32),
+        Linear(name="mlp.up_proj", group="mlp", in_features=32, out_features=64),
+        Linear(name="mlp.down_proj", group="mlp", in_features=64, out_features=32),
+    ),
+)
+RATES = RateRange(low=1e-4, best=1e-3, high=1e-2)
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Full training takes `full_steps`. `depth_matters` False plants a control: every band ends alike."""
+
+    start: int = 4
+    width: int = 4
+    rate: float = 3e-3
+    noise: float = 0.01
+    full_steps: int = 270
+    depth_matters: bool = True
+    diverges_above: float = 1.0
+    out_of_memory_above: int = 10**9
+
+    def end_loss(self, candidate: Candidate) -> float:
+        """Where training leads in the end, without noise. The planted optimum has 0.2."""
+        layers = candidate.layers
+        centre, width = sum(layers) / len(layers) + 0.5, len(layers)
+        misplaced = ((centre - self.start - self.width / 2) / LAYERS) ** 2 * 2.0
+        missized = (0.06 if width > self.width else 0.25) * abs(math.log(width / self.width))
+        rate = 0.12 * math.log10(candidate.learning_rate / self.rate) ** 2
+        rank = 0.05 / candidate.rank
+        targets = {"all": 0.0, "mlp": 0.02, "attention": 0.05}["+".join(candidate.targets)]
+        where = misplaced + missized if self.depth_matters else 0.0
+        return 0.2 + where + rate + rank + targets
+
+    def loss(self, candidate: Candidate, steps: int, seed: int) -> float:
+        speed = 2.0 + 4.0 * len(candidate.layers) / LAYERS
+        end = self.end_loss(candidate)
+        clean = end + (1.5 - end) * math.exp(-speed * steps / self.full_steps)
+        key = f"{candidate.identity} {steps} {seed}"
+        return clean + random.Random(hashlib.sha256(key.encode()).digest()).gauss(0, self.noise)
+
+
+@dataclass
+class PlantedPool:
+    """Answers as `EnginePool` does, from a surface. Every process that it travels to has sessions of its own."""
+
+    surface: Surface
+    size: int = 1
+    seconds_per_step: float = 0.0
+    sessions: dict[str, tuple[Candidate, Fidelity, int]] = field(default_factory=dict)
+    trainings: int = 0
+
+    def submit(self, index: int, method: str, *args: Any) -> Any:
+        return (index, method, args)
+
+    def get(self, reference: Any) -> Any:
+        index, method, args = reference
+        return {"admit": self._admit, "advance": self._advance, "evict": self.sessions.pop}[method](*args)
+
+    def _admit(self, candidate: Candidate, fidelity: Fidelity) -> str:
+        self.trainings += 1
+        session = f"session {self.trainings}"
+        self.sessions[session] = (candidate, fidelity, 0)
+        return session
+
+    def _advance(self, session: str, steps: int, deadline: float | None = None) -> Point:
+        candidate, fidelity, done = self.sessions[session]
+        if candidate.learning_rate > self.surface.diverges_above:
+            raise DivergedError("the training loss is not a number")
+        if len(candidate.layers) * candidate.rank > self.surface.out_of_memory_above:
+            raise OutOfMemoryError("the engine ran out of memory")
+        if deadline is not None and self.seconds_per_step:
+            steps = min(steps, done + int(deadline / self.seconds_per_step))
+        time.sleep(self.seconds_per_step * (steps - done))
+        self.sessions[session] = (candidate, fidelity, steps)
+        return Point(steps=steps, loss=self.surface.loss(candidate, steps, fidelity.seed), seconds=0.01 * steps)
+
+
+def profile(layers: int = LAYERS, rates: RateRange = RATES) -> SensitivityProfile:
+    """A probe that knows nothing: equal scores, one proposal in the wrong place."""
+    from bandsearch.values.band import Band
+
+    return SensitivityProfile(
+        model="planted",
+        layer_count=layers,
+        modules=(),
+        views=(),
+        layer_scores=(1 / layers,) * layers,
+        rate_range=rates,
+        proposals=(BandProposal(band=Band(start=0, stop=max(1, layers // 2)), score=1.0, reason="a guess"),),
+        seconds=0,
+    )
+
+
+def plan(
+    *,
+    trials: int | None = None,
+    expected: int = 40,
+    engines: int = 1,
+    rungs: tuple[int, ...] = (30, 90),
+    full_steps: int = 270,
+    confirm_seeds: int = 3,
+    finalists: int = 4,
+    seconds_per_step: float = 1e-6,
+) -> Plan:
+    costs = Costs(
+        seconds_per_step=seconds_per_step,
+        seconds_per_validation=0,
+        seconds_per_test_loss=0,
+        seconds_per_generation=0,
+        load_seconds=0,
+        peak_memory_bytes=0,
+    )
+    return Plan(
+        engines=engines,
+        costs=costs,
+        wall_seconds=None,
+        batch_size=16,
+        full_steps=full_steps,
+        rungs=rungs,
+        trial_limit=trials,
+        expected_trials=trials or expected,
+        confirm_steps=2 * full_steps // 3,
+        confirm_seeds=confirm_seeds,
+        finalists=finalists,
+        validation_examples=64,
+        test_examples=1,
+        generated_examples=0,
+        stages=(StagePlan(name="search", seconds=0, detail=""),),
+        disk_bytes=0,
+        memory_bytes=0,
+    )
+
+
+class MemoryRecords:
+    """Records that live as long as the test; every line is written and read as JSON, as on disk."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def append(self, result: Any) -> None:
+        self.lines.append(result.model_dump_json())
+
+    def results(self) -> list[Any]:
+        from bandsearch.values.trial import TrialResult
+
+        return [TrialResult.model_validate_json(line) for line in self.lines]
