@@ -110,7 +110,7 @@ def _config(family: str, width: int) -> Any:
         "olmo2": modern,
         "phi3": modern,
         "gpt2": {"n_embd": width, "n_layer": LAYERS, "n_head": 4, "n_positions": 256},
-        "gpt_neox": modern,
+        "gpt_neox": {**sizes, "intermediate_size": width * 3 // 2, "max_position_embeddings": 256},
         "mixtral": {**modern, "num_local_experts": 2, "num_experts_per_tok": 1},
         "opt": {**sizes, "ffn_dim": width * 3 // 2, "max_position_embeddings": 256, "word_embed_proj_dim": width},
         "falcon": {**sizes, "new_decoder_architecture": True, "num_kv_heads": 2},

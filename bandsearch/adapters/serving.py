@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,8 @@ class ServingReport(Value):
 
     `difference` is the largest |served - reference| with the adapter and `base_difference` the same without it: how
     far the two engines are apart anyway. `effect` is the largest |adapter - base| within vLLM after the same text (a
-    lower bound, as vLLM names the base's 20 likeliest tokens only), `expected_effect` the same within PEFT. `greedy_equal` of `greedy_total` generated tokens are the reference's own
-    choice after the same text.
+    lower bound, as vLLM names the base's 20 likeliest tokens only), `expected_effect` the same within PEFT. The first
+    `greedy_equal` of all `greedy_total` tokens are the reference's, summed over the prompts.
     """
 
     versions: dict[str, str]
@@ -99,43 +99,43 @@ def compare_with_vllm(
     if layout.serving is Serving.NONE:
         raise AdapterError(f"vLLM serves no LoRA adapters on {layout.family} models.", "Use Transformers and PEFT.")
     began = time.monotonic()
-    rank = _rank_of(adapter)
-    longest = max(len(prompt) for prompt in prompts) + new_tokens
-    engine = _Vllm(source, layout, rank, dtype, longest)
-    served_base = engine.generate(prompts, new_tokens, adapter=None)
-    served = engine.generate(prompts, new_tokens, adapter=adapter)
-    served_base_there = [_joined(engine.generate(answer.prefixes, 1, adapter=None)) for answer in served]
-
-    base_own = [_reference(model, answer) for answer in served_base]
-    base_there = [_reference(model, answer) for answer in served]
+    # The reference comes first: vLLM changes transformers' classes when it starts.
     peft_model = PeftModel.from_pretrained(model, str(adapter)).eval()
-    trained = [_reference(peft_model, answer) for answer in served]
+    trained = [_greedy(peft_model, tuple(prompt), new_tokens) for prompt in prompts]
     peft_model.unload()
-    trained_likeliest = [_among(own, answer) for own, answer in zip(trained, served, strict=True)]
+    base = [_scored(model, text) for text in trained]
 
+    longest = max(len(prompt) for prompt in prompts) + new_tokens
+    rank = _rank_of(adapter)
+    engine = _Vllm(source, layout, rank, dtype, longest)
+    served = [
+        _agreeing(text, own)
+        for text, own in zip(engine.generate(prompts, new_tokens, adapter=adapter), trained, strict=True)
+    ]
+    served_base = [_joined(text, engine.generate(text.prefixes, 1, adapter=None)) for text in trained]
     return ServingReport(
         versions=_versions(),
         family=layout.family,
         rank=rank,
         prompts=len(prompts),
-        compared=sum(len(place) for answer in served for place in answer.places),
-        difference=_largest(zip(served, trained, strict=True)),
-        base_difference=_largest(zip(served_base, base_own, strict=True)),
-        effect=_largest(zip(served, served_base_there, strict=True)),
-        expected_effect=_largest(zip(trained_likeliest, base_there, strict=True)),
+        compared=sum(len(place) for text in served for place in text.places),
+        difference=_largest(served, trained),
+        base_difference=_largest(served_base, base),
+        effect=_largest(served, served_base),
+        expected_effect=_largest([_likeliest(text) for text in trained], base),
         greedy_equal=sum(
-            token == max(place, key=place.__getitem__)
-            for answer, own in zip(served, trained, strict=True)
-            for token, place in zip(answer.tokens, own.places, strict=True)
+            mine == own
+            for text, reference in zip(served, trained, strict=True)
+            for mine, own in zip(text.tokens, reference.tokens, strict=False)
         ),
-        greedy_total=sum(len(answer.tokens) for answer in served),
+        greedy_total=sum(len(text.tokens) for text in trained),
         tolerance=tolerance,
         seconds=time.monotonic() - began,
     )
 
 
-class _Answer(Value):
-    """A prompt, the tokens generated after it, and the log-probabilities of the likeliest tokens in their places."""
+class _Text(Value):
+    """A prompt, the tokens after it, and log-probabilities of tokens in each of their places."""
 
     prompt: tuple[int, ...]
     tokens: tuple[int, ...]
@@ -146,32 +146,50 @@ class _Answer(Value):
         return [self.prompt + self.tokens[:length] for length in range(len(self.tokens))]
 
 
-def _joined(steps: Sequence[_Answer]) -> _Answer:
-    """One answer of the places of several answers of one token each."""
-    return steps[0].model_copy(update={"places": tuple(step.places[0] for step in steps)})
+def _greedy(model: nn.Module, prompt: tuple[int, ...], new_tokens: int) -> _Text:
+    """Greedy decoding without a cache and without padding, as plainly as it can be done."""
+    text = _Text(prompt=prompt, tokens=(), places=())
+    for _ in range(new_tokens):
+        scores = _next_scores(model, text.prompt + text.tokens)
+        token = max(scores, key=scores.__getitem__)
+        text = _Text(prompt=prompt, tokens=(*text.tokens, token), places=(*text.places, scores))
+    return text
 
 
-def _reference(model: nn.Module, answer: _Answer) -> _Answer:
-    """The same text with the log-probabilities that `model` gives to every token in the places of the answer.
+def _scored(model: nn.Module, text: _Text) -> _Text:
+    """The same text with the log-probabilities of another model."""
+    return text.model_copy(update={"places": tuple(_next_scores(model, prefix) for prefix in text.prefixes)})
 
-    One text at a time, so nothing is padded.
-    """
-    device = next(model.parameters()).device
+
+def _next_scores(model: nn.Module, ids: tuple[int, ...]) -> dict[int, float]:
     with torch.no_grad():
-        logits = model(torch.tensor([answer.prompt + answer.tokens], device=device)).logits[0].float().cpu()
-    scores = logits[len(answer.prompt) - 1 : -1].log_softmax(-1)
-    return answer.model_copy(update={"places": tuple(dict(enumerate(row.tolist())) for row in scores)})
+        logits = model(torch.tensor([ids], device=next(model.parameters()).device)).logits[0, -1]
+    return dict(enumerate(logits.float().log_softmax(-1).tolist()))
 
 
-def _among(own: _Answer, answer: _Answer) -> _Answer:
-    """`own` with the tokens that stand in the places of `answer` only."""
-    pairs = zip(own.places, answer.places, strict=True)
-    return own.model_copy(update={"places": tuple({token: mine[token] for token in place} for mine, place in pairs)})
+def _joined(text: _Text, steps: Sequence[_Text]) -> _Text:
+    """The same text with the places of answers of one token each."""
+    return text.model_copy(update={"places": tuple(step.places[0] for step in steps)})
 
 
-def _largest(pairs: Iterable[tuple[_Answer, _Answer]]) -> float:
+def _agreeing(text: _Text, own: _Text) -> _Text:
+    """`text` up to the first place where it continues differently: further on, the places follow different words."""
+    pairs = enumerate(zip(text.tokens, own.tokens, strict=True))
+    end = next((index + 1 for index, (mine, theirs) in pairs if mine != theirs), len(text.tokens))
+    return text.model_copy(update={"tokens": text.tokens[:end], "places": text.places[:end]})
+
+
+def _likeliest(text: _Text) -> _Text:
+    places = (sorted(place.items(), key=lambda item: -item[1])[:_LIKELIEST] for place in text.places)
+    return text.model_copy(update={"places": tuple(map(dict, places))})
+
+
+def _largest(left: Sequence[_Text], right: Sequence[_Text]) -> float:
+    """The largest difference over the places of `left`."""
     return max(
-        _distance(left, right) for one, other in pairs for left, right in zip(one.places, other.places, strict=True)
+        _distance(mine, other)
+        for one, two in zip(left, right, strict=True)
+        for mine, other in zip(one.places, two.places, strict=False)
     )
 
 
@@ -219,7 +237,7 @@ class _Vllm:
         except (ValueError, RuntimeError, NotImplementedError) as error:
             raise AdapterError(f"vLLM does not start with {source}: {_last_line(error)}") from error
 
-    def generate(self, prompts: Sequence[Sequence[int]], new_tokens: int, adapter: Path | None) -> list[_Answer]:
+    def generate(self, prompts: Sequence[Sequence[int]], new_tokens: int, adapter: Path | None) -> list[_Text]:
         request = None
         if adapter is not None:
             request = self._request("bandsearch", 1, str(adapter.absolute()))
@@ -237,10 +255,10 @@ class _Vllm:
         return [_answer(output) for output in outputs]
 
 
-def _answer(output: Any) -> _Answer:
+def _answer(output: Any) -> _Text:
     answer = output.outputs[0]
     places = tuple({token: entry.logprob for token, entry in place.items()} for place in answer.logprobs)
-    return _Answer(prompt=tuple(output.prompt_token_ids), tokens=tuple(answer.token_ids), places=places)
+    return _Text(prompt=tuple(output.prompt_token_ids), tokens=tuple(answer.token_ids), places=places)
 
 
 def _rank_of(adapter: Path) -> int:

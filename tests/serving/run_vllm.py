@@ -148,7 +148,7 @@ def as_markdown(rows: list[dict]) -> str:
         "",
         ", ".join(f"{name} {version}" for name, version in versions.items()),
         "",
-        "| model | rank | compared | served − trained | base | allowed | effect served | effect trained | greedy | verdict |",
+        "| model | rank | compared | served − trained | base | allowed | effect | effect trained | greedy | verdict |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
