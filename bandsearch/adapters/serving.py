@@ -107,7 +107,7 @@ def compare_with_vllm(
 
     longest = max(len(prompt) for prompt in prompts) + new_tokens
     rank = _rank_of(adapter)
-    engine = _Vllm(source, layout, rank, dtype, longest)
+    engine = _Vllm(source, rank, dtype, longest)
     served = [
         _agreeing(text, own)
         for text, own in zip(engine.generate(prompts, new_tokens, adapter=adapter), trained, strict=True)
@@ -204,7 +204,7 @@ def _distance(left: Mapping[int, float], right: Mapping[int, float]) -> float:
 class _Vllm:
     """vLLM's offline engine over one base model."""
 
-    def __init__(self, source: Source, layout: Layout, rank: int, dtype: str, length: int) -> None:
+    def __init__(self, source: Source, rank: int, dtype: str, length: int) -> None:
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         try:
@@ -223,8 +223,6 @@ class _Vllm:
                 revision=source.revision,
                 trust_remote_code=source.trust_remote_code,
                 dtype=dtype,
-                # Families without a LoRA implementation of their own run on vLLM's Transformers backend.
-                model_impl="transformers" if layout.serving is Serving.TRANSFORMERS else "auto",
                 enable_lora=True,
                 max_loras=1,
                 max_lora_rank=max_lora_rank(rank),
