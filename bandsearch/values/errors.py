@@ -12,7 +12,8 @@ class BandsearchError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        return f"{self.message} {self.remedy}".strip()
+        separator = "\n" if "\n" in self.message else " "
+        return f"{self.message}{separator}{self.remedy}".strip()
 
 
 class UsageError(BandsearchError):
