@@ -21,7 +21,10 @@ class Method(StrEnum):
 
 
 class Init(StrEnum):
-    """Initialisations of A (B starts at zero) that PEFT offers and every vLLM accepts."""
+    """Initialisations that PEFT offers and every vLLM accepts; the update B @ A starts at zero.
+
+    B itself starts at zero too, except for `orthogonal`, which needs an even rank.
+    """
 
     KAIMING = "kaiming"
     GAUSSIAN = "gaussian"
