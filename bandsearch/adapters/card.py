@@ -10,7 +10,7 @@ import yaml
 from bandsearch.adapters.limits import serve_command
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.evaluation import ArmScores, Evaluation, Winner
-from bandsearch.values.layout import Layout
+from bandsearch.values.layout import Layout, Serving
 from bandsearch.values.source import Source
 
 
@@ -36,7 +36,7 @@ def model_card(
     parts += [
         "## Use",
         "```python\n" + _python(source, adapter) + "\n```",
-        "```sh\n" + serve_command(source, adapter, winner.candidate.rank) + "\n```",
+        _serving(winner, layout, source, adapter),
         f"The scale of the update is folded into the B factors (`lora_alpha` = `r` = {winner.candidate.rank}), so that "
         "every PEFT and vLLM release computes the same update.",
     ]
@@ -54,6 +54,14 @@ def _header(source: Source) -> str:
         "tags": tags,
     }
     return "---\n" + yaml.safe_dump(fields, sort_keys=False).strip() + "\n---"
+
+
+def _serving(winner: Winner, layout: Layout, source: Source, adapter: Path) -> str:
+    if layout.serving is Serving.NONE:
+        return (
+            f"vLLM serves no LoRA adapters on {layout.family} models; `model.merge_and_unload()` makes a plain model."
+        )
+    return "```sh\n" + serve_command(source, adapter, winner.candidate.rank) + "\n```"
 
 
 def _choice(winner: Winner, layout: Layout) -> str:

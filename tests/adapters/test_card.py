@@ -13,7 +13,7 @@ from bandsearch.adapters.limits import max_lora_rank, serve_command
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate, Role
 from bandsearch.values.evaluation import ArmScores, Choice, Comparison, Evaluation, ExampleScore, Interval, Winner
-from bandsearch.values.layout import Layout, Linear
+from bandsearch.values.layout import Layout, Linear, Serving
 from bandsearch.values.source import Source
 
 HUB = Source(location="Qwen/Qwen2.5-7B", revision="abc", is_local=False, slug="qwen2.5-7b")
@@ -74,6 +74,12 @@ def test_a_card_can_be_written_before_the_evaluation():
     card = model_card(a_winner(), LAYOUT, LOCAL, "demo:words", Path("adapter"))
     assert "Test split" not in card
     assert "base_model:adapter" not in card
+
+
+def test_a_family_that_vllm_does_not_serve_gets_no_serve_command():
+    card = model_card(a_winner(), LAYOUT.model_copy(update={"serving": Serving.NONE}), HUB, "x", Path("adapter"))
+    assert "vllm serve" not in card
+    assert "merge_and_unload" in card
 
 
 def test_text_from_data_is_escaped():
