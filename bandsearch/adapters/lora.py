@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -113,7 +114,9 @@ def attach(model: PreTrainedModel, candidate: Candidate, layout: Layout, seed: i
         target_modules=list(module_paths(candidate, layout)),
         fan_in_fan_out=layout.transposed,
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # PEFT reads an attribute that newer transformers have renamed.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         peft_model = get_peft_model(model, config, adapter_name=_ADAPTER)
     _check_realised(peft_model, candidate, layout)
     load_tensors(peft_model, tensors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -154,6 +155,14 @@ def test_saved_tensors_are_copies_and_come_back(tiny_model: Models):
     with pytest.raises(AdapterError, match="shape"):
         lora.load_tensors(peft_model, tensors | {name: torch.zeros(1, 1)})
     lora.detach(peft_model)
+
+
+def test_attaching_says_nothing(tiny_model: Models, family: str, capfd: pytest.CaptureFixture[str]):
+    model, layout = load(tiny_model, family)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lora.detach(lora.attach(model, a_candidate(), layout, seed=0))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_band_outside_the_model_names_the_numbers(tiny_model: Models):
