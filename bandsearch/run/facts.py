@@ -1,0 +1,44 @@
+"""What the report is made of: plain values, so that it can be rebuilt from a run's files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bandsearch.values.evaluation import Evaluation, Winner
+from bandsearch.values.plan import Plan
+from bandsearch.values.profile import SensitivityProfile
+from bandsearch.values.spec import RunSpec
+from bandsearch.values.trial import TrialResult
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A test example as text."""
+
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class ReportFacts:
+    """Everything the report says. `trials` holds the stages search and confirm; seconds are device-seconds.
+
+    `samples` are the first test examples, in the order of the evaluation's examples; it may be empty.
+    `adapter` is the path of the adapter relative to the report.
+    """
+
+    spec: RunSpec
+    environment: dict[str, str]
+    profile: SensitivityProfile
+    trials: tuple[TrialResult, ...]
+    plan: Plan
+    winner: Winner
+    evaluation: Evaluation
+    verdict: str
+    ledger_by_stage: dict[str, float]
+    devices: int
+    layer_count: int
+    serve_command: str
+    adapter: str = "adapter"
+    data_notes: tuple[str, ...] = ()
+    samples: tuple[Sample, ...] = ()
