@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.exceptions import StorageInternalError
@@ -65,7 +64,7 @@ class Archive:
             states = {trial.user_attrs[_NUMBER]: trial.state for trial in trials}
             for result in results:
                 if result.number not in states:
-                    self.begin(_proposal_of(result))
+                    self.begin(Proposal.of(result))
                     self.end(result)
                 elif states.pop(result.number) is OptunaState.RUNNING:
                     self.end(result)
@@ -133,11 +132,6 @@ class Archive:
                 f"{self._path} cannot be used: {_innermost(error)}.",
                 "See that its disk has room. If the file is damaged delete it; it is made again from trials.jsonl.",
             ) from error
-
-
-def _proposal_of(result: TrialResult) -> Proposal:
-    fields: dict[str, Any] = {name: getattr(result, name) for name in Proposal.model_fields}
-    return Proposal(**fields)
 
 
 def _innermost(error: BaseException) -> str:

@@ -39,5 +39,9 @@ class Clock:
         """Whether `steps` more steps and a validation end in time, at the measured cost of full-depth LoRA."""
         return self.seconds(steps) <= self.left
 
+    def rounds(self, steps: int) -> float:
+        """How many trainings of `steps` steps fit one after the other; infinite without a deadline."""
+        return math.inf if math.isinf(self.left) else max(0.0, self.left // self.seconds(steps))
+
     def seconds(self, steps: int) -> float:
         return MARGIN * steps * self._costs.seconds_per_step + self._costs.seconds_per_validation

@@ -19,7 +19,14 @@ class Proposal(Value):
     seed: int
     trainable_parameters: int
 
-    def result(self, state: TrialState, points: Sequence[Point], reason: str = "") -> TrialResult:
+    @classmethod
+    def of(cls, result: TrialResult) -> Proposal:
+        """The proposal that `result` came from."""
+        return cls(**{name: getattr(result, name) for name in cls.model_fields})
+
+    def result(
+        self, state: TrialState, points: Sequence[Point], reason: str = "", *, stage: str = "search"
+    ) -> TrialResult:
         return TrialResult(
             number=self.number,
             candidate=self.candidate,
@@ -29,5 +36,6 @@ class Proposal(Value):
             points=tuple(points),
             trainable_parameters=self.trainable_parameters,
             proposed_by=self.proposed_by,
+            stage=stage,
             reason=reason,
         )

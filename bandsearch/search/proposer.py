@@ -94,7 +94,8 @@ def _told(
     told = []
     for result in sorted(results, key=lambda result: result.number):
         params = code.encode(result.candidate)
-        if params is None:
+        ran_out_of_time = result.state is TrialState.PRUNED and not result.points
+        if params is None or ran_out_of_time:
             continue
         state, values, readings = OptunaState.PRUNED, None, {}
         if objective is Objective.PARETO:
@@ -102,7 +103,7 @@ def _told(
                 state, values = OptunaState.COMPLETE, [result.points[-1].loss, float(result.trainable_parameters)]
         elif result.state is TrialState.COMPLETE:
             state, values = OptunaState.COMPLETE, [adjusted[result.number]]
-        elif result.state is TrialState.PRUNED and result.points:
+        elif result.state is TrialState.PRUNED:
             readings = {result.steps: adjusted[result.number]}
         else:
             readings = {0: float("inf")}

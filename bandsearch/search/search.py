@@ -18,12 +18,12 @@ from bandsearch.search.archive import Archive
 from bandsearch.search.campaign import Campaign
 from bandsearch.search.candidates import CandidateCode
 from bandsearch.search.clock import Clock
+from bandsearch.search.failures import in_words
 from bandsearch.search.ports import Pool, Records
 from bandsearch.search.proposer import Sampler
 from bandsearch.search.proxy import CPU_SHARE, Proxy
 from bandsearch.search.searcher import METRIC, CampaignScheduler, CampaignSearcher, StopSwitch
 from bandsearch.values.candidate import Role
-from bandsearch.values.errors import BandsearchError
 from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.layout import Layout
 from bandsearch.values.plan import Plan
@@ -35,6 +35,8 @@ from bandsearch.values.trial import TrialResult, TrialState
 
 ETA = 3
 STAGE = "search"
+# Ray Tune ends its processes after the last training; measured on 2 cores.
+TUNE_END_SECONDS = 2.0
 
 # Tune's own displays, log files, snapshots and Ctrl-C handling are switched off: ours take their place.
 _TUNE_SETTINGS = {
@@ -79,7 +81,7 @@ def run_search(
     past = [result for result in records.results() if result.stage == STAGE]
     archive = Archive(study_path, code, objective)
     unfinished = archive.unfinished(past)
-    clock = Clock(wall_left, plan.costs)
+    clock = Clock(lambda: wall_left() - TUNE_END_SECONDS, plan.costs)
     campaign = Campaign(
         code,
         profile,
@@ -134,7 +136,7 @@ def _run_tune(
 ) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        with _quiet_tune():
+        with _quiet_tune(pool.size):
             tune.run(
                 tune.with_parameters(Proxy, pool=pool),
                 name="search",
@@ -153,30 +155,15 @@ def _run_tune(
                 verbose=0,
             )
     except (RayTaskError, RayActorError) as error:
-        raise _in_words(error) from error
-
-
-def _in_words(error: RayTaskError | RayActorError) -> BandsearchError:
-    """What went wrong in a proxy: the sentence somebody wrote, or where there is none that an engine was lost."""
-    inner: BaseException = error
-    while isinstance(inner, RayTaskError) and inner.cause is not None:
-        inner = inner.cause
-    if isinstance(inner, BandsearchError):
-        return inner
-    return BandsearchError(
-        f"An engine was lost during the search ({type(inner).__name__}: {_first_line(inner)}).",
-        "Everything finished is saved; go on with `bandsearch resume`.",
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), "no message")
+        raise in_words(error) from error
 
 
 @contextmanager
-def _quiet_tune() -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in _TUNE_SETTINGS}
-    os.environ.update(_TUNE_SETTINGS)
+def _quiet_tune(engines: int) -> Iterator[None]:
+    # Tune starts as many processes side by side as may be pending.
+    settings = _TUNE_SETTINGS | {"TUNE_MAX_PENDING_TRIALS_PG": str(engines)}
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

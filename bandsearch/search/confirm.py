@@ -1,0 +1,227 @@
+"""Confirmation: finalists and tuned baselines at higher fidelity, over several seeds, and the decision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
+from ray.exceptions import RayActorError, RayTaskError
+
+from bandsearch.adapters.lora import trainable_parameters
+from bandsearch.engine.session import DivergedError, OutOfMemoryError
+from bandsearch.search.clock import Clock
+from bandsearch.search.decision import Contender, decide
+from bandsearch.search.failures import in_words
+from bandsearch.search.finalists import confirmation_order, pick_finalists
+from bandsearch.search.ports import Pool, Records
+from bandsearch.search.proposal import Proposal
+from bandsearch.values.band import Band
+from bandsearch.values.candidate import Candidate, Role
+from bandsearch.values.evaluation import Winner
+from bandsearch.values.fidelity import Fidelity, Schedule
+from bandsearch.values.layout import Layout
+from bandsearch.values.plan import Plan
+from bandsearch.values.profile import SensitivityProfile
+from bandsearch.values.progress import Listener, Update, silent
+from bandsearch.values.trial import Point, TrialResult, TrialState
+
+STAGE = "confirm"
+# What a full-depth baseline is made of where the search left none that can be trained: the habit, and slower.
+HABIT_RANK, HABIT_ALPHA = 16, 32.0
+RETREAT = 3.0
+POLL_SECONDS = 0.2
+
+
+def confirm(
+    pool: Pool,
+    *,
+    results: Sequence[TrialResult],
+    layout: Layout,
+    profile: SensitivityProfile,
+    plan: Plan,
+    seed: int,
+    records: Records,
+    wall_left: Callable[[], float],
+    listen: Listener = silent,
+    stop: Callable[[], bool] = lambda: False,
+) -> Winner:
+    """Train the finalists of `results` for `plan.confirm_steps` steps on `plan.confirm_seeds` fresh seeds, and decide.
+
+    Every finished training is in `records` (stage "confirm") at once and is not done again by a later call. What does
+    not fit into `wall_left()` seconds is left out in the order of `confirmation_order`. A finalist that diverges gives
+    its place to the next of its kind. When `stop()` turns true, decides on what there is. Raises BandsearchError where
+    an engine is lost.
+    """
+    clock = Clock(wall_left, plan.costs)
+    seeds = [seed + 1 + index for index in range(plan.confirm_seeds)]
+    idle = list(range(pool.size))
+    running: dict[Future[TrialResult | None], tuple[int, Proposal]] = {}
+    given_up: set[tuple[str, int]] = set()
+    threads = ThreadPoolExecutor(pool.size)
+    try:
+        while not stop():
+            readings = _confirmed(records)
+            finalists = _finalists(results, readings, layout, profile, plan)
+            under_way = {(proposal.candidate.identity, proposal.seed) for _, proposal in running.values()}
+            settled = {(r.candidate.identity, r.seed) for r in readings} | under_way | given_up
+            while idle and (proposal := _next(finalists, seeds, settled, clock, plan, pool.size)) is not None:
+                engine = idle.pop(0)
+                settled.add((proposal.candidate.identity, proposal.seed))
+                training = threads.submit(_train, pool, engine, proposal, confirm_fidelity(plan, proposal.seed), clock)
+                running[training] = (engine, proposal)
+            if not running:
+                break
+            for training in wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED).done:
+                engine, proposal = running.pop(training)
+                idle.append(engine)
+                result = training.result()
+                if result is None:
+                    given_up.add((proposal.candidate.identity, proposal.seed))
+                else:
+                    records.append(result)
+                    _tell(listen, _confirmed(records), finalists, len(running), plan, result)
+    finally:
+        # What still runs after a stop is left to end with its engine.
+        threads.shutdown(wait=False, cancel_futures=True)
+    readings = _confirmed(records)
+    finalists = _finalists(results, readings, layout, profile, plan)
+    return decide([_contender(proposal, readings) for proposal in finalists], finalists[0], plan.confirm_steps)
+
+
+def confirm_fidelity(plan: Plan, seed: int) -> Fidelity:
+    """As the final training, but shorter."""
+    return Fidelity(
+        steps=plan.confirm_steps,
+        batch_size=plan.batch_size,
+        seed=seed,
+        schedule=Schedule.LINEAR,
+        warmup_steps=min(10, plan.confirm_steps // 10),
+        validation_examples=plan.validation_examples,
+    )
+
+
+def _confirmed(records: Records) -> list[TrialResult]:
+    return [result for result in records.results() if result.stage == STAGE]
+
+
+def _finalists(
+    results: Sequence[TrialResult],
+    readings: Sequence[TrialResult],
+    layout: Layout,
+    profile: SensitivityProfile,
+    plan: Plan,
+) -> list[Proposal]:
+    """Those that have not failed so far; the full-depth baseline comes first, made up where none is left."""
+    failed = {result.candidate.identity for result in readings if result.state is not TrialState.COMPLETE}
+    finalists = pick_finalists(results, layout.layer_count, plan.finalists, failed)
+    if not finalists or finalists[0].role is not Role.FULL_DEPTH:
+        finalists.insert(0, _retreat(results, layout, profile))
+    return finalists
+
+
+def _retreat(results: Sequence[TrialResult], layout: Layout, profile: SensitivityProfile) -> Proposal:
+    """Full depth at a third of the slowest rate that failed, or of the probe's best where none was tried."""
+    tried = [result for result in results if result.role is Role.FULL_DEPTH]
+    if tried:
+        slowest = min(tried, key=lambda result: result.candidate.learning_rate)
+        rate = slowest.candidate.learning_rate / RETREAT
+        proposal = Proposal.of(slowest)
+        return proposal.model_copy(
+            update={"candidate": proposal.candidate.model_copy(update={"learning_rate": rate}), "proposed_by": STAGE}
+        )
+    candidate = Candidate(
+        bands=(Band.full(layout.layer_count),),
+        rank=HABIT_RANK,
+        alpha=HABIT_ALPHA,
+        targets=("all",),
+        learning_rate=profile.rate_range.best / RETREAT,
+    )
+    return Proposal(
+        number=max((result.number for result in results), default=-1) + 1,
+        candidate=candidate,
+        role=Role.FULL_DEPTH,
+        proposed_by=STAGE,
+        seed=0,
+        trainable_parameters=trainable_parameters(candidate, layout),
+    )
+
+
+def _next(
+    finalists: Sequence[Proposal],
+    seeds: Sequence[int],
+    settled: set[tuple[str, int]],
+    clock: Clock,
+    plan: Plan,
+    engines: int,
+) -> Proposal | None:
+    """The next finalist with its seed; None when all is done or under way, or no further training fits."""
+    if not clock.fits(plan.confirm_steps):
+        return None
+    known = sum((proposal.candidate.identity, seed) in settled for proposal in finalists for seed in seeds)
+    capacity = known + engines * clock.rounds(plan.confirm_steps)
+    for index, seed_index in confirmation_order(len(finalists), len(seeds), capacity):
+        proposal = finalists[index].model_copy(update={"seed": seeds[seed_index]})
+        if (proposal.candidate.identity, proposal.seed) not in settled:
+            return proposal
+    return None
+
+
+def _train(pool: Pool, engine: int, proposal: Proposal, fidelity: Fidelity, clock: Clock) -> TrialResult | None:
+    """One training; None where the time ran out before its last step."""
+
+    def call(method: str, *args: object) -> object:
+        return pool.get(pool.submit(engine, method, *args))
+
+    try:
+        session = call("admit", proposal.candidate, fidelity)
+        try:
+            point = call("advance", session, fidelity.steps, None if math.isinf(clock.left) else max(0.0, clock.left))
+        finally:
+            call("evict", session)
+    except DivergedError as error:
+        return proposal.result(TrialState.DIVERGED, (), str(error), stage=STAGE)
+    except OutOfMemoryError as error:
+        return proposal.result(TrialState.OUT_OF_MEMORY, (), str(error), stage=STAGE)
+    except (RayTaskError, RayActorError) as error:
+        raise in_words(error) from error
+    if not isinstance(point, Point) or point.steps < fidelity.steps:
+        return None
+    if not math.isfinite(point.loss):
+        return proposal.result(TrialState.DIVERGED, (), f"validation loss is {point.loss}", stage=STAGE)
+    return proposal.result(TrialState.COMPLETE, (point,), stage=STAGE)
+
+
+def _contender(proposal: Proposal, readings: Sequence[TrialResult]) -> Contender:
+    losses = {
+        result.seed: result.points[-1].loss
+        for result in readings
+        if result.candidate == proposal.candidate and result.state is TrialState.COMPLETE
+    }
+    return Contender(proposal, losses)
+
+
+def _tell(
+    listen: Listener,
+    readings: Sequence[TrialResult],
+    finalists: Sequence[Proposal],
+    running: int,
+    plan: Plan,
+    result: TrialResult,
+) -> None:
+    contenders = [_contender(proposal, readings) for proposal in finalists]
+    means = [sum(each.losses.values()) / len(each.losses) for each in contenders if each.losses]
+    base = contenders[0].losses
+    loss = f"loss {result.last_loss:.4f}" if result.points else result.state.value.replace("_", " ")
+    listen(
+        Update(
+            stage=STAGE,
+            message=f"{result.role.value.replace('_', ' ')} {result.candidate}, seed {result.seed}: {loss}",
+            done=min(1.0, len(readings) / (len(finalists) * plan.confirm_seeds)),
+            best_loss=min(means, default=None),
+            baseline_loss=sum(base.values()) / len(base) if base else None,
+            running=running,
+            finished=sum(reading.state is TrialState.COMPLETE for reading in readings),
+            failed=sum(reading.state is not TrialState.COMPLETE for reading in readings),
+        )
+    )
