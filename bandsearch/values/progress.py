@@ -6,7 +6,10 @@ from bandsearch.values.value import Value
 
 
 class Update(Value):
-    """One step of progress. Fields that a stage does not know stay None and keep their last value on the display."""
+    """One step of progress. Fields that a stage does not know stay None and keep their last value on the display.
+
+    `spent` and `limit` are device-seconds; while a stage is open, `spent` grows by `devices` every second.
+    """
 
     stage: str
     message: str = ""
@@ -19,6 +22,7 @@ class Update(Value):
     failed: int | None = None
     spent: float | None = None
     limit: float | None = None
+    devices: int | None = None
 
 
 Listener = Callable[[Update], None]
