@@ -1,0 +1,73 @@
+"""The Python interface: the command line's nouns as functions.
+
+import bandsearch
+outcome = bandsearch.run("demo", budget="10min")
+print(outcome.verdict, outcome.winner.candidate.bands, outcome.adapter)
+"""
+
+from __future__ import annotations
+
+from bandsearch.demo.tasks import TASKS
+from bandsearch.models.aliases import DEMO
+from bandsearch.spaces import load_space
+from bandsearch.values.budget import Budget
+from bandsearch.values.errors import UsageError
+from bandsearch.values.spec import DataSpec, ModelSpec, Objective, RunSpec, TrainSpec
+
+
+def specify(
+    model: str,
+    dataset: str | None = None,
+    *,
+    budget: str | None = None,
+    trials: int | None = None,
+    space: str = "default",
+    objective: str = "loss",
+    seed: int = 0,
+    revision: str | None = None,
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    dataset_config: str | None = None,
+    dataset_split: str | None = None,
+    max_length: int = 1024,
+    max_examples: int | None = None,
+    epochs: float = 3.0,
+    steps: int | None = None,
+    batch_size: int = 16,
+    tasks: tuple[str, ...] = (),
+    task_directory: str | None = None,
+    task_limit: int | None = None,
+) -> RunSpec:
+    """Everything a person decides, checked. Raises UsageError, SpaceError or BudgetError.
+
+    `dataset` may be left out for the embedded model alone, which brings its own tasks.
+    """
+    if dataset is None:
+        if model != DEMO:
+            raise UsageError(
+                f"No data set was given for {model}.", "Add --dataset FILE, a hub id, or demo:<task> (see --help)."
+            )
+        dataset = f"demo:{next(iter(TASKS))}"
+    if objective not in set(Objective):
+        raise UsageError(f"Unknown objective {objective!r}.", f"Choose {' or '.join(Objective)}.")
+    if budget is None and trials is None:
+        raise UsageError("Neither a budget nor a number of trials was given.", "Add --budget 45min or --trials 20.")
+    return RunSpec(
+        model=ModelSpec(name=model, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code),
+        data=DataSpec(
+            name=dataset,
+            config=dataset_config,
+            split=dataset_split,
+            max_length=max_length,
+            max_examples=max_examples,
+        ),
+        train=TrainSpec(epochs=epochs, steps=steps, batch_size=batch_size),
+        space=load_space(space),
+        budget=Budget.parse(budget) if budget else None,
+        trials=trials,
+        objective=Objective(objective),
+        seed=seed,
+        tasks=tasks,
+        task_directory=task_directory,
+        task_limit=task_limit,
+    )

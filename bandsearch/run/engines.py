@@ -1,0 +1,60 @@
+"""Starting the engines of a job and measuring what they cost."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+from bandsearch.engine.devices import engine_layout
+from bandsearch.engine.pool import EnginePool
+from bandsearch.engine.setup import EngineSetup
+from bandsearch.run.job import Job
+from bandsearch.run.planning import make_plan
+from bandsearch.values.plan import Costs, Plan
+from bandsearch.values.progress import Listener, Update
+
+VALIDATION_EXAMPLES = 256
+
+
+def engine_setups(job: Job) -> list[EngineSetup]:
+    """One engine for every accelerator, or over the cores as the model's size has it."""
+    return [
+        EngineSetup(
+            source=job.source,
+            data=job.spec.data,
+            seed=job.spec.seed,
+            dtype=job.spec.model.dtype,
+            device=placement.device,
+            threads=placement.threads,
+        )
+        for placement in engine_layout(job.inventory, job.summary.parameters)
+    ]
+
+
+def start_engines(job: Job, listen: Listener) -> EnginePool:
+    """The warm engines of a run; the base model is loaded when this returns."""
+    setups = engine_setups(job)
+    listen(Update(stage="load", message=f"{len(setups)} engine(s) for {job.source.slug} on {setups[0].device}"))
+    return EnginePool.start(setups)
+
+
+def measured_plan(job: Job, pool: EnginePool, *, load_seconds: float) -> Plan:
+    """Time real work on all engines at once, so that what they take from each other is in the figures."""
+    examples = min(VALIDATION_EXAMPLES, len(job.dataset.validation))
+    with ThreadPoolExecutor(pool.size) as threads:
+        measured: list[Costs] = list(
+            threads.map(
+                lambda index: pool.get(pool.submit(index, "measure", job.spec.train.batch_size, examples)),
+                range(pool.size),
+            )
+        )
+    slowest = {name: max(getattr(costs, name) for costs in measured) for name in Costs.model_fields}
+    return make_plan(
+        job.spec,
+        Costs(**(slowest | {"load_seconds": load_seconds})),
+        train_examples=len(job.dataset.train),
+        validation_examples=len(job.dataset.validation),
+        test_examples=len(job.dataset.test),
+        engines=pool.size,
+        wall_seconds=job.wall_seconds,
+        adapter_bytes=job.adapter_bytes,
+    )

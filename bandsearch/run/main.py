@@ -1,0 +1,209 @@
+"""The main flow: probe, search, confirm, retrain, export, evaluate, report. It reads from top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bandsearch.engine.pool import EnginePool
+from bandsearch.probe.probe import ProbeSettings, run_probe
+from bandsearch.run.engines import measured_plan, start_engines
+from bandsearch.run.handover import FULL_DEPTH, WINNER, evaluate_arms, export_winner, settle
+from bandsearch.run.job import Job, default_directory, environment, prepare_job
+from bandsearch.run.outcome import RunOutcome, outcome_of
+from bandsearch.run.publish import publish
+from bandsearch.run.retrain import full_fidelity, retrain
+from bandsearch.rundir import Records, RunDirectory, disk_errors, require_disk
+from bandsearch.search.confirm import confirm
+from bandsearch.search.search import run_search
+from bandsearch.values.errors import InterruptedRunError
+from bandsearch.values.evaluation import Evaluation, Winner
+from bandsearch.values.ledger import Ledger
+from bandsearch.values.plan import Plan
+from bandsearch.values.profile import SensitivityProfile
+from bandsearch.values.progress import Listener, Update, silent
+from bandsearch.values.spec import RunSpec
+
+Stop = Callable[[], bool]
+
+
+def never() -> bool:
+    return False
+
+
+def run(spec: RunSpec, directory: Path | None = None, listen: Listener = silent, stop: Stop = never) -> RunOutcome:
+    """Do the whole job in `directory` (default: a new one under `results/`), or go on with it where it stands.
+
+    `stop` is asked between steps; once it is true the run saves what it has and raises InterruptedRunError. Raises a
+    BandsearchError for anything a person can mend; nothing is left half-written.
+    """
+    job = prepare_job(spec)
+    return _complete(RunDirectory.create(directory or default_directory(spec, job.source), spec), job, listen, stop)
+
+
+def resume(directory: Path, listen: Listener = silent, stop: Stop = never) -> RunOutcome:
+    """Go on with the run in `directory`: what is finished is kept, what was under way is done again."""
+    home = RunDirectory.open(directory)
+    return _complete(home, prepare_job(home.read_spec()), listen, stop)
+
+
+def search(
+    spec: RunSpec, directory: Path | None = None, listen: Listener = silent, stop: Stop = never
+) -> tuple[Path, Winner]:
+    """Probe, search and confirm, without the final training; `resume` does the rest from what stays reserved for it."""
+    job = prepare_job(spec)
+    home = RunDirectory.create(directory or default_directory(spec, job.source), spec)
+    with _open(home, job, listen, stop) as at:
+        return home.path, _winner(at, _profile(at))
+
+
+def _complete(home: RunDirectory, job: Job, listen: Listener, stop: Stop) -> RunOutcome:
+    if home.read(home.evaluation, Evaluation) is None:
+        with _open(home, job, listen, stop) as at:
+            profile = _profile(at)
+            winner = _winner(at, profile)
+            winner = _train(at, winner)
+            with at.ledger.stage("export"):
+                export_winner(at.pool, home, job, winner)
+            with at.ledger.stage("evaluate"):
+                evaluation = evaluate_arms(at.pool, home, job, at.plan, winner, at.wall_left(), at.listen)
+                home.write(home.evaluation, evaluation)
+    with home:
+        publish(home, job)
+    return outcome_of(home)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run under way: its files, its engines, and what it may still spend."""
+
+    home: RunDirectory
+    job: Job
+    ledger: Ledger
+    pool: EnginePool
+    plan: Plan
+    listen: Listener
+    stop: Stop
+
+    def wall_left(self, *later: str) -> Callable[[], float]:
+        """A clock of the wall seconds left once what the named later stages need is set aside."""
+        if self.plan.wall_seconds is None:
+            return lambda: float("inf")
+        reserved = sum(self.plan.seconds_of(stage) for stage in (*later, "slack"))
+        return lambda: self.ledger.wall_left - reserved
+
+    def heed(self) -> None:
+        """Raise InterruptedRunError once the person has asked to stop."""
+        if self.stop():
+            raise InterruptedRunError(
+                "Stopped; everything finished so far is saved.", f"Go on with `bandsearch resume {self.home.path}`."
+            )
+
+
+@contextmanager
+def _open(home: RunDirectory, job: Job, listen: Listener, stop: Stop) -> Iterator[_Run]:
+    """Load and plan; charge everything from the first model load to the release of the devices."""
+    with home, disk_errors(home.path), Ledger(home.ledger, job.devices, job.budget_seconds) as ledger:
+
+        def tell(update: Update) -> None:
+            listen(update.model_copy(update={"spent": ledger.spent, "limit": ledger.limit}))
+
+        for note in job.dataset.notes:
+            tell(Update(stage="load", message=note))
+        home.write(home.environment, environment(job))
+        with ledger.stage("load"):
+            pool = start_engines(job, tell)
+        try:
+            with ledger.stage("plan"):
+                plan = home.read(home.plan, Plan) or _plan(home, job, pool, ledger, tell)
+            yield _Run(home, job, ledger, pool, plan, tell, stop)
+        finally:
+            with ledger.stage("close"):
+                pool.stop()
+
+
+def _plan(home: RunDirectory, job: Job, pool: EnginePool, ledger: Ledger, listen: Listener) -> Plan:
+    plan = measured_plan(job, pool, load_seconds=ledger.spent / ledger.devices)
+    require_disk(home.path, plan.disk_bytes)
+    home.write(home.plan, plan)
+    for stage in plan.stages:
+        listen(Update(stage="plan", message=f"{stage.name}: {stage.seconds:.0f} s, {stage.detail}"))
+    return plan
+
+
+def _profile(at: _Run) -> SensitivityProfile:
+    with at.ledger.stage("probe"):
+        known = at.home.read(at.home.profile, SensitivityProfile)
+        if known is not None:
+            return known
+        at.listen(Update(stage="probe", message="gradients, learning-rate range, short full-depth run"))
+        settings = ProbeSettings(
+            seed=at.job.spec.seed,
+            batch_size=at.plan.batch_size,
+            costs=at.plan.costs,
+            deadline=at.plan.seconds_of("probe") if at.plan.wall_seconds is not None else None,
+        )
+        profile = at.pool.apply(0, run_probe, settings)
+        at.home.write(at.home.profile, profile)
+        return profile
+
+
+def _winner(at: _Run, profile: SensitivityProfile) -> Winner:
+    at.heed()
+    known = at.home.read(at.home.winner, Winner)
+    if known is not None:
+        return known
+    layout, seed, records = at.job.summary.layout, at.job.spec.seed, Records(at.home.trials)
+    with at.ledger.stage("search"):
+        results = run_search(
+            at.pool,
+            space=at.job.spec.space,
+            layout=layout,
+            profile=profile,
+            plan=at.plan,
+            seed=seed,
+            records=records,
+            study_path=at.home.study,
+            scratch=at.home.scratch,
+            wall_left=at.wall_left("confirm", "retrain", "evaluate"),
+            objective=at.job.spec.objective,
+            listen=at.listen,
+            stop=at.stop,
+        )
+    at.heed()
+    with at.ledger.stage("confirm"):
+        winner = confirm(
+            at.pool,
+            results=results,
+            layout=layout,
+            profile=profile,
+            plan=at.plan,
+            seed=seed,
+            records=records,
+            wall_left=at.wall_left("retrain", "evaluate"),
+            listen=at.listen,
+            stop=at.stop,
+        )
+    at.heed()
+    at.home.write(at.home.winner, winner)
+    at.listen(Update(stage="confirm", message=winner.reason))
+    return winner
+
+
+def _train(at: _Run, winner: Winner) -> Winner:
+    """Train winner and baseline fully. If the baseline comes out ahead it becomes the winner, and is written as such."""
+    folder = at.home.scratch / "full"
+    arms = {FULL_DEPTH: winner.baseline}
+    if winner.candidate != winner.baseline:
+        arms = {WINNER: winner.candidate, **arms}
+    with at.ledger.stage("retrain"):
+        fidelity = full_fidelity(at.plan, at.job.spec.seed)
+        retrain(at.pool, arms, fidelity, folder, at.wall_left("evaluate"), at.listen, at.stop)
+        at.heed()
+        settled = settle(at.pool, folder, winner, at.plan)
+        if settled != winner:
+            at.listen(Update(stage="retrain", message=settled.reason))
+            at.home.write(at.home.winner, settled)
+        return settled

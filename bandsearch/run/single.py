@@ -1,0 +1,102 @@
+"""The stages on their own: what `plan`, `probe`, `eval` and `export` do without a whole run."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+from bandsearch.adapters.merge import merge_adapter
+from bandsearch.adapters.verify import Severity, verify_adapter
+from bandsearch.engine.engine import Engine
+from bandsearch.evaluate.arms import compare, score_arm
+from bandsearch.evaluate.lm_tasks import run_tasks
+from bandsearch.models.aliases import resolve
+from bandsearch.models.loading import summarize
+from bandsearch.probe.probe import ProbeSettings, run_probe
+from bandsearch.run.engines import engine_setups, measured_plan, start_engines
+from bandsearch.run.job import prepare_job
+from bandsearch.rundir import RunDirectory, disk_errors, write_atomically
+from bandsearch.values.errors import AdapterError, RunDirectoryError
+from bandsearch.values.evaluation import ArmScores, Evaluation
+from bandsearch.values.plan import Plan
+from bandsearch.values.profile import SensitivityProfile
+from bandsearch.values.progress import Listener, Update, silent
+from bandsearch.values.spec import RunSpec
+
+
+def plan_only(spec: RunSpec, listen: Listener = silent) -> Plan:
+    """Measure this machine and say what the budget buys. Spends and writes nothing."""
+    job = prepare_job(spec)
+    started = time.monotonic()
+    pool = start_engines(job, listen)
+    try:
+        return measured_plan(job, pool, load_seconds=time.monotonic() - started)
+    finally:
+        pool.stop()
+
+
+def probe_only(spec: RunSpec, file: Path | None = None, listen: Listener = silent) -> SensitivityProfile:
+    """Probe without a search, in this process and without a deadline; write the profile to `file` if one is given."""
+    job = prepare_job(spec)
+    engine = Engine.load(engine_setups(job)[0])
+    costs = engine.measure(spec.train.batch_size, min(64, len(job.dataset.validation)))
+    settings = ProbeSettings(seed=spec.seed, batch_size=spec.train.batch_size, costs=costs, deadline=None)
+    profile = run_probe(engine, settings, listen)
+    if file is not None:
+        with disk_errors(file.parent):
+            write_atomically(file, profile.model_dump_json(indent=2) + "\n")
+    return profile
+
+
+def evaluate_adapter(
+    adapter: Path, spec: RunSpec, examples: int | None = None, listen: Listener = silent
+) -> Evaluation:
+    """Score the base and an adapter on the test split of `spec.data`, and on `spec.tasks`. `examples`: at most so many.
+
+    Raises AdapterError for an adapter that does not pass the pre-flight on this model.
+    """
+    job = prepare_job(spec)
+    errors = [f for f in verify_adapter(adapter, job.summary.layout) if f.severity is Severity.ERROR]
+    if errors:
+        raise AdapterError(errors[0].message, errors[0].remedy)
+    base = Engine.load(engine_setups(job)[0])
+    arms = [_score(base, "base", spec, examples, listen)]
+    merged = merge_adapter(base.model, adapter)
+    with_adapter = Engine(merged, base.layout, base.tokenizer, base.dataset, base.threads)
+    arms.append(_score(with_adapter, "adapter", spec, examples, listen))
+    return Evaluation(arms=tuple(arms), comparisons=compare(tuple(arms), pairs=(("adapter", "base"),)))
+
+
+def _score(engine: Engine, arm: str, spec: RunSpec, examples: int | None, listen: Listener) -> ArmScores:
+    count = min(examples or len(engine.dataset.test), len(engine.dataset.test))
+    listen(Update(stage="evaluate", message=f"scoring {arm} on {count} examples"))
+    scores = score_arm(engine, None, arm, test_examples=count, generated_examples=count)
+    if not spec.tasks:
+        return scores
+    tasks = run_tasks(engine.model, engine.tokenizer, spec.tasks, spec.task_directory, spec.task_limit)
+    return scores.model_copy(update={"tasks": tasks})
+
+
+def export_run(directory: Path, destination: Path) -> Path:
+    """Copy a run's adapter to `destination`, which must not exist, after the structural pre-flight."""
+    home = RunDirectory.open(directory)
+    if not home.adapter.exists():
+        raise RunDirectoryError(
+            f"The run in {directory} has no adapter yet.", f"Go on with `bandsearch resume {directory}`."
+        )
+    if destination.exists():
+        raise AdapterError(f"{destination} exists.", "Choose a new directory.")
+    layout = summarize(resolve(home.read_spec().model)).layout
+    errors = [finding for finding in verify_adapter(home.adapter, layout) if finding.severity is Severity.ERROR]
+    if errors:
+        raise AdapterError(f"{home.adapter} is not sound: {errors[0].message}", errors[0].remedy)
+    with disk_errors(destination):
+        fresh = destination.with_name(f".{destination.name}.partial")
+        shutil.rmtree(fresh, ignore_errors=True)
+        try:
+            shutil.copytree(home.adapter, fresh)
+            fresh.rename(destination)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+    return destination

@@ -1,0 +1,46 @@
+"""The verdict in words. A win is claimed only where the test split shows it outside the noise."""
+
+from __future__ import annotations
+
+from bandsearch.values.evaluation import Choice, Comparison, Evaluation, Winner
+
+BASELINE = "tuned full-depth LoRA"
+
+
+def verdict(winner: Winner, evaluation: Evaluation) -> str:
+    """Two or three sentences: what is handed over, how it compares with the baseline on the test split."""
+    if winner.choice is Choice.BASELINE:
+        return (
+            f"Nothing to gain: no band beats {BASELINE} beyond noise, and none that is smaller keeps up with it. "
+            f"The full-depth adapter is handed over ({winner.trainable_parameters:,} parameters)."
+        )
+    band = "Layers " + " and ".join(f"{b.start} to {b.stop - 1}" for b in winner.candidate.bands)
+    share = f"{winner.trainable_parameters / winner.baseline_parameters:.0%} of its parameters"
+    comparison = evaluation.comparison("winner", "full_depth", "loss")
+    if comparison is None:
+        raise ValueError("an evaluation compares the winner with full depth")
+    test = f"Test loss {evaluation.arm('winner').loss:.4f} against {evaluation.arm('full_depth').loss:.4f}, "
+    test += f"difference {_interval(comparison)}."
+    if comparison.difference.high < 0 and winner.choice is Choice.BEATS_BASELINE:
+        return f"{band} beat {BASELINE} with {share}. {test}"
+    if comparison.difference.high < 0:
+        return (
+            f"{band} are handed over: the smallest candidate within noise on validation, with {share}. On the test "
+            f"split it is ahead of {BASELINE}; as it was not ahead on validation, no win is claimed. {test}"
+        )
+    if comparison.difference.low > 0:
+        return (
+            f"{band} kept up with {BASELINE} on validation with {share}, but are behind it on the test split. {test} "
+            "Use them for their size, or train full depth."
+        )
+    lead = (
+        "led on validation, but not beyond noise on the test split"
+        if (winner.choice is Choice.BEATS_BASELINE)
+        else "are the smallest candidate within noise"
+    )
+    return f"No band beats {BASELINE} beyond noise. {band} {lead}, with {share}, and are handed over. {test}"
+
+
+def _interval(comparison: Comparison) -> str:
+    difference = comparison.difference
+    return f"{difference.mean:+.4f} ({difference.level:.0%} interval {difference.low:+.4f} to {difference.high:+.4f})"
