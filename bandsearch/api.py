@@ -1,18 +1,30 @@
 """The Python interface: the command line's nouns as functions.
 
-import bandsearch
-outcome = bandsearch.run("demo", budget="10min")
-print(outcome.verdict, outcome.winner.candidate.bands, outcome.adapter)
+    from bandsearch import api
+
+    outcome = api.run(api.specify("demo", budget="10min"))
+    print(outcome.verdict, outcome.winner.candidate, outcome.adapter)
+
+`specify` is quick; the others import torch and ray when they are called.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bandsearch.demo.tasks import TASKS
 from bandsearch.models.aliases import DEMO
 from bandsearch.spaces import load_space
 from bandsearch.values.budget import Budget
 from bandsearch.values.errors import UsageError
+from bandsearch.values.plan import Plan
+from bandsearch.values.profile import SensitivityProfile
+from bandsearch.values.progress import Listener, silent
 from bandsearch.values.spec import DataSpec, ModelSpec, Objective, RunSpec, TrainSpec
+
+if TYPE_CHECKING:
+    from bandsearch.run.outcome import RunOutcome
 
 
 def specify(
@@ -71,3 +83,31 @@ def specify(
         task_directory=task_directory,
         task_limit=task_limit,
     )
+
+
+def run(spec: RunSpec, directory: Path | None = None, listen: Listener = silent) -> RunOutcome:
+    """The whole job; see `bandsearch.run.main.run`."""
+    from bandsearch.run import main
+
+    return main.run(spec, directory, listen)
+
+
+def resume(directory: Path, listen: Listener = silent) -> RunOutcome:
+    """Go on with an interrupted run."""
+    from bandsearch.run import main
+
+    return main.resume(directory, listen)
+
+
+def plan(spec: RunSpec, listen: Listener = silent) -> Plan:
+    """What the budget buys on this machine, measured; nothing is spent."""
+    from bandsearch.run import single
+
+    return single.plan_only(spec, listen)
+
+
+def probe(spec: RunSpec, listen: Listener = silent) -> SensitivityProfile:
+    """The sensitivity profile alone."""
+    from bandsearch.run import single
+
+    return single.probe_only(spec, listen=listen)

@@ -51,8 +51,8 @@ def settle(pool: EnginePool, folder: Path, winner: Winner, plan: Plan) -> Winner
             "role": Role.FULL_DEPTH,
             "trainable_parameters": winner.baseline_parameters,
             "choice": Choice.BASELINE,
-            "reason": f"{winner.reason} Trained to full length, {winner.candidate} fell behind tuned full-depth LoRA on "
-            f"validation by {difference.mean:.4f} ({difference.low:.4f} to {difference.high:.4f}), so the baseline is "
+            "reason": f"{winner.reason} Trained to full length, {winner.candidate} fell behind tuned full-depth LoRA "
+            f"on validation by {difference.mean:.4f} ({difference.low:.4f} to {difference.high:.4f}); the baseline is "
             "handed over.",
         }
     )

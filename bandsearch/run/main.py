@@ -108,7 +108,8 @@ def _open(home: RunDirectory, job: Job, listen: Listener, stop: Stop) -> Iterato
     with home, disk_errors(home.path), Ledger(home.ledger, job.devices, job.budget_seconds) as ledger:
 
         def tell(update: Update) -> None:
-            listen(update.model_copy(update={"spent": ledger.spent, "limit": ledger.limit}))
+            charged = {"spent": ledger.spent, "limit": ledger.limit, "devices": ledger.devices}
+            listen(update.model_copy(update=charged))
 
         for note in job.dataset.notes:
             tell(Update(stage="load", message=note))
@@ -193,7 +194,7 @@ def _winner(at: _Run, profile: SensitivityProfile) -> Winner:
 
 
 def _train(at: _Run, winner: Winner) -> Winner:
-    """Train winner and baseline fully. If the baseline comes out ahead it becomes the winner, and is written as such."""
+    """Train winner and baseline fully. If the baseline comes out ahead it is the winner, and written as such."""
     folder = at.home.scratch / "full"
     arms = {FULL_DEPTH: winner.baseline}
     if winner.candidate != winner.baseline:
