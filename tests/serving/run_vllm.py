@@ -165,7 +165,7 @@ def as_markdown(rows: list[dict]) -> str:
         lines.append("| " + " | ".join(map(str, cells)) + f" | {greedy} | {row['problem'] or 'served as trained'} |")
     lines += [
         "",
-        "With Gemma 2's capping of attention logits vLLM's CPU engine and transformers differ, on the base too, so more",
+        "With Gemma 2's capping of attention logits vLLM's CPU engine and transformers differ, on the base too; more",
         "is allowed there (set after the difference was seen); without the capping they agree. Mixtral is not run:",
         "adapters on mixtures of experts go through Triton, which has no CPU backend.",
     ]
