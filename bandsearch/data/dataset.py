@@ -1,0 +1,213 @@
+"""A data set, ready to train on: read, recognised, freed of duplicates, encoded and split."""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from transformers import PreTrainedTokenizerBase
+
+from bandsearch.data.encoding import Encoded, encode
+from bandsearch.data.problems import refuse
+from bandsearch.data.reading import Table, read
+from bandsearch.data.shapes import Recognised, Shape, recognise
+from bandsearch.data.splits import SHARE, Distinct, divided, exact_key, held_out, ranked, sampled, without_duplicates
+from bandsearch.data.template import Template, template_for
+from bandsearch.values.errors import DataError
+from bandsearch.values.spec import DataSpec
+
+__all__ = ["Counts", "Dataset", "Encoded", "prepare"]
+
+FEWEST_ROWS = 10
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the rows of a data set."""
+
+    read: int = 0
+    duplicates: int = 0
+    leaked: int = 0
+    not_sampled: int = 0
+    truncated: int = 0
+    dropped: int = 0
+    rewritten: int = 0
+    turns_cut: int = 0
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Examples by split, in an order that does not depend on the order of rows.
+
+    `fingerprint` is equal for equal rows of equal shape. `notes` say in words what was recognised, cut and dropped.
+    `stop_ids` are the tokens that end an answer. `template` says how rows were written as text.
+    """
+
+    name: str
+    shape: str
+    train: tuple[Encoded, ...]
+    validation: tuple[Encoded, ...]
+    test: tuple[Encoded, ...]
+    fingerprint: str
+    notes: tuple[str, ...]
+    stop_ids: tuple[int, ...] = ()
+    template: str = ""
+    max_length: int = 0
+    counts: Counts = field(default_factory=Counts)
+
+
+def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int) -> Dataset:
+    """Read a data set and make it ready to train on. Raises DataError.
+
+    `seed` chooses the rows where `spec.max_examples` leaves some out; which split a row belongs to depends on its
+    content alone. Splits that the data set brings are used as they are, without rows that stand in two of them.
+    """
+    table = read(spec)
+    recognised = recognise(table.name, table.train)
+    train, validation, test = _distinct(table, recognised)
+    counts = Counts(
+        read=len(table.train) + len(table.validation) + len(table.test),
+        duplicates=train.duplicates + validation.duplicates + test.duplicates,
+        leaked=train.leaked + validation.leaked,
+    )
+    by_key = {**train.examples, **validation.examples, **test.examples}
+    if len(by_key) < FEWEST_ROWS:
+        raise DataError(
+            f"{table.name} holds {_count(len(by_key), 'different row')}, too few to train, validate and test on.",
+            f"Give at least {FEWEST_ROWS}, better some hundreds.",
+        )
+    chosen = _chosen(train, validation, test, spec.max_examples, seed)
+    template = template_for(tokenizer, recognised.shape, tuple(by_key.values()))
+    keys = [key for part in chosen for key in part]
+    max_length = min(spec.max_length, tokenizer.model_max_length)
+    encoding = encode([by_key[key] for key in keys], template, tokenizer, max_length)
+    if encoding.problems:
+        raise refuse(table.name, encoding.problems, len(keys), "Mend or remove these rows.")
+    encoded = {key: each for key, each in zip(keys, encoding.encoded, strict=True) if each is not None}
+    if len(encoded) < FEWEST_ROWS:
+        raise _too_short(table.name, spec, max_length, len(encoded), encoding.dropped_lengths)
+    parts = _split([[key for key in part if key in encoded] for part in chosen])
+    if not all(parts):
+        raise _too_short(table.name, spec, max_length, 0, encoding.dropped_lengths)
+    counts = Counts(
+        read=counts.read,
+        duplicates=counts.duplicates,
+        leaked=counts.leaked,
+        not_sampled=len(by_key) - len(keys),
+        truncated=encoding.truncated,
+        dropped=len(encoding.dropped_lengths),
+        rewritten=encoding.rewritten,
+        turns_cut=sum(example.turns_cut for example in by_key.values()),
+    )
+    sizes = [len(part) for part in parts]
+    own = [name for name, part in (("validation", validation), ("test", test)) if part.examples]
+    return Dataset(
+        name=table.name,
+        shape=str(recognised.shape),
+        train=tuple(encoded[key] for key in parts[0]),
+        validation=tuple(encoded[key] for key in parts[1]),
+        test=tuple(encoded[key] for key in parts[2]),
+        fingerprint=_fingerprint(recognised.shape, train, validation, test),
+        notes=tuple(_notes(recognised, template, counts, max_length, spec, sizes, own)),
+        stop_ids=tuple(sorted(encoding.stops)),
+        template=template.description,
+        max_length=max_length,
+        counts=counts,
+    )
+
+
+def _distinct(table: Table, recognised: Recognised) -> tuple[Distinct, Distinct, Distinct]:
+    """(train, validation, test). A row in two splits stays in the one that measures."""
+    own = {
+        split: recognise(f"{table.name}, {split}", rows, like=recognised).examples if rows else ()
+        for split, rows in (("validation", table.validation), ("test", table.test))
+    }
+    test = without_duplicates(own["test"])
+    validation = without_duplicates(own["validation"], test)
+    return without_duplicates(recognised.examples, test, validation), validation, test
+
+
+def _chosen(
+    train: Distinct, validation: Distinct, test: Distinct, limit: int | None, seed: int
+) -> tuple[list[str], list[str], list[str]]:
+    """Keys of the rows to use: `limit` in all, of which a split that the data set brings gets a tenth."""
+    if limit is None:
+        return list(train.examples), list(validation.examples), list(test.examples)
+    share = max(1, round(SHARE * limit))
+    measuring = [sampled(part.examples, share, seed) for part in (validation, test)]
+    room = limit - sum(map(len, measuring))
+    return sampled(train.examples, room, seed), measuring[0], measuring[1]
+
+
+def _split(chosen: list[list[str]]) -> tuple[list[str], list[str], list[str]]:
+    train, validation, test = chosen
+    if not validation and not test:
+        train, validation, test = divided(train)
+    elif not test:
+        train, test = held_out(train, "test")
+    elif not validation:
+        train, validation = held_out(train, "validation")
+    return ranked(train, "order"), ranked(validation, "order"), ranked(test, "order")
+
+
+def _too_short(name: str, spec: DataSpec, max_length: int, left: int, dropped: tuple[int, ...]) -> DataError:
+    if not dropped:
+        return DataError(f"{_count(left, 'row')} of {name} are left, too few to split.", "Raise --max-examples.")
+    few = "No answer" if not left else f"Only {_count(left, 'answer')}"
+    message = (
+        f"{few} of {name} begins within the first {max_length} tokens, so there is nothing to learn from the rest."
+    )
+    if max_length < spec.max_length:
+        return DataError(message, "That is as long as this model reads; shorten the prompts or use another model.")
+    enough = 1 << (int(statistics.median(dropped)) - 1).bit_length()
+    return DataError(message, f"Give --max-length {enough}, which holds half of these rows whole.")
+
+
+def _fingerprint(shape: Shape, *parts: Distinct) -> str:
+    digest = hashlib.sha256(shape.encode())
+    for part in parts:
+        digest.update(b"|")
+        for key in sorted(exact_key(example) for example in part.examples.values()):
+            digest.update(key.encode())
+    return digest.hexdigest()[:16]
+
+
+def _notes(
+    recognised: Recognised,
+    template: Template,
+    counts: Counts,
+    max_length: int,
+    spec: DataSpec,
+    sizes: list[int],
+    own: list[str],
+) -> Iterable[str]:
+    yield f"{_count(counts.read, 'row')} of {recognised.shape} ({', '.join(recognised.columns)})."
+    yield f"Template: {template.description}."
+    if counts.duplicates:
+        yield f"{_count(counts.duplicates, 'duplicate row')} dropped."
+    if counts.leaked:
+        yield f"{_count(counts.leaked, 'row')} dropped because validation or test hold the same."
+    if counts.not_sampled:
+        yield f"{_count(counts.not_sampled, 'row')} left out by --max-examples."
+    if max_length < spec.max_length:
+        yield f"The tokenizer's largest length, {max_length} tokens, is used instead of {spec.max_length}."
+    if counts.truncated:
+        yield f"{_count(counts.truncated, 'row')} cut to {max_length} tokens."
+    if counts.dropped:
+        yield f"{_count(counts.dropped, 'row')} dropped because the answer begins after {max_length} tokens."
+    if counts.turns_cut:
+        yield f"{_count(counts.turns_cut, 'message')} before the first question or after the last answer left out."
+    if counts.rewritten:
+        yield (
+            f"In {_count(counts.rewritten, 'conversation')} only the last answer is learned: "
+            "the chat template writes earlier ones differently once others follow."
+        )
+    brought = f"; {' and '.join(own)} as the data set brings them" if own else ""
+    train, validation, test = sizes
+    yield f"{train:,} rows train, {validation:,} validate, {test:,} test (split by content{brought})."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,222 @@
+"""Tokens of examples, and which of them are to be learned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice, takewhile
+
+from transformers import PreTrainedTokenizerBase
+
+from bandsearch.data.problems import Problem
+from bandsearch.data.shapes import Example
+from bandsearch.data.template import Template, TemplateRefusedError
+
+# Tokens at the end of a prompt that may merge with the answer, or that a template writes only to open an answer
+# (an empty thinking block). More than that, and the template has rewritten the prompt.
+_BORDER = 8
+_CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One example as the engine trains on it.
+
+    `supervised` is as long as `input_ids`: position i is true if token i is to be predicted (never the first).
+    `prompt_ids` are the tokens up to the last answer and `answer` is its text, for generation; both are empty for
+    plain text, which asks nothing. `place` is where the row came from.
+    """
+
+    input_ids: tuple[int, ...]
+    supervised: tuple[bool, ...]
+    prompt_ids: tuple[int, ...]
+    answer: str
+    place: str
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """`encoded` runs along the examples; None where the answer lay wholly beyond the largest length.
+
+    `dropped_lengths` are the full lengths of those. `rewritten` conversations teach their last answer alone, because
+    the chat template writes earlier answers differently once others follow. `stops` are the tokens that end answers.
+    """
+
+    encoded: tuple[Encoded | None, ...]
+    truncated: int
+    dropped_lengths: tuple[int, ...]
+    rewritten: int
+    stops: frozenset[int]
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True)
+class _Written:
+    """An example as text. `openings[i]` ends where its i-th answer begins, `closings[i]` where that answer ends."""
+
+    whole: str
+    openings: tuple[str, ...]
+    closings: tuple[str, ...]
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return (self.whole, *self.openings, *self.closings)
+
+
+def encode(
+    examples: Sequence[Example], template: Template, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> Encoding:
+    """Encode `examples`, each cut at `max_length` tokens.
+
+    The tokens of an answer are those of the whole text that come after the tokens of the text before it. Where a
+    token reaches across that border, the answer begins with it. An answer ends with the token that ends a turn and, at
+    the end of a conversation, with the end of text, so that generation stops.
+    """
+    encoder = _Encoder(template, tokenizer, max_length)
+    for start in range(0, len(examples), _CHUNK):
+        encoder.add(examples[start : start + _CHUNK])
+    return Encoding(
+        tuple(encoder.encoded),
+        encoder.truncated,
+        tuple(encoder.dropped_lengths),
+        encoder.rewritten,
+        frozenset(encoder.stops),
+        tuple(encoder.problems),
+    )
+
+
+class _Encoder:
+    def __init__(self, template: Template, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+        self._template = template
+        self._tokenizer = tokenizer
+        self._max_length = max_length
+        self._specials = _special_tokens(tokenizer)
+        # One int object per token of the vocabulary: a data set of millions of tokens is then a tenth as large.
+        self._shared = list(range(len(tokenizer)))
+        self._is_blank = lru_cache(maxsize=None)(lambda token: not tokenizer.decode([token]).strip())
+        self.encoded: list[Encoded | None] = []
+        self.truncated = 0
+        self.dropped_lengths: list[int] = []
+        self.rewritten = 0
+        self.stops: set[int] = set()
+        self.problems: list[Problem] = []
+
+    def add(self, examples: Sequence[Example]) -> None:
+        written = [self._write(example) for example in examples]
+        tokens = iter(self._tokenize([text for each in written if each for text in each.texts]))
+        for example, texts in zip(examples, written, strict=True):
+            if texts is None:
+                self.encoded.append(None)
+                continue
+            whole = next(tokens)
+            openings, closings = list(islice(tokens, len(texts.openings))), list(islice(tokens, len(texts.closings)))
+            self.encoded.append(self._encode(example, whole, openings, closings))
+
+    def _write(self, example: Example) -> _Written | None:
+        render, count, answers = self._template.render, len(example.messages), example.answers
+        try:
+            written = _Written(
+                whole=render(example, count, False),
+                openings=tuple(render(example, index, True) for index in answers),
+                closings=tuple(render(example, index + 1, False) for index in answers[:-1]),
+            )
+            "".join(written.texts).encode()
+        except TemplateRefusedError as refusal:
+            self.problems.append(Problem(example.place, str(refusal)))
+            return None
+        except UnicodeEncodeError:
+            self.problems.append(Problem(example.place, "holds half of a surrogate pair"))
+            return None
+        return written
+
+    def _tokenize(self, texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        ids: list[list[int]] = self._tokenizer(
+            texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
+        )["input_ids"]
+        return ids
+
+    def _encode(
+        self, example: Example, whole: list[int], openings: list[list[int]], closings: list[list[int]]
+    ) -> Encoded | None:
+        if not example.messages:
+            return self._finish(example, whole, [(0, len(whole))])
+        starts = [_common(opening, whole) for opening in openings]
+        if len(openings[-1]) - starts[-1] > _BORDER:
+            message = "the chat template writes the question differently once it is answered, so no mask can be found"
+            self.problems.append(Problem(example.place, message))
+            return None
+        ends = [*(_common(closing, whole) for closing in closings), len(whole)]
+        spans = list(zip(starts, ends, strict=True))
+        kept = all(
+            len(tokens) - found <= _BORDER
+            for tokens, found in zip((*openings, *closings), (*starts, *ends[:-1]), strict=True)
+        )
+        if not kept or any(start >= end for start, end in spans):
+            self.rewritten += 1
+            spans = spans[-1:]
+        return self._finish(example, whole, spans)
+
+    def _finish(self, example: Example, whole: list[int], spans: list[tuple[int, int]]) -> Encoded | None:
+        """`spans` are the answers in `whole`, ascending; the last one runs to its end."""
+        spans = [(start, self._turn_end(whole, start, end)) for start, end in spans]
+        whole = whole[: spans[-1][1]]
+        eos = self._tokenizer.eos_token_id
+        if eos is not None and whole[-1] != eos:
+            whole.append(eos)
+            spans[-1] = (spans[-1][0], len(whole))
+        self.stops.update(takewhile(self._specials.__contains__, reversed(whole)))
+        prefix = self._template.prefix
+        if tuple(whole[: len(prefix)]) == prefix:
+            prefix = ()
+        whole = [*prefix, *whole]
+        supervised = [False] * len(whole)
+        for start, end in spans:
+            supervised[start + len(prefix) : end + len(prefix)] = [True] * (end - start)
+        supervised[0] = False
+        if not any(supervised[: self._max_length]):
+            self.dropped_lengths.append(len(whole))
+            return None
+        self.truncated += len(whole) > self._max_length
+        prompt, answer = self._question(example, whole, [start + len(prefix) for start, _ in spans])
+        shared = self._shared.__getitem__
+        return Encoded(
+            tuple(map(shared, whole[: self._max_length])),
+            tuple(supervised[: self._max_length]),
+            tuple(map(shared, prompt)),
+            answer,
+            example.place,
+        )
+
+    def _question(self, example: Example, whole: list[int], starts: list[int]) -> tuple[list[int], str]:
+        """The last answer that begins within the largest length, and the tokens before it."""
+        if not example.messages:
+            return [], ""
+        within = [
+            pair for pair in zip(starts, example.answers[-len(starts) :], strict=True) if pair[0] < self._max_length
+        ]
+        start, index = within[-1]
+        return whole[:start], example.messages[index].content
+
+    def _turn_end(self, whole: list[int], start: int, end: int) -> int:
+        """Where an answer ends: after the token that ends the turn, if only blanks follow it."""
+        last = end
+        while last > start and whole[last - 1] not in self._specials and self._is_blank(whole[last - 1]):
+            last -= 1
+        return last if last > start and whole[last - 1] in self._specials else end
+
+
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens two sequences begin with alike."""
+    if list(second[: len(first)]) == list(first):
+        return len(first)
+    return next(
+        (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
+    )
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    added: Iterable[int] = (index for index, token in tokenizer.added_tokens_decoder.items() if token.special)
+    return frozenset((*tokenizer.all_special_ids, *added))

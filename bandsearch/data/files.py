@@ -1,0 +1,193 @@
+"""Rows of data files: JSON lines, JSON, CSV, TSV and parquet, read so that every mistake has a line."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bandsearch.data.problems import Problem, refuse
+from bandsearch.data.reading import SUFFIXES, Row, is_data_file
+from bandsearch.values.errors import DataError
+
+_GZIP = b"\x1f\x8b"
+# A longer byte order mark may begin with a shorter one, so UTF-32 stands first.
+_FOREIGN_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+
+
+def read_file(path: Path) -> tuple[Row, ...]:
+    """The rows of a data file, at least one. Raises DataError with file and line."""
+    if not is_data_file(path):
+        raise DataError(f"{path.name} is not a kind of data file that is read.", f"Give {', '.join(SUFFIXES)}.")
+    kind = Path(path.name.lower().removesuffix(".gz")).suffix
+    content = _content(path)
+    if kind == ".parquet":
+        rows = _parquet(content, path.name)
+    else:
+        text = _decoded(content, path)
+        rows = _separated(text, path.name, kind) if kind in (".csv", ".tsv") else _json(text, path.name)
+    if not rows:
+        raise DataError(f"{path.name} holds no rows.", "Give a file with at least ten.")
+    return rows
+
+
+def _content(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+        if content.startswith(_GZIP):
+            content = gzip.decompress(content)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path.name} is a damaged gzip file ({error}).", "Download or pack it again.") from error
+    except OSError as error:
+        raise DataError(f"{path.name} cannot be read: {error.strerror or error}.", "Check the file.") from error
+    if not content.strip():
+        raise DataError(f"{path.name} is empty.", "Give a file with at least ten rows.")
+    return content
+
+
+def _decoded(content: bytes, path: Path) -> str:
+    for mark, encoding in _FOREIGN_MARKS.items():
+        if content.startswith(mark):
+            raise _encoding_error(path, 1, f"the file is {encoding}", encoding)
+    body = content.removeprefix(codecs.BOM_UTF8)
+    if b"\0" in body:
+        zero = body.index(b"\0")
+        line = body.count(b"\n", 0, zero) + 1
+        encoding = "UTF-16LE" if zero % 2 else "UTF-16BE"
+        raise _encoding_error(path, line, f"byte {zero + 1} of the file is zero; it looks like UTF-16", encoding)
+    try:
+        return body.decode()
+    except UnicodeDecodeError as error:
+        line = body.count(b"\n", 0, error.start) + 1
+        position = error.start - body.rfind(b"\n", 0, error.start)
+        found = f"byte {position} of the line (0x{body[error.start]:02x}) is not UTF-8; it looks like Latin-1"
+        raise _encoding_error(path, line, found, "LATIN1") from error
+
+
+def _encoding_error(path: Path, line: int, found: str, encoding: str) -> DataError:
+    return DataError(
+        f"{path.name}:{line}: {found}.",
+        f"Convert it: iconv -f {encoding} -t UTF-8 {path.name} > utf8-{path.name}",
+    )
+
+
+def _json(text: str, name: str) -> tuple[Row, ...]:
+    """JSON lines, or one array of objects; which of the two is seen from the text, whatever the file is called."""
+    if text.lstrip().startswith("["):
+        return _array(text, name)
+    # Not splitlines: that also breaks at characters such as U+2028, which JSON strings may hold.
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    rows: list[Row] = []
+    problems: list[Problem] = []
+    for number, line in lines:
+        place = f"{name}:{number}"
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            problems.append(Problem(place, f"not valid JSON ({_reason(error)})"))
+            continue
+        if isinstance(value, dict):
+            rows.append(Row(place, value))
+        else:
+            problems.append(Problem(place, f"{_kind(value)}, not an object with fields"))
+    if problems:
+        if not rows and isinstance(_whole(text), dict):
+            raise DataError(
+                f"{name} is one JSON object, not rows.", "Give one object per line, or an array of objects."
+            )
+        raise refuse(name, problems, len(lines), "Each line is one JSON object; mend or remove these lines.")
+    return tuple(rows)
+
+
+def _array(text: str, name: str) -> tuple[Row, ...]:
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{name}:{error.lineno}: not valid JSON ({_reason(error)}).", "Mend the file, or write one object per line."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name}: not valid JSON ({_reason(error)}).", "Mend the file.") from error
+    places = [f"{name} row {number}" for number in range(1, len(values) + 1)]
+    problems = [
+        Problem(place, f"{_kind(value)}, not an object with fields")
+        for place, value in zip(places, values, strict=True)
+        if not isinstance(value, dict)
+    ]
+    if problems:
+        raise refuse(name, problems, len(values), "Every row is a JSON object.")
+    return tuple(Row(place, value) for place, value in zip(places, values, strict=True))
+
+
+def _whole(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg.rstrip(':')} at column {error.colno}"
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error).split(";")[0]
+
+
+def _kind(value: Any) -> str:
+    kinds = {list: "a list", str: "a string", bool: "true or false", int: "a number", float: "a number"}
+    return kinds.get(type(value), "null")
+
+
+def _separated(text: str, name: str, kind: str) -> tuple[Row, ...]:
+    header = text.split("\n", 1)[0]
+    separator = "\t" if kind == ".tsv" else max(",;\t", key=header.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    # The largest cell csv accepts is a setting of the process; 128 KiB is less than some documents.
+    csv.field_size_limit(2**31 - 1)
+    rows: list[Row] = []
+    problems: list[Problem] = []
+    try:
+        cells = filter(None, reader)
+        columns = next(cells)
+        if len(set(columns)) < len(columns):
+            raise DataError(f"{name}:1: two columns have the same name.", "Name every column once.")
+        for number, values in enumerate(cells, start=1):
+            if len(values) == len(columns):
+                rows.append(Row(f"{name} row {number}", dict(zip(columns, values, strict=True))))
+            else:
+                cut = f"{len(values)} cells, but the header has {len(columns)}"
+                problems.append(Problem(f"{name} row {number} (line {reader.line_num})", cut))
+    except csv.Error as error:
+        raise DataError(
+            f"{name}:{reader.line_num}: not valid CSV ({error}).", "Check the quotes around here."
+        ) from error
+    if problems:
+        raise refuse(name, problems, len(rows) + len(problems), "Put quotes around cells that hold the separator.")
+    return tuple(rows)
+
+
+def _parquet(content: bytes, name: str) -> tuple[Row, ...]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(io.BytesIO(content))
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = next(iter(str(error).splitlines()), "no reason given").rstrip(".")
+        raise DataError(f"{name} is not a readable parquet file ({reason}).", "Write or download it again.") from error
+    return tuple(_numbered(table.to_pylist(), name))
+
+
+def _numbered(values: list[dict[str, Any]], name: str) -> Iterator[Row]:
+    for number, value in enumerate(values, start=1):
+        yield Row(f"{name} row {number}", value)

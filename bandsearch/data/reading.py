@@ -1,0 +1,95 @@
+"""Where rows come from: a file, a hub data set, or a task of the embedded demo."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bandsearch.values.errors import DataError
+from bandsearch.values.spec import DataSpec
+
+DEMO_SCHEME = "demo:"
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv")
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+@dataclass(frozen=True)
+class Row:
+    """`place` says where a person finds it: "my.jsonl:17", "my.csv row 4"."""
+
+    place: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """`validation` and `test` are empty where the data set does not bring its own."""
+
+    name: str
+    train: tuple[Row, ...]
+    validation: tuple[Row, ...] = ()
+    test: tuple[Row, ...] = ()
+
+
+def read(spec: DataSpec) -> Table:
+    """All rows of a data set. Raises DataError with the place of what cannot be read."""
+    if spec.name.startswith(DEMO_SCHEME):
+        return _read_demo(spec)
+    path = Path(spec.name).expanduser()
+    if path.is_file():
+        _refuse_parts(spec)
+        # Here and below, imported when needed: a data set comes from one of the three.
+        from bandsearch.data.files import read_file
+
+        return Table(name=path.name, train=read_file(path))
+    if path.is_dir() and not (spec.config or spec.split):
+        from bandsearch.data.hub import read_folder
+
+        table = read_folder(path)
+        if table is not None:
+            return table
+    if path.is_dir() or (_HUB_ID.fullmatch(spec.name) and not _looks_like_a_file(spec.name)):
+        from bandsearch.data.hub import read_hub
+
+        return read_hub(spec)
+    raise _missing(path)
+
+
+def is_data_file(path: Path) -> bool:
+    return path.name.lower().removesuffix(".gz").endswith(SUFFIXES)
+
+
+def _looks_like_a_file(name: str) -> bool:
+    return is_data_file(Path(name)) or name.startswith((".", "/", "~"))
+
+
+def _missing(path: Path) -> DataError:
+    folder = path.parent
+    names = [entry.name for entry in folder.iterdir() if is_data_file(entry)] if folder.is_dir() else []
+    close = difflib.get_close_matches(path.name, names, 1)
+    remedy = f"Did you mean {folder / close[0]}?" if close else "Check the path, or give a hub id such as openai/gsm8k."
+    return DataError(f"There is no data file {path}.", remedy)
+
+
+def _read_demo(spec: DataSpec) -> Table:
+    from bandsearch.demo.tasks import TASKS, rows
+
+    _refuse_parts(spec)
+    task = spec.name.removeprefix(DEMO_SCHEME)
+    if task not in TASKS:
+        close = difflib.get_close_matches(task, TASKS, 1)
+        hint = f" Did you mean demo:{close[0]}?" if close else ""
+        raise DataError(f"There is no demo task {task!r}.{hint}", f"Choose from {', '.join(TASKS)}.")
+    places = (f"{spec.name} row {number}" for number in range(1, 2**31))
+    return Table(name=spec.name, train=tuple(Row(place, row) for place, row in zip(places, rows(task), strict=False)))
+
+
+def _refuse_parts(spec: DataSpec) -> None:
+    if spec.config or spec.split:
+        raise DataError(
+            f"{spec.name} has no configurations or splits.", "Those belong to hub data sets; leave them out."
+        )

@@ -1,0 +1,143 @@
+"""Templates: how a conversation is written as text, by the model's own chat template or by a plain one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jinja2
+from transformers import PreTrainedTokenizerBase
+
+from bandsearch.data.shapes import Example, Message, Shape
+
+# The text of an example's first so many messages, followed by the opening of an answer if the last argument is true.
+Render = Callable[[Example, int, bool], str]
+
+
+class TemplateRefusedError(Exception):
+    """The chat template does not accept a conversation; the message says why."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """`prefix` are the tokens put in front of everything; chat templates write theirs themselves."""
+
+    description: str
+    render: Render
+    prefix: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Style:
+    """A plain template: what stands before a message of each role, and between two messages."""
+
+    opening: Mapping[str, str]
+    between: str
+
+
+_CONVERSATION = Style({"system": "System: ", "user": "User: ", "assistant": "Assistant: ", "tool": "Tool: "}, "\n")
+_STYLES = {
+    Shape.CHAT: _CONVERSATION,
+    Shape.SHAREGPT: _CONVERSATION,
+    # The form in which lm-eval asks GSM8K.
+    Shape.QUESTION: Style({"user": "Question: ", "assistant": "Answer: "}, "\n"),
+    Shape.ALPACA: Style({"system": "", "user": "### Instruction:\n", "assistant": "### Response:\n"}, "\n\n"),
+}
+
+
+def template_for(tokenizer: PreTrainedTokenizerBase, shape: Shape, examples: Sequence[Example]) -> Template:
+    """The tokenizer's chat template, or a plain one where it has none. Plain text gets neither."""
+    if shape is Shape.TEXT:
+        return Template("none (plain text)", lambda example, count, opened: example.text, _opening_tokens(tokenizer))
+    if tokenizer.chat_template:
+        return Template("the model's chat template", _chat_renderer(tokenizer))
+    style = _STYLES.get(shape) or _prompt_style(examples)
+    return Template(_describe(style), _plain_renderer(style, tokenizer.eos_token or ""), _opening_tokens(tokenizer))
+
+
+def _chat_renderer(tokenizer: PreTrainedTokenizerBase) -> Render:
+    adjust = _keep if _accepts_system(tokenizer) else _fold_system
+
+    def render(example: Example, count: int, opened: bool) -> str:
+        messages = [_as_dict(message) for message in adjust(example.messages[:count])]
+        try:
+            text = tokenizer.apply_chat_template(
+                messages, tools=list(example.tools) or None, add_generation_prompt=opened, tokenize=False
+            )
+        # Templates are programs: they raise on purpose (TemplateError) and by accident (the others).
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+            raise TemplateRefusedError(f"the chat template refuses this conversation ({_sentence(error)})") from error
+        return str(text)
+
+    return render
+
+
+def _accepts_system(tokenizer: PreTrainedTokenizerBase) -> bool:
+    roles = ("system", "user", "assistant")
+    try:
+        tokenizer.apply_chat_template([{"role": role, "content": "x"} for role in roles], tokenize=False)
+    except jinja2.TemplateError:
+        return False
+    return True
+
+
+def _keep(messages: Sequence[Message]) -> Sequence[Message]:
+    return messages
+
+
+def _fold_system(messages: Sequence[Message]) -> Sequence[Message]:
+    """The system message in front of the first user message, for templates such as Gemma's that know no system."""
+    said = "\n\n".join(message.content for message in messages if message.role == "system")
+    rest = [message for message in messages if message.role != "system"]
+    if said and rest:
+        rest[0] = replace(rest[0], content=f"{said}\n\n{rest[0].content}")
+    return rest
+
+
+def _as_dict(message: Message) -> dict[str, Any]:
+    return {"role": message.role, "content": message.content, **message.extras}
+
+
+def _plain_renderer(style: Style, end: str) -> Render:
+    def render(example: Example, count: int, opened: bool) -> str:
+        parts = []
+        for message in example.messages[:count]:
+            content = message.content or json.dumps(message.extras.get("tool_calls", ""), default=str)
+            closing = end if message.role == "assistant" else ""
+            parts.append(style.opening.get(message.role, "") + content + closing)
+        if opened:
+            parts.append(style.opening["assistant"])
+        return style.between.join(parts)
+
+    return render
+
+
+def _prompt_style(examples: Sequence[Example]) -> Style:
+    """Prompts and completions are joined as they are where their author left a space or line break between them."""
+    if any(len(example.messages) > 2 or example.messages[0].role != "user" for example in examples):
+        return _CONVERSATION
+    spaced = sum(
+        example.messages[0].content[-1].isspace() or example.messages[1].content[0].isspace() for example in examples
+    )
+    return Style({"user": "", "assistant": ""}, "" if 2 * spaced >= len(examples) else "\n")
+
+
+def _describe(style: Style) -> str:
+    """In one line, with line breaks as \\n."""
+    text = f"{style.opening['user']}{{prompt}}{style.between}{style.opening['assistant']}{{completion}}"
+    return "plain, " + text.replace("\n", "\\n")
+
+
+def _opening_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """What the tokenizer itself puts in front of a text: the beginning-of-text token, or nothing."""
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("a")["input_ids"]
+    starts = [start for start in range(len(whole)) if whole[start : start + len(bare)] == bare]
+    return tuple(whole[: starts[0]]) if starts else ()
+
+
+def _sentence(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[:200].rstrip(".")
