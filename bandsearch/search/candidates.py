@@ -140,16 +140,7 @@ def rate_bounds(space: SearchSpace, rate_range: RateRange) -> tuple[float, float
 
 def alpha_for(space: SearchSpace, rank: int) -> float:
     """LoRA's alpha under the space's rule: a number, or a multiple of the rank written as "2r"."""
-    if isinstance(space.alpha, str):
-        text = space.alpha.strip().lower()
-        factor = text.removesuffix("r").strip() if text.endswith("r") else ""
-        try:
-            return (float(factor) if factor else 1.0) * rank if text.endswith("r") else float(text)
-        except ValueError as error:
-            raise SpaceError(
-                f"alpha {space.alpha!r} is not understood.", 'Write a number, or "1r", "2r" for a multiple of the rank.'
-            ) from error
-    return float(space.alpha)
+    return float(space.alpha.removesuffix("r")) * rank if isinstance(space.alpha, str) else float(space.alpha)
 
 
 def split_targets(written: str) -> tuple[str, ...]:

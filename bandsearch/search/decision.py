@@ -77,88 +77,90 @@ def decide(contenders: Sequence[Contender], baseline: Proposal, steps: int) -> W
     """Who is handed over after confirmation at `steps` steps.
 
     - A contender whose mean loss is below the tuned full-depth baseline's by more than chance explains wins, the best
-      of those that do: one-sided t-test on the pooled noise, its level divided by the number of contenders
-      (Bonferroni), so that on a task where depth does not matter a win is declared in at most 5 % of runs.
+      of those that do: one-sided t-test on the pooled noise (or the pair's own, where larger), its level divided by the
+      number of contenders (Bonferroni), so that where depth does not matter at most 5 % of runs declare a win.
     - Otherwise the contender with the fewest trainable parameters among those within one standard error of the best.
     - Where noise cannot be judged (one seed) or nothing was confirmed, the baseline.
 
     Contenders without losses are ignored. The winner's finalists are in the order of their mean loss.
     """
     measured = [contender for contender in contenders if contender.losses]
-    finalists = tuple(sorted((_finalist(contender, steps) for contender in measured), key=lambda each: each.loss))
-    base = next((i for i, each in enumerate(measured) if each.proposal.candidate == baseline.candidate), None)
-
-    def hand_over(proposal: Proposal, choice: Choice, reason: str) -> Winner:
-        return Winner(
-            candidate=proposal.candidate,
-            role=proposal.role,
-            trainable_parameters=proposal.trainable_parameters,
-            choice=choice,
-            reason=reason,
-            baseline=baseline.candidate,
-            baseline_parameters=baseline.trainable_parameters,
-            finalists=finalists,
-        )
-
-    if not measured:
-        return hand_over(
-            baseline,
-            Choice.BASELINE,
-            "No candidate could be confirmed in the time there was, so full-depth LoRA is handed over.",
-        )
-    noise = Noise.of(measured)
-    if noise.freedom == 0:
-        return hand_over(
-            baseline,
-            Choice.BASELINE,
-            "The candidates were confirmed on one seed only, which says nothing about noise, so full-depth LoRA is "
-            "handed over.",
-        )
-    lost = ""
-    if base is None:
-        lost = "The full-depth baseline gave no result in confirmation. "
-    else:
-        rivals = [index for index in range(len(measured)) if index != base]
-        needed = {index: _win_margin(noise, index, base, len(rivals)) for index in rivals}
-        winners = [index for index in rivals if -noise.difference(index, base) > needed[index]]
-        if winners:
-            best = min(winners, key=lambda index: noise.means[index])
-            return hand_over(
-                measured[best].proposal,
-                Choice.BEATS_BASELINE,
-                f"{_named(measured[best].proposal.candidate)} reaches a validation loss of {noise.means[best]:.4f} "
-                f"against {noise.means[base]:.4f} of tuned full-depth LoRA ({_seeds(measured)}, {steps} steps): "
-                f"{-noise.difference(best, base):.4f} better, where chance explains up to {needed[best]:.4f} "
-                f"(one-sided, 95 %, corrected for the best of {len(rivals)}). "
-                f"{_share(measured[best].proposal, baseline)}",
-            )
-        if rivals:
-            closest = min(rivals, key=lambda index: noise.means[index])
-            lost = (
-                f"No candidate beats tuned full-depth LoRA ({noise.means[base]:.4f} on validation, {_seeds(measured)}, "
-                f"{steps} steps) beyond noise: the best differs by {noise.difference(closest, base):+.4f}, and "
-                f"{-needed[closest]:+.4f} would be needed (one-sided, 95 %, corrected for the best of {len(rivals)}). "
-            )
-    best = int(np.argmin(noise.means))
-    tolerance = {index: noise.quantile(ONE_SIGMA) * noise.standard_error(index, best) for index in range(len(measured))}
-    within = [index for index in tolerance if noise.difference(index, best) <= tolerance[index]]
-    smallest = min(within, key=lambda index: (measured[index].proposal.trainable_parameters, noise.means[index]))
-    chosen = measured[smallest].proposal
-    if smallest == base:
-        return hand_over(
-            chosen, Choice.BASELINE, f"{lost}Nothing smaller is within noise of the best, so it is handed over."
-        )
-    return hand_over(
-        chosen,
-        Choice.SMALLEST_WITHIN_NOISE,
-        f"{lost}Handed over is the smallest within one standard error of the best: {_named(chosen.candidate)}, "
-        f"{noise.means[smallest]:.4f} where the best has {noise.means[best]:.4f} (standard error of the difference "
-        f"{tolerance[smallest]:.4f}). {_share(chosen, baseline)}",
+    chosen, choice, reason = _choose(measured, baseline, steps)
+    return Winner(
+        candidate=chosen.candidate,
+        role=chosen.role,
+        trainable_parameters=chosen.trainable_parameters,
+        choice=choice,
+        reason=reason,
+        baseline=baseline.candidate,
+        baseline_parameters=baseline.trainable_parameters,
+        finalists=tuple(sorted((_finalist(contender, steps) for contender in measured), key=lambda each: each.loss)),
     )
 
 
-def _win_margin(noise: Noise, index: int, base: int, rivals: int) -> float:
-    return noise.quantile(1 - FALSE_WIN_RATE / rivals) * noise.standard_error(index, base)
+def _choose(measured: Sequence[Contender], baseline: Proposal, steps: int) -> tuple[Proposal, Choice, str]:
+    if not measured:
+        reason = "No candidate could be confirmed in the time there was, so full-depth LoRA is handed over."
+        return baseline, Choice.BASELINE, reason
+    noise = Noise.of(measured)
+    if noise.freedom == 0:
+        reason = (
+            "The confirmation is too small to tell candidates from noise (it takes two candidates on two seeds), so "
+            "full-depth LoRA is handed over."
+        )
+        return baseline, Choice.BASELINE, reason
+    base = next((i for i, each in enumerate(measured) if each.proposal.candidate == baseline.candidate), None)
+    if base is None:
+        return _smallest(measured, noise, baseline, "The full-depth baseline gave no result in confirmation. ")
+    rivals = [index for index in range(len(measured)) if index != base]
+    margins = {index: _win_margin(noise, measured, index, base, len(rivals)) for index in rivals}
+    winners = [index for index in rivals if -noise.difference(index, base) > margins[index]]
+    best = min(winners or rivals, key=lambda index: noise.means[index])
+    proposal = measured[best].proposal
+    seeds = f"{_seeds(measured)}, {steps} steps"
+    rule = f"one-sided, 95 %, corrected for the best of {len(rivals)}"
+    if not winners:
+        lost = (
+            f"No candidate beats tuned full-depth LoRA ({noise.means[base]:.4f} on validation, {seeds}) beyond noise: "
+            f"the best differs by {noise.difference(best, base):+.4f}, and {-margins[best]:+.4f} would be needed "
+            f"({rule}). "
+        )
+        return _smallest(measured, noise, baseline, lost)
+    won = (
+        f"The {_named(proposal.candidate)} reaches a validation loss of {noise.means[best]:.4f} against "
+        f"{noise.means[base]:.4f} of tuned full-depth LoRA ({seeds}): {-noise.difference(best, base):.4f} better, "
+        f"where chance explains up to {margins[best]:.4f} ({rule}). {_share(proposal, baseline)}"
+    )
+    return proposal, Choice.BEATS_BASELINE, won
+
+
+def _smallest(
+    measured: Sequence[Contender], noise: Noise, baseline: Proposal, lost: str
+) -> tuple[Proposal, Choice, str]:
+    """The fewest parameters within one standard error of the best."""
+    best = int(np.argmin(noise.means))
+    tolerance = [noise.quantile(ONE_SIGMA) * noise.standard_error(index, best) for index in range(len(measured))]
+    within = [index for index in range(len(measured)) if noise.difference(index, best) <= tolerance[index]]
+    smallest = min(within, key=lambda index: (measured[index].proposal.trainable_parameters, noise.means[index]))
+    chosen = measured[smallest].proposal
+    if chosen.candidate == baseline.candidate:
+        return chosen, Choice.BASELINE, f"{lost}Nothing smaller is within noise of the best, so it is handed over."
+    if smallest == best:
+        why = f"the {_named(chosen.candidate)}: the best, and nothing smaller is within one standard error of it"
+    else:
+        why = (
+            f"the smallest within one standard error ({tolerance[smallest]:.4f}) of the best, the "
+            f"{_named(chosen.candidate)}: {noise.means[smallest]:.4f} where the best has {noise.means[best]:.4f}"
+        )
+    return chosen, Choice.SMALLEST_WITHIN_NOISE, f"{lost}Handed over is {why}. {_share(chosen, baseline)}"
+
+
+def _win_margin(noise: Noise, contenders: Sequence[Contender], index: int, base: int, rivals: int) -> float:
+    """What a rival must be better by: the pooled noise, or the pair's own where that is larger (a shaky baseline)."""
+    one, other = contenders[index].losses, contenders[base].losses
+    differences = [one[seed] - other[seed] for seed in one.keys() & other.keys()]
+    own = float(stats.sem(differences)) if len(differences) > 1 else 0.0
+    return noise.quantile(1 - FALSE_WIN_RATE / rivals) * max(noise.standard_error(index, base), own)
 
 
 def _finalist(contender: Contender, steps: int) -> Finalist:
@@ -173,7 +175,7 @@ def _finalist(contender: Contender, steps: int) -> Finalist:
 
 def _named(candidate: Candidate) -> str:
     bands = " and ".join(map(str, candidate.bands))
-    return f"the band {bands} (rank {candidate.rank}, {'+'.join(candidate.targets)})"
+    return f"band {bands} (rank {candidate.rank}, {'+'.join(candidate.targets)})"
 
 
 def _seeds(measured: Sequence[Contender]) -> str:

@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bandsearch.engine.session import DivergedError, OutOfMemoryError
+
+from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.layout import Layout, Linear
 from bandsearch.values.plan import Costs, Plan, StagePlan
 from bandsearch.values.profile import BandProposal, RateRange, SensitivityProfile
-from bandsearch.values.trial import Point
+from bandsearch.values.trial import Point, TrialResult
 
 LAYERS = 12
 LAYOUT = Layout(
@@ -48,6 +50,11 @@ class Surface:
     depth_matters: bool = True
     diverges_above: float = 1.0
     out_of_memory_above: int = 10**9
+
+    def optimum(self) -> Candidate:
+        """The best candidate of the default space."""
+        band = Band(start=self.start, stop=self.start + self.width)
+        return Candidate(bands=(band,), rank=32, alpha=32, targets=("all",), learning_rate=self.rate)
 
     def end_loss(self, candidate: Candidate) -> float:
         """Where training leads in the end, without noise. The planted optimum has 0.2."""
@@ -83,7 +90,7 @@ class PlantedPool:
         return (index, method, args)
 
     def get(self, reference: Any) -> Any:
-        index, method, args = reference
+        _, method, args = reference
         return {"admit": self._admit, "advance": self._advance, "evict": self.sessions.pop}[method](*args)
 
     def _admit(self, candidate: Candidate, fidelity: Fidelity) -> str:
@@ -107,8 +114,6 @@ class PlantedPool:
 
 def profile(layers: int = LAYERS, rates: RateRange = RATES) -> SensitivityProfile:
     """A probe that knows nothing: equal scores, one proposal in the wrong place."""
-    from bandsearch.values.band import Band
-
     return SensitivityProfile(
         model="planted",
         layer_count=layers,
@@ -167,10 +172,8 @@ class MemoryRecords:
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def append(self, result: Any) -> None:
+    def append(self, result: TrialResult) -> None:
         self.lines.append(result.model_dump_json())
 
-    def results(self) -> list[Any]:
-        from bandsearch.values.trial import TrialResult
-
+    def results(self) -> list[TrialResult]:
         return [TrialResult.model_validate_json(line) for line in self.lines]

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+from surface import LAYOUT, RATES, profile
+
+from bandsearch.search.baselines import openings
+from bandsearch.search.candidates import CandidateCode
+from bandsearch.values.band import Band
+from bandsearch.values.candidate import Role
+from bandsearch.values.space import BandSpace, SearchSpace
+
+
+def code_of(layers: int, space: SearchSpace | None = None) -> CandidateCode:
+    layout = LAYOUT.model_copy(update={"layer_count": layers})
+    return CandidateCode(space or SearchSpace(name="x"), layout, RATES)
+
+
+@pytest.mark.parametrize("expected", [1, 6, 12, 40, 200])
+def test_full_depth_comes_first_and_every_kind_of_baseline_is_there(expected: int) -> None:
+    opened = openings(code_of(10), profile(10), 0, expected)
+    assert opened[0].role is Role.FULL_DEPTH
+    assert {opening.role for opening in opened} == set(Role)
+    baselines = [opening for opening in opened if opening.role.is_baseline]
+    assert len(baselines) <= max(5, expected // 3)
+    assert len({opening.candidate for opening in opened}) == len(opened)
+
+
+def test_baselines_are_tuned_on_every_linear_module_and_the_partial_ones_are_of_one_size() -> None:
+    opened = openings(code_of(10), profile(10), 0, 100)
+    by_role = {role: [each.candidate for each in opened if each.role is role] for role in Role}
+    assert len({each.learning_rate for each in by_role[Role.FULL_DEPTH]}) == 4
+    for role in (Role.MID_BLOCK, Role.LAST_K, Role.RANDOM_BAND):
+        assert len({each.learning_rate for each in by_role[role]}) == 3
+        assert {each.bands for each in by_role[role]} == {by_role[role][0].bands}
+        assert len(by_role[role][0].layers) == 6
+    assert by_role[Role.FULL_DEPTH][0].bands == (Band.full(10),)
+    assert by_role[Role.MID_BLOCK][0].bands == (Band(start=2, stop=8),)
+    assert by_role[Role.LAST_K][0].bands == (Band(start=4, stop=10),)
+    assert by_role[Role.RANDOM_BAND][0].bands[0].start not in (2, 4)
+    everything = [each for role in Role if role.is_baseline for each in by_role[role]]
+    assert {each.targets for each in everything} == {("all",)}
+    assert all(1e-4 <= each.learning_rate <= 1e-2 for each in everything)
+
+
+def test_the_random_band_depends_on_the_seed() -> None:
+    def random_start(seed: int) -> int:
+        opened = openings(code_of(32), profile(32), seed, 20)
+        return next(each.candidate.bands[0].start for each in opened if each.role is Role.RANDOM_BAND)
+
+    assert len({random_start(seed) for seed in range(10)}) > 3
+    assert random_start(3) == random_start(3)
+
+
+def test_probe_bands_keep_to_the_space() -> None:
+    attention = SearchSpace(name="x", targets=("attention",), ranks=(4,), bands=BandSpace(width=(0.2, 0.6)))
+    probed = [each for each in openings(code_of(10, attention), profile(10), 0, 40) if each.proposed_by == "probe"]
+    assert [(each.candidate.targets, each.candidate.rank) for each in probed] == [(("attention",), 4)]
+    too_narrow = SearchSpace(name="x", bands=BandSpace(width=(0.1, 0.3)))
+    assert all(each.proposed_by == "baseline" for each in openings(code_of(10, too_narrow), profile(10), 0, 40))
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 4])
+def test_small_decoders_have_the_baselines_that_differ(layers: int) -> None:
+    opened = openings(code_of(layers), profile(layers), 0, 30)
+    bands = {each.role: each.candidate.bands[0] for each in opened if each.role.is_baseline}
+    assert bands[Role.FULL_DEPTH] == Band.full(layers)
+    assert all(band.width < layers for role, band in bands.items() if role is not Role.FULL_DEPTH)

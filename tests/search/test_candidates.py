@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given, reject
+from hypothesis import strategies as st
+from optuna.distributions import FloatDistribution, IntDistribution
+from surface import LAYOUT, RATES
+
+from bandsearch.search.candidates import CandidateCode, alpha_for
+from bandsearch.values.band import Band
+from bandsearch.values.candidate import Candidate, Init, Method
+from bandsearch.values.errors import AdapterError, SpaceError
+from bandsearch.values.layout import Layout
+from bandsearch.values.space import BandSpace, RateSpace, SearchSpace
+
+
+def layout_of(layers: int) -> Layout:
+    return LAYOUT.model_copy(update={"layer_count": layers})
+
+
+def ranges(lowest: float, highest: float) -> st.SearchStrategy[tuple[float, float]]:
+    fractions = st.floats(lowest, highest).map(lambda x: round(x, 3))
+    return st.tuples(fractions, fractions).map(lambda pair: (min(pair), max(pair)))
+
+
+def band_spaces() -> st.SearchStrategy[BandSpace]:
+    @st.composite
+    def drawn(draw: st.DrawFn) -> BandSpace:
+        count, start = draw(st.integers(1, 3)), draw(ranges(0, 0.9))
+        width = draw(ranges(0.01, max(0.01, round((1 - start[0]) / count - 0.001, 3))))
+        return BandSpace(count=count, start=start, width=width, snap=draw(st.integers(1, 4)))
+
+    return drawn()
+
+
+@st.composite
+def codes(draw: st.DrawFn) -> CandidateCode:
+    space = SearchSpace(
+        name="drawn",
+        bands=draw(band_spaces()),
+        ranks=tuple(draw(st.lists(st.sampled_from([1, 2, 4, 8, 16, 64]), min_size=1, max_size=4))),
+        alpha=draw(st.sampled_from([16.0, "1r", "2r"])),
+        targets=tuple(draw(st.lists(st.sampled_from(["attention", "mlp", "all", "q_proj+v_proj"]), min_size=1))),
+        methods=(Method.LORA, Method.RSLORA),
+        inits=tuple(draw(st.lists(st.sampled_from(Init), min_size=1, max_size=3, unique=True))),
+    )
+    layers = draw(st.integers(12, 40))
+    try:
+        return CandidateCode(space, layout_of(layers), RATES)
+    except SpaceError:
+        reject()
+
+
+def test_more_bands_than_layers_are_refused() -> None:
+    with pytest.raises(SpaceError, match="3 bands do not fit into the 2 layers"):
+        CandidateCode(SearchSpace(name="x", bands=BandSpace(count=3)), layout_of(2), RATES)
+
+
+@st.composite
+def points(draw: st.DrawFn) -> tuple[CandidateCode, dict[str, object]]:
+    code = draw(codes())
+    params: dict[str, object] = {}
+    for name, distribution in code.distributions.items():
+        if isinstance(distribution, IntDistribution):
+            params[name] = draw(st.integers(distribution.low, distribution.high))
+        elif isinstance(distribution, FloatDistribution):
+            params[name] = draw(st.floats(distribution.low, distribution.high))
+        else:
+            params[name] = draw(st.sampled_from(distribution.choices))
+    return code, params
+
+
+@given(points())
+def test_every_point_is_a_candidate_of_the_model_and_the_space(point: tuple[CandidateCode, dict[str, object]]) -> None:
+    code, params = point
+    candidate = code.decode(params)
+    bands = candidate.bands
+    assert 1 <= len(bands) <= code.space.bands.count
+    assert bands[-1].stop <= code.layer_count
+    assert all(left.stop < right.start for left, right in itertools.pairwise(bands))
+    snap = min(code.space.bands.snap, code.layer_count)
+    assert all(band.start % snap == 0 for band in bands)
+    assert all(band.stop % snap == 0 or band.stop == code.layer_count for band in bands)
+    assert candidate.rank in code.space.ranks
+    assert code.rates[0] <= candidate.learning_rate <= code.rates[1]
+
+
+@given(points())
+def test_a_candidate_of_the_space_can_be_written_as_a_point_again(
+    point: tuple[CandidateCode, dict[str, object]],
+) -> None:
+    code, params = point
+    candidate = code.decode(params)
+    again = code.encode(candidate)
+    if len(candidate.bands) < code.space.bands.count:
+        assert again is None
+    elif code.space.bands.count == 1:
+        assert again is not None
+    if again is not None:
+        assert set(again) == set(code.distributions)
+        assert code.decode(again) == candidate
+
+
+@given(st.integers(2, 48), st.integers(1, 48), st.data())
+def test_with_the_whole_depth_free_every_band_of_a_width_is_reached(
+    layers: int, width: int, data: st.DataObject
+) -> None:
+    width = min(width, layers)
+    code = CandidateCode(SearchSpace(name="free", bands=BandSpace(width=(0.01, 1.0))), layout_of(layers), RATES)
+    start = data.draw(st.integers(0, layers - width))
+    wanted = Candidate(
+        bands=(Band(start=start, stop=start + width),), rank=8, alpha=32, targets=("all",), learning_rate=1e-3
+    )
+    params = code.encode(wanted)
+    assert params is not None
+    assert params["width"] == width
+    assert code.decode(params) == wanted
+
+
+def test_start_is_uniform_over_the_allowed_starts() -> None:
+    code = CandidateCode(SearchSpace(name="free"), layout_of(10), RATES)
+    common = {"rank_position": 0, "rate": 1e-3, "targets": "all", "width": 4}
+    starts = [code.decode(common | {"start": index / 700}).bands[0].start for index in range(701)]
+    assert [starts.count(start) for start in range(7)] == [100] * 6 + [101]
+
+
+def test_what_offers_no_choice_is_no_parameter() -> None:
+    space = SearchSpace(name="narrow", ranks=(8,), targets=("all",), bands=BandSpace(width=(0.5, 0.5)))
+    assert set(CandidateCode(space, layout_of(10), RATES).distributions) == {"start", "rate"}
+
+
+def test_ranges_do_not_depend_on_other_parameters() -> None:
+    code = CandidateCode(SearchSpace(name="free"), layout_of(10), RATES)
+    assert code.distributions["start"] == FloatDistribution(0.0, 1.0)
+    assert code.distributions["width"] == IntDistribution(1, 10)
+
+
+def test_a_space_between_two_depths_keeps_to_them() -> None:
+    space = SearchSpace(name="middle", bands=BandSpace(start=(0.2, 0.4), width=(0.5, 0.6)))
+    code = CandidateCode(space, layout_of(10), RATES)
+    common = {"rank_position": 0, "rate": 1e-3, "targets": "all"}
+    bands = {
+        str(code.decode(common | {"start": start / 10, "width": width}).bands[0])
+        for start in range(11)
+        for width in (5, 6)
+    }
+    assert bands == {"2-7", "3-8", "4-9", "2-8", "3-9", "4-10"}
+
+
+def test_a_baseline_outside_the_space_has_no_point() -> None:
+    space = SearchSpace(name="small", ranks=(4, 8), bands=BandSpace(width=(0.1, 0.5)), targets=("attention",))
+    code = CandidateCode(space, layout_of(10), RATES)
+    full = Candidate(bands=(Band.full(10),), rank=8, alpha=32, targets=("all",), learning_rate=1e-3)
+    assert code.encode(full) is None
+    assert code.encode(full.model_copy(update={"bands": (Band(start=0, stop=3),)})) is None
+    inside = full.model_copy(update={"bands": (Band(start=0, stop=3),), "targets": ("attention",)})
+    assert code.encode(inside) == {"start": pytest.approx(0.5 / 8), "width": 3, "rank_position": 1, "rate": 1e-3}
+
+
+@pytest.mark.parametrize(("rule", "alpha"), [(32.0, 32.0), ("1r", 8.0), ("2r", 16.0), ("0.5r", 4.0)])
+def test_alpha_rules(rule: float | str, alpha: float) -> None:
+    assert alpha_for(SearchSpace(name="x", alpha=rule), 8) == alpha
+
+
+def test_groups_the_decoder_lacks_are_left_out_and_equal_targets_are_one() -> None:
+    attention_only = LAYOUT.model_copy(update={"linears": LAYOUT.linears[:2]})
+    code = CandidateCode(SearchSpace(name="x", targets=("attention", "mlp", "all")), attention_only, RATES)
+    assert code.targets == ("attention",)
+    with pytest.raises(SpaceError, match="mlp"):
+        CandidateCode(SearchSpace(name="x", targets=("mlp",)), attention_only, RATES)
+    with pytest.raises(AdapterError, match="gate_proj"):
+        CandidateCode(SearchSpace(name="x", targets=("gate_proj",)), attention_only, RATES)
+
+
+def test_the_space_overrules_the_probe_on_learning_rates() -> None:
+    def rates(**limits: float) -> tuple[float, float]:
+        return CandidateCode(SearchSpace(name="x", learning_rate=RateSpace(**limits)), LAYOUT, RATES).rates
+
+    assert rates() == (1e-4, 1e-2)
+    assert rates(low=1e-3) == (1e-3, 1e-2)
+    assert rates(low=1e-5, high=2e-5) == (1e-5, 2e-5)

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import random
+import statistics
+
+import pytest
+from bench import parameters, planted_search, regret
+from surface import LAYERS, LAYOUT, RATES, Surface
+
+from bandsearch.search.candidates import CandidateCode
+from bandsearch.search.proposer import Sampler, adjusted_losses, propose_params
+from bandsearch.search.strata import WidthClass, width_class
+from bandsearch.values.band import Band
+from bandsearch.values.candidate import Candidate, Role
+from bandsearch.values.space import SearchSpace
+from bandsearch.values.spec import Objective
+from bandsearch.values.trial import Point, TrialResult, TrialState
+
+CODE = CandidateCode(SearchSpace(name="x"), LAYOUT, RATES)
+
+
+def candidate(start: int, stop: int, rate: float = 1e-3) -> Candidate:
+    return Candidate(bands=(Band(start=start, stop=stop),), rank=8, alpha=32, targets=("all",), learning_rate=rate)
+
+
+def result(
+    number: int, trained: Candidate, losses: list[float], state: TrialState = TrialState.COMPLETE
+) -> TrialResult:
+    return TrialResult(
+        number=number,
+        candidate=trained,
+        role=Role.SEARCHED,
+        seed=0,
+        state=state,
+        points=tuple(Point(steps=30 * 3**i, loss=loss, seconds=0) for i, loss in enumerate(losses)),
+        trainable_parameters=parameters(trained),
+        proposed_by="sampler",
+    )
+
+
+def rates_proposed(results: list[TrialResult], pending: list[Candidate] | None = None) -> list[float]:
+    return [
+        CODE.decode(propose_params(CODE, results, pending or [], seed=seed, number=99)).learning_rate
+        for seed in range(40)
+    ]
+
+
+def spread(rates: list[float], state: TrialState, losses: list[float], first: int = 0) -> list[TrialResult]:
+    """Results at some rates on bands that have nothing to do with it."""
+    numbers = random.Random(len(rates))
+    out = []
+    for index, rate in enumerate(rates):
+        start = numbers.randrange(8)
+        out.append(result(first + index, candidate(start, start + 4, rate), losses, state))
+    return out
+
+
+@pytest.mark.parametrize("sampler", list(Sampler))
+def test_proposals_are_a_function_of_results_seed_and_number(sampler: Sampler) -> None:
+    results = planted_search(Surface(), 0, 20)
+    shuffled = random.Random(1).sample(results, len(results))
+
+    def ask(seed: int, number: int) -> dict[str, object]:
+        return propose_params(CODE, shuffled, [candidate(2, 5)], seed=seed, number=number, sampler=sampler)
+
+    reference = propose_params(CODE, results, [candidate(2, 5)], seed=3, number=20, sampler=sampler)
+    assert ask(3, 20) == reference
+    assert ask(3, 21) != reference
+    assert ask(4, 20) != reference
+
+
+def test_low_losses_attract_and_failures_repel() -> None:
+    good = spread([2e-3] * 5, TrialState.COMPLETE, [0.9, 0.3])
+    bad = spread([1.5e-4] * 15, TrialState.COMPLETE, [0.9, 0.6], first=5)
+    assert statistics.median(rates_proposed(good + bad)) > 1e-3
+    failed = spread([9e-3] * 20, TrialState.DIVERGED, [], first=20)
+    assert statistics.median(rates_proposed(good + bad + failed)) < statistics.median(rates_proposed(good + bad)) * 1.5
+    assert max(rates_proposed(good + failed)) < 8e-3
+
+
+def test_a_short_reading_never_outranks_a_long_one() -> None:
+    """Losses at 30 steps that are lower than others' at 90 (by luck or because of a scale) are not taken for better."""
+    long = spread([3e-3] * 4, TrialState.COMPLETE, [0.9, 0.5])
+    short = spread([3e-4] * 30, TrialState.PRUNED, [0.4], first=4)
+    assert statistics.median(rates_proposed(long + short)) > 1e-3
+
+
+def test_adjusted_losses_take_out_what_width_is_worth_at_a_rung() -> None:
+    results = [
+        *(result(n, candidate(n, n + 3), [0.8 + 0.01 * n, 0.6 + 0.01 * n]) for n in range(6)),
+        *(result(6 + n, candidate(0, 10 + n % 2), [0.5 + 0.01 * n, 0.3 + 0.01 * n]) for n in range(6)),
+    ]
+    adjusted = adjusted_losses(results, LAYERS)
+    narrow, wide = [adjusted[n] for n in range(6)], [adjusted[n] for n in range(6, 12)]
+    assert narrow == sorted(narrow)
+    assert abs(statistics.median(narrow) - statistics.median(wide)) < 0.1
+    assert width_class(candidate(0, 4), LAYERS) is WidthClass.NARROW
+    assert width_class(candidate(0, 8), LAYERS) is WidthClass.MIDDLE
+    assert width_class(candidate(0, 9), LAYERS) is WidthClass.WIDE
+
+
+def test_without_other_widths_losses_are_left_alone() -> None:
+    results = [result(n, candidate(n, n + 3), [0.8, 0.6 + 0.01 * n]) for n in range(4)]
+    assert adjusted_losses(results, LAYERS) == {n: pytest.approx(0.6 + 0.01 * n) for n in range(4)}
+
+
+def test_on_the_planted_surface_the_sampler_does_not_lose_to_random_search() -> None:
+    shapes = (Surface(), Surface(start=1, width=10), Surface(start=2, width=6, rate=1e-3))
+    tpe = [regret(shape, planted_search(shape, seed, 40, Sampler.TPE)) for shape in shapes for seed in range(7)]
+    chance = [regret(shape, planted_search(shape, seed, 40, Sampler.RANDOM)) for shape in shapes for seed in range(7)]
+    assert statistics.median(tpe) < statistics.median(chance)
+
+
+def test_band_and_rate_are_found() -> None:
+    surface, found = Surface(), 0
+    everything = [regret(surface, planted_search(surface, seed, 60)) for seed in range(5)]
+    found = sum(lost < 0.08 for lost in everything)
+    assert found >= 4, everything
+
+
+def test_two_objectives_find_small_candidates_as_well() -> None:
+    surface = Surface()
+    results = planted_search(surface, 0, 50, objective=Objective.PARETO)
+    sampled = [each for each in results if each.proposed_by == "sampler"]
+    plain = [each for each in planted_search(surface, 0, 50) if each.proposed_by == "sampler"]
+    assert statistics.median(e.trainable_parameters for e in sampled) < statistics.median(
+        e.trainable_parameters for e in plain
+    )
