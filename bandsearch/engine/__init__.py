@@ -1,0 +1,1 @@
+"""Floor 2: warm base models and the one loop that trains adapters on them."""
