@@ -191,7 +191,7 @@ def _notes(
         yield f"{_count(counts.leaked, 'row')} dropped because validation or test hold the same."
     if counts.not_sampled:
         yield f"{_count(counts.not_sampled, 'row')} left out by --max-examples."
-    if max_length < spec.max_length:
+    if max_length < spec.max_length and (counts.truncated or counts.dropped):
         yield f"The tokenizer's largest length, {max_length} tokens, is used instead of {spec.max_length}."
     if counts.truncated:
         yield f"{_count(counts.truncated, 'row')} cut to {max_length} tokens."
