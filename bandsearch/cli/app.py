@@ -1,0 +1,67 @@
+"""The console entry point: every command, and what people see when something is wrong."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+import bandsearch
+from bandsearch.cli import checking, doctor, looking, running
+from bandsearch.values.errors import BandsearchError
+
+app = typer.Typer(
+    name="bandsearch",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+MAIN_JOB, LOOKING, CHECKING = "The main job", "Looking at runs", "Checking"
+
+app.command(rich_help_panel=MAIN_JOB)(running.run)
+app.command(rich_help_panel=MAIN_JOB)(running.resume)
+app.command(rich_help_panel=MAIN_JOB)(running.plan)
+app.command(rich_help_panel=MAIN_JOB)(running.probe)
+app.command(rich_help_panel=MAIN_JOB)(running.search)
+app.command(rich_help_panel=LOOKING)(looking.status)
+app.command(rich_help_panel=LOOKING)(looking.report)
+app.command(rich_help_panel=LOOKING)(looking.export)
+app.command(rich_help_panel=CHECKING)(checking.verify)
+app.command("eval", rich_help_panel=CHECKING)(checking.evaluate)
+app.command(rich_help_panel=CHECKING)(checking.data)
+app.command(rich_help_panel=CHECKING)(checking.models)
+app.command(rich_help_panel=CHECKING)(doctor.doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"bandsearch {bandsearch.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def bandsearch_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Find the best LoRA adapter a fixed amount of compute can buy, and the layers where it should sit.
+
+    \b
+    Examples:
+      bandsearch run --model demo --budget 10min
+      bandsearch run --model qwen2.5-7b --dataset my.jsonl --budget 8gpu-h
+    """
+
+
+def main() -> None:
+    """Run the command line. A BandsearchError becomes its sentence and its exit code; a bug keeps its traceback."""
+    try:
+        app(prog_name="bandsearch")
+    except BandsearchError as error:
+        typer.echo(f"bandsearch: {error}", err=True)
+        sys.exit(error.exit_code)

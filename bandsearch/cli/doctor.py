@@ -1,0 +1,161 @@
+"""The doctor: is this machine ready, and what to do where it is not."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from bandsearch.cli.options import Json
+from bandsearch.cli.output import json_only
+
+PACKAGES = (
+    *("torch", "transformers", "peft", "optuna", "ray", "datasets", "lm_eval"),
+    *("accelerate", "safetensors", "scipy", "numpy", "pydantic", "typer", "rich"),
+)
+GB = 1e9
+NOT_READY = 1
+
+
+class Level(StrEnum):
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True)
+class Check:
+    name: str
+    level: Level
+    finding: str
+    remedy: str = ""
+
+
+def doctor(json: Json = False) -> None:
+    """Look at this machine: packages, GPUs, memory, disk, caches. Exit code 1 if something would stop a run.
+
+    \b
+    Examples:
+      bandsearch doctor
+      bandsearch doctor --json
+    """
+    checks = []
+    if json:
+        with json_only() as write:
+            for check in examine():
+                checks.append(check)
+                write(asdict(check))
+    else:
+        console = Console()
+        colours = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
+        for check in examine():
+            checks.append(check)
+            remedy = f" [dim]{escape(check.remedy)}[/dim]" if check.remedy else ""
+            mark = f"[{colours[check.level]}]{check.level:<4}[/]"
+            console.print(f"{mark}  {check.name:<13} {escape(check.finding)}{remedy}", highlight=False, soft_wrap=True)
+    if any(check.level is Level.FAIL for check in checks):
+        raise typer.Exit(NOT_READY)
+
+
+def examine() -> Iterator[Check]:
+    """Every check, in the order a person would want to read them."""
+    yield Check("python", Level.OK, platform.python_version())
+    for package in PACKAGES:
+        yield _package(package)
+    yield _gpus()
+    yield _cores()
+    yield _memory()
+    yield _disk("disk here", Path.cwd(), 1.0, "Free some space, or put runs elsewhere with --out.")
+    yield _shared_memory()
+    yield _writable()
+    yield from _hub()
+    yield _vllm()
+
+
+def _package(name: str) -> Check:
+    try:
+        return Check(name, Level.OK, importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return Check(name, Level.FAIL, "not installed", "Install bandsearch again: pip install .")
+
+
+def _gpus() -> Check:
+    if importlib.util.find_spec("torch") is None:
+        return Check("gpus", Level.FAIL, "unknown without torch", "Install bandsearch again: pip install .")
+    import torch
+
+    if not torch.cuda.is_available():
+        return Check("gpus", Level.OK, "none visible; runs use the cores (give budgets as 2cpu-h or 45min)")
+    found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    return Check("gpus", Level.OK, ", ".join(f"{gpu.name}, {gpu.total_memory / GB:.0f} GB" for gpu in found))
+
+
+def _cores() -> Check:
+    # Only Linux says which cores this process may use.
+    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    return Check("cores", Level.OK, f"{usable} usable of {os.cpu_count()}")
+
+
+def _memory() -> Check:
+    page = os.sysconf("SC_PAGE_SIZE")
+    total = page * os.sysconf("SC_PHYS_PAGES") / GB
+    free = f", {page * os.sysconf('SC_AVPHYS_PAGES') / GB:.1f} GB of it unused" if sys.platform == "linux" else ""
+    finding = f"{total:.1f} GB{free}"
+    if total < 3:
+        return Check("memory", Level.WARN, finding, "The demo needs about 3 GB; larger models need more.")
+    return Check("memory", Level.OK, finding)
+
+
+def _disk(name: str, path: Path, least: float, remedy: str) -> Check:
+    free = shutil.disk_usage(path).free / GB
+    finding = f"{free:.1f} GB free"
+    return Check(name, Level.WARN, finding, remedy) if free < least else Check(name, Level.OK, finding)
+
+
+def _shared_memory() -> Check:
+    path = Path("/dev/shm")
+    if not path.is_dir():
+        return Check("/dev/shm", Level.WARN, "not there", "Ray falls back to files in /tmp, which is slower.")
+    return _disk("/dev/shm", path, 0.2, "In a container, start it with --shm-size=1g.")
+
+
+def _writable() -> Check:
+    try:
+        with tempfile.NamedTemporaryFile(dir=Path.cwd(), prefix=".bandsearch-"):
+            return Check("this folder", Level.OK, "can be written")
+    except OSError as error:
+        return Check("this folder", Level.WARN, f"cannot be written: {error.strerror}", "Give runs a place with --out.")
+
+
+def _hub() -> Iterator[Check]:
+    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+    cached = len(list(cache.glob("models--*")))
+    yield Check("hub cache", Level.OK, f"{cache}, {cached} model(s)")
+    offline = [
+        name for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if os.environ.get(name, "0") not in ("0", "")
+    ]
+    if offline:
+        yield Check(
+            "hub access", Level.WARN, f"off ({', '.join(offline)})", "Only cached and local models and data are found."
+        )
+    else:
+        yield Check("hub access", Level.OK, "on")
+
+
+def _vllm() -> Check:
+    if importlib.util.find_spec("vllm") is None:
+        return Check("vllm", Level.OK, "not installed; needed only for verify --runtime vllm and to serve")
+    return Check("vllm", Level.OK, importlib.metadata.version("vllm"))

@@ -1,0 +1,63 @@
+"""Ctrl-C once: finish the step and save. Twice: stop now."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+INTERRUPTED = 130
+NOTICE = "Stopping after this step; what is finished is saved. Press Ctrl-C again to stop now."
+
+
+@contextmanager
+def stop_on_interrupt(announce: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+    """Yields `stop()`, which turns true at the first SIGINT or SIGTERM; a second one ends the process at once.
+
+    Batch systems send SIGTERM before they kill, so it counts as a first Ctrl-C.
+    """
+    asked = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if asked.is_set():
+            end_now()
+        asked.set()
+        announce(NOTICE)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def end_now() -> None:
+    """End this process and every process it started, without any clean-up but the terminal's."""
+    if sys.stdout.isatty():
+        # A live display hides the cursor.
+        sys.stdout.write("\x1b[?25h\n")
+        sys.stdout.flush()
+    for child in descendants(os.getpid()):
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(child, signal.SIGKILL)
+    os._exit(INTERRUPTED)
+
+
+def descendants(root: int, processes: Path = Path("/proc")) -> list[int]:
+    """Children of `root` and theirs, as Linux lists them; elsewhere none, and Ray's own reaper ends its processes."""
+    children: dict[int, list[int]] = {}
+    for entry in processes.glob("[0-9]*/stat"):
+        with suppress(OSError, ValueError):
+            # The name, in parentheses, may hold spaces; the parent follows the state after it.
+            parent = int(entry.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(entry.parent.name))
+    found = list(children.get(root, ()))
+    for process in found:
+        found += children.get(process, ())
+    return found

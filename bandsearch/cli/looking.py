@@ -1,0 +1,59 @@
+"""Commands that look at runs: status, report, export."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from bandsearch.cli.options import Json, RunPath
+from bandsearch.cli.output import json_only
+
+
+def status(directory: RunPath, json: Json = False) -> None:
+    """Show how far a run is, what it has spent, and the command that goes on with it.
+
+    \b
+    Examples:
+      bandsearch status results/demo
+      bandsearch status results/demo --json
+    """
+    from bandsearch.run.outcome import status
+
+    found = status(directory)
+    if json:
+        with json_only() as write:
+            write(found.model_dump(mode="json"))
+        return
+    from bandsearch.cli.tables import status_table
+
+    Console().print(status_table(found))
+
+
+def report(directory: RunPath) -> None:
+    """Write report.html and report.md of a finished run again, from its files.
+
+    \b
+    Examples:
+      bandsearch report results/demo
+      bandsearch report results/demo && xdg-open results/demo/report.html
+    """
+    from bandsearch.run.publish import rebuild_report
+
+    typer.echo(rebuild_report(directory))
+
+
+def export(
+    directory: RunPath,
+    destination: Annotated[Path, typer.Argument(metavar="DESTINATION", help="A directory that does not exist yet.")],
+) -> None:
+    """Copy a run's adapter, a standard PEFT directory, after checking that it would be served as it was trained.
+
+    \b
+    Examples:
+      bandsearch export results/demo my-adapter
+      bandsearch export results/qwen2.5-7b-my /srv/adapters/support-bot
+    """
+    from bandsearch.run.single import export_run
+
+    typer.echo(export_run(directory, destination))

@@ -1,0 +1,170 @@
+"""The options that say what a run is about, shared by every command that starts one."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from bandsearch.values.spec import RunSpec
+
+MODEL, DATA, TRAINING, SEARCH, TASKS = "Model", "Data", "Final training", "Search", "lm-eval"
+
+ModelName = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", help="Alias (see bandsearch models), hub id[@revision], or directory.", rich_help_panel=MODEL
+    ),
+]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.", rich_help_panel=MODEL)]
+Dtype = Annotated[
+    Literal["auto", "bf16", "fp16", "fp32"],
+    typer.Option(help="auto is bf16 on a GPU and fp32 on a CPU.", rich_help_panel=MODEL),
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.", rich_help_panel=MODEL)
+]
+DatasetName = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset",
+        "-d",
+        help="JSONL, JSON, CSV or parquet file, hub id, or demo:<task>. May be left out for --model demo only, "
+        "which then takes its first task.",
+        rich_help_panel=DATA,
+    ),
+]
+DatasetConfig = Annotated[str | None, typer.Option(help="Configuration of a hub data set.", rich_help_panel=DATA)]
+DatasetSplit = Annotated[str | None, typer.Option(help="Split of a hub data set.", rich_help_panel=DATA)]
+MaxLength = Annotated[
+    int, typer.Option(min=8, help="Tokens per example, prompt and answer together.", rich_help_panel=DATA)
+]
+MaxExamples = Annotated[int | None, typer.Option(min=1, help="Use at most this many rows.", rich_help_panel=DATA)]
+Json = Annotated[bool, typer.Option("--json", help="JSON on standard output, and nothing else.")]
+RunPath = Annotated[Path, typer.Argument(metavar="DIR", help="The run's directory.")]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="Run directory. Default: results/<model>-<data>-<date>.", file_okay=False),
+]
+
+# What a specification says beyond model and data, for commands that search and train nothing.
+NO_SEARCH: dict[str, Any] = {
+    "budget": None,
+    "trials": 1,
+    "space": "default",
+    "objective": "loss",
+    "epochs": 3.0,
+    "steps": None,
+}
+NO_TASKS: dict[str, Any] = {"tasks": None, "task_directory": None, "task_limit": None}
+
+
+def specification(
+    model: ModelName,
+    dataset: DatasetName = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            "-b",
+            help="8gpu-h, 30gpu-min (accelerators x time), 2cpu-h (cores x time) or 45min (wall clock).",
+            rich_help_panel=SEARCH,
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Candidates to try, in place of a time limit.", rich_help_panel=SEARCH)
+    ] = None,
+    space: Annotated[
+        str, typer.Option(help="Search space: a name or a YAML file.", rich_help_panel=SEARCH)
+    ] = "default",
+    objective: Annotated[
+        Literal["loss", "pareto"],
+        typer.Option(help="Validation loss, or its Pareto front against parameters.", rich_help_panel=SEARCH),
+    ] = "loss",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.", rich_help_panel=SEARCH)] = 0,
+    revision: Revision = None,
+    dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+    dataset_config: DatasetConfig = None,
+    dataset_split: DatasetSplit = None,
+    max_length: MaxLength = 1024,
+    max_examples: MaxExamples = None,
+    epochs: Annotated[
+        float, typer.Option(min=0.001, help="Passes over the training split.", rich_help_panel=TRAINING)
+    ] = 3.0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Optimiser steps; overrules --epochs.", rich_help_panel=TRAINING)
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples per step.", rich_help_panel=TRAINING)] = 16,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="lm-eval tasks, separated by commas, run on base, baseline and winner.", rich_help_panel=TASKS
+        ),
+    ] = None,
+    task_directory: Annotated[
+        Path | None, typer.Option(help="Folder with your own lm-eval task YAML files.", rich_help_panel=TASKS)
+    ] = None,
+    task_limit: Annotated[
+        int | None, typer.Option(min=1, help="Documents per lm-eval task.", rich_help_panel=TASKS)
+    ] = None,
+) -> "RunSpec":
+    """The specification these options stand for. Raises BandsearchError for what is wrong with them."""
+    from bandsearch.api import specify
+
+    return specify(
+        model,
+        dataset,
+        budget=budget,
+        trials=trials,
+        space=space,
+        objective=objective,
+        seed=seed,
+        revision=revision,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        dataset_config=dataset_config,
+        dataset_split=dataset_split,
+        max_length=max_length,
+        max_examples=max_examples,
+        epochs=epochs,
+        steps=steps,
+        batch_size=batch_size,
+        tasks=split_names(tasks),
+        task_directory=str(task_directory) if task_directory else None,
+        task_limit=task_limit,
+    )
+
+
+def takes_specification(**fixed: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Turn `command(spec, ...)` into a command with the options of `specification` in place of its first parameter.
+
+    What is in `fixed` is not offered as an option and takes that value.
+    """
+    described = inspect.signature(specification).parameters
+    offered = {name: option for name, option in described.items() if name not in fixed}
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = list(inspect.signature(command).parameters.values())[1:]
+
+        @functools.wraps(command)
+        def with_options(**values: Any) -> None:
+            spec = specification(**fixed, **{name: values.pop(name) for name in offered})
+            command(spec, **values)
+
+        arguments = [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in (*own, *offered.values())]
+        with_options.__signature__ = inspect.Signature(arguments)  # type: ignore[attr-defined]
+        with_options.__annotations__ = {option.name: option.annotation for option in arguments}
+        # Typer would read the wrapped command's annotations instead.
+        del with_options.__wrapped__  # type: ignore[attr-defined]
+        return with_options
+
+    return decorate
+
+
+def split_names(text: str | None) -> tuple[str, ...]:
+    """ "a, b" as ("a", "b"); nothing for None."""
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())

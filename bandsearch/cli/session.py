@@ -1,0 +1,57 @@
+"""What every long command sets up: a display or JSON lines, and the handling of Ctrl-C."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from bandsearch.cli.display import live_listener
+from bandsearch.cli.interrupt import stop_on_interrupt
+from bandsearch.cli.output import Say, json_only, update_line
+
+if TYPE_CHECKING:
+    from bandsearch.values.progress import Listener
+    from bandsearch.values.value import Value
+
+
+@dataclass(frozen=True)
+class Session:
+    """`listen` and `stop` go to the stages; `write` writes a JSON line, and does nothing where people read."""
+
+    as_json: bool
+    console: Console
+    listen: Listener
+    stop: Callable[[], bool]
+    write: Say
+
+    def say(self, value: Value, **more: Any) -> None:
+        """The command's result as a JSON line."""
+        self.write({"event": "result", **more, **value.model_dump(mode="json")})
+
+
+@contextmanager
+def session(as_json: bool, *, stoppable: bool = True) -> Iterator[Session]:
+    """`stoppable`: the first Ctrl-C asks the stages to finish their step; otherwise it interrupts at once."""
+    with ExitStack() as stack:
+        console = Console(stderr=as_json)
+        if as_json:
+            write = stack.enter_context(json_only())
+            listen: Listener = lambda update: write(update_line(update))  # noqa: E731
+        else:
+            write = _nothing
+            listen = stack.enter_context(live_listener(console))
+        notices = Console(stderr=True)
+        stop = stack.enter_context(stop_on_interrupt(notices.print)) if stoppable else _never
+        yield Session(as_json, console, listen, stop, write)
+
+
+def _nothing(value: dict[str, Any]) -> None:
+    """People do not read JSON."""
+
+
+def _never() -> bool:
+    return False

@@ -1,0 +1,101 @@
+"""What is wrong is said in one sentence with its remedy: no traceback, nothing on standard output, exit code 2."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from bandsearch.cli.app import app
+
+ROOT = Path(__file__).parents[2]
+
+
+def bandsearch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "bandsearch", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["status", "."], ["not a bandsearch run", "run's directory"]),
+        (["resume", "nowhere"], ["not a bandsearch run"]),
+        (["models", "qwen9-1b"], ["no model called", "bandsearch models"]),
+        (["verify", "nowhere", "--model", "./nothing"], ["does not exist"]),
+        (["run", "-m", "demo", "-d", "demo:copy", "-b", "ten minutes"], ["Budget 'ten minutes'", "45min"]),
+        (["run", "-m", "demo", "-d", "demo:copy"], ["Neither a budget nor a number of trials", "--budget"]),
+        (["run", "-m", "qwen2.5-7b", "-b", "1h"], ["No data set", "--dataset"]),
+        (["run", "-m", "demo", "-d", "demo:copy", "-b", "1h", "--space", "nope"], ["nope"]),
+    ],
+)
+def test_a_mistake_is_one_sentence(arguments: list[str], words: list[str], tmp_path: Path) -> None:
+    done = bandsearch(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("bandsearch: ")
+    assert done.stderr.count("\n") == 1
+    for word in words:
+        assert word in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["run"], ["frobnicate"], ["run", "-m", "demo", "--trials", "0"], ["run", "-m", "demo", "--dtype", "int3"]],
+)
+def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+
+
+def test_models_lists_every_alias() -> None:
+    from bandsearch.models.aliases import ALIASES
+
+    result = CliRunner().invoke(app, ["models", "--json"])
+    assert result.exit_code == 0
+    assert json.loads(result.output)["aliases"].items() >= ALIASES.items()
+    shown = CliRunner().invoke(app, ["models"], env={"COLUMNS": "120"}).output
+    assert all(hub_id in shown for hub_id in ALIASES.values())
+
+
+def test_models_describes_a_directory(tiny_model: Callable[[str], Path]) -> None:
+    directory = str(tiny_model("llama"))
+    result = CliRunner().invoke(app, ["models", directory], env={"COLUMNS": "120"})
+    assert result.exit_code == 0
+    assert "self_attn.q_proj" in result.output
+    # Standard output of --json is JSON alone.
+    described = CliRunner().invoke(app, ["models", directory, "--json"])
+    assert json.loads(described.stdout)["layout"]["family"] == "llama"
+
+
+def test_verify_exits_1_for_an_adapter_that_is_not_sound(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
+    arguments = ["verify", str(tmp_path), "--model", str(tiny_model("llama"))]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert "missing_file" in result.output
+    answer = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+    assert answer["sound"] is False
+    assert {finding["code"] for finding in answer["findings"]} == {"missing_file"}
+
+
+def test_doctor_says_what_is_there() -> None:
+    result = CliRunner().invoke(app, ["doctor", "--json"])
+    assert result.exit_code == 0
+    checks = {check["name"]: check for check in map(json.loads, result.stdout.splitlines())}
+    assert checks["torch"]["level"] == "ok"
+    assert checks["this folder"]["level"] == "ok"
+
+
+def test_doctor_names_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bandsearch.cli.doctor.PACKAGES", ("torch", "no-such-package"))
+    result = CliRunner().invoke(app, ["doctor"], env={"COLUMNS": "200"})
+    assert result.exit_code == 1
+    assert "no-such-package not installed Install bandsearch again" in " ".join(result.output.split())

@@ -1,0 +1,85 @@
+"""Ctrl-C once asks to stop; twice ends the process and what it started, at once."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from bandsearch.cli.interrupt import INTERRUPTED, descendants, stop_on_interrupt
+
+ROOT = Path(__file__).parents[2]
+
+WORKER = """
+import subprocess, sys, time
+from bandsearch.cli.interrupt import stop_on_interrupt
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+with stop_on_interrupt(lambda words: print(words, flush=True)) as stop:
+    print(child.pid, flush=True)
+    while not (stop() and len(sys.argv) > 1):
+        time.sleep(0.01)
+child.kill()
+print("saved", flush=True)
+"""
+
+
+def _start(*arguments: str) -> tuple[subprocess.Popen[str], int]:
+    worker = subprocess.Popen(
+        [sys.executable, "-c", WORKER, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert worker.stdout is not None
+    return worker, int(worker.stdout.readline())
+
+
+def test_the_first_interrupt_lets_the_step_finish() -> None:
+    worker, _ = _start("polite")
+    worker.send_signal(signal.SIGINT)
+    rest, _ = worker.communicate(timeout=20)
+    assert worker.returncode == 0
+    assert "Ctrl-C again" in rest
+    assert rest.endswith("saved\n")
+
+
+def test_the_second_interrupt_ends_everything() -> None:
+    worker, child = _start()
+    worker.send_signal(signal.SIGINT)
+    assert worker.stdout is not None
+    worker.stdout.readline()
+    worker.send_signal(signal.SIGINT)
+    assert worker.wait(timeout=20) == INTERRUPTED
+    assert "saved" not in worker.stdout.read()
+    worker.stdout.close()
+    deadline = time.monotonic() + 20
+    while _is_alive(child) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not _is_alive(child)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def test_handlers_are_put_back() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with stop_on_interrupt(lambda words: None) as stop:
+        assert signal.getsignal(signal.SIGINT) is not before
+        assert not stop()
+        signal.raise_signal(signal.SIGTERM)
+        assert stop()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_descendants_reads_names_with_spaces_and_parentheses(tmp_path: Path) -> None:
+    for process, name, parent in ((5, "sh", 1), (6, "a b) (c", 5), (7, "x", 6), (8, "y", 1)):
+        (tmp_path / str(process)).mkdir()
+        (tmp_path / str(process) / "stat").write_text(f"{process} ({name}) S {parent} 0 0")
+    assert sorted(descendants(5, tmp_path)) == [6, 7]
+    assert descendants(8, tmp_path) == []
