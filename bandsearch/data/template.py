@@ -31,18 +31,23 @@ class Template:
 
 @dataclass(frozen=True)
 class Style:
-    """A plain template: what stands before a message of each role, and between two messages."""
+    """A plain template: what stands before a message of each role, and between two messages.
+
+    `lead` stands between the opening of an answer and the answer, and is learned with it: tokenizers join a space to
+    the word that follows.
+    """
 
     opening: Mapping[str, str]
     between: str
+    lead: str = ""
 
 
-_CONVERSATION = Style({"system": "System: ", "user": "User: ", "assistant": "Assistant: ", "tool": "Tool: "}, "\n")
+_CONVERSATION = Style({"system": "System: ", "user": "User: ", "assistant": "Assistant:", "tool": "Tool: "}, "\n", " ")
 _STYLES = {
     Shape.CHAT: _CONVERSATION,
     Shape.SHAREGPT: _CONVERSATION,
     # The form in which lm-eval asks GSM8K.
-    Shape.QUESTION: Style({"user": "Question: ", "assistant": "Answer: "}, "\n"),
+    Shape.QUESTION: Style({"user": "Question: ", "assistant": "Answer:"}, "\n", " "),
     Shape.ALPACA: Style({"system": "", "user": "### Instruction:\n", "assistant": "### Response:\n"}, "\n\n"),
 }
 
@@ -105,8 +110,8 @@ def _plain_renderer(style: Style, end: str) -> Render:
         parts = []
         for message in example.messages[:count]:
             content = message.content or json.dumps(message.extras.get("tool_calls", ""), default=str)
-            closing = end if message.role == "assistant" else ""
-            parts.append(style.opening.get(message.role, "") + content + closing)
+            lead, closing = (style.lead, end) if message.role == "assistant" else ("", "")
+            parts.append(style.opening.get(message.role, "") + lead + content + closing)
         if opened:
             parts.append(style.opening["assistant"])
         return style.between.join(parts)
@@ -126,7 +131,7 @@ def _prompt_style(examples: Sequence[Example]) -> Style:
 
 def _describe(style: Style) -> str:
     """In one line, with line breaks as \\n."""
-    text = f"{style.opening['user']}{{prompt}}{style.between}{style.opening['assistant']}{{completion}}"
+    text = f"{style.opening['user']}{{prompt}}{style.between}{style.opening['assistant']}{style.lead}{{completion}}"
     return "plain, " + text.replace("\n", "\\n")
 
 

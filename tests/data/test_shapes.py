@@ -1,0 +1,239 @@
+"""Every accepted shape is recognised, named and masked; what is not usable is named with its line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from bandsearch.data.dataset import Dataset, prepare
+from bandsearch.data.encoding import Encoded
+from bandsearch.values.errors import DataError
+from bandsearch.values.spec import DataSpec
+
+Write = Callable[[Sequence[Any]], str]
+
+
+def said(role: str, content: Any) -> dict[str, Any]:
+    return {"role": role, "content": content}
+
+
+def prepared(path: str, tokenizer: PreTrainedTokenizerBase, **options: Any) -> Dataset:
+    return prepare(DataSpec(name=path, **options), tokenizer, 0)
+
+
+def learned(example: Encoded, tokenizer: PreTrainedTokenizerBase) -> str:
+    return tokenizer.decode([t for t, s in zip(example.input_ids, example.supervised, strict=True) if s])
+
+
+def whole(example: Encoded, tokenizer: PreTrainedTokenizerBase) -> str:
+    return tokenizer.decode(example.input_ids)
+
+
+def row_at(dataset: Dataset, line: int) -> Encoded:
+    everything = dataset.train + dataset.validation + dataset.test
+    return next(example for example in everything if example.place.endswith(f":{line}"))
+
+
+# Shape, a row, what the plain template makes of it, what is learned of that.
+SHAPES: list[tuple[str, Callable[[int], dict[str, Any]], str, str]] = [
+    (
+        "chat messages",
+        lambda i: {"messages": [said("system", "Be kind."), said("user", f"Hi {i}"), said("assistant", f"Yes {i}")]},
+        "System: Be kind.\nUser: Hi 1\nAssistant: Yes 1</s>",
+        " Yes 1</s>",
+    ),
+    (
+        "sharegpt",
+        lambda i: {"conversations": [{"from": "human", "value": f"Hi {i}"}, {"from": "gpt", "value": f"Yes {i}"}]},
+        "User: Hi 1\nAssistant: Yes 1</s>",
+        " Yes 1</s>",
+    ),
+    ("prompt/completion", lambda i: {"prompt": f"Hi {i}", "completion": f"Yes {i}"}, "Hi 1\nYes 1</s>", "Yes 1</s>"),
+    ("prompt/completion", lambda i: {"prompt": f"Hi {i}:", "completion": f" Yes {i}"}, "Hi 1: Yes 1</s>", " Yes 1</s>"),
+    ("prompt/completion", lambda i: {"Prompt": f"Hi {i}\n", "Response": f"Yes {i}"}, "Hi 1\nYes 1</s>", "Yes 1</s>"),
+    (
+        "prompt/completion",
+        lambda i: {"prompt": [said("user", f"Hi {i}")], "completion": [said("assistant", f"Yes {i}")]},
+        "Hi 1\nYes 1</s>",
+        "Yes 1</s>",
+    ),
+    (
+        "alpaca",
+        lambda i: {"instruction": f"Say {i}", "input": "politely" if i == 1 else "", "output": f"Yes {i}", "text": "x"},
+        "### Instruction:\nSay 1\n\npolitely\n\n### Response:\nYes 1</s>",
+        "Yes 1</s>",
+    ),
+    (
+        "question/answer",
+        lambda i: {"question": f"Is it {i}?", "answer": f"Yes {i} #### {i}"},
+        "Question: Is it 1?\nAnswer: Yes 1 #### 1</s>",
+        " Yes 1 #### 1</s>",
+    ),
+    ("plain text", lambda i: {"text": f"Yes {i}", "source": i}, "Yes 1</s>", "es 1</s>"),
+]
+
+
+@pytest.mark.parametrize(("shape", "row", "text", "answer"), SHAPES)
+def test_shapes_with_the_plain_template(
+    shape: str, row: Callable[[int], Any], text: str, answer: str, jsonl: Write, plain: PreTrainedTokenizerBase
+) -> None:
+    dataset = prepared(jsonl([row(i) for i in range(20)]), plain)
+    assert dataset.shape == shape
+    assert dataset.notes[0].startswith(f"20 rows of {shape} (")
+    assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (16, 2, 2)
+    example = row_at(dataset, 2)
+    assert whole(example, plain) == text
+    assert learned(example, plain) == answer
+    assert dataset.stop_ids == (plain.eos_token_id,)
+
+
+@pytest.mark.parametrize(("shape", "row"), [(shape, row) for shape, row, *_ in SHAPES if shape != "plain text"])
+def test_shapes_with_the_models_chat_template(
+    shape: str, row: Callable[[int], Any], jsonl: Write, chat: PreTrainedTokenizerBase
+) -> None:
+    dataset = prepared(jsonl([row(i) for i in range(20)]), chat)
+    example = row_at(dataset, 2)
+    assert dataset.shape == shape
+    assert learned(example, chat) == f"{example.answer}<|im_end|></s>"
+    assert whole(example, chat).endswith(f"<|im_start|>assistant\n{example.answer}<|im_end|></s>")
+    assert chat.decode(example.prompt_ids).endswith("<|im_end|>\n<|im_start|>assistant\n")
+    assert set(dataset.stop_ids) == set(chat.convert_tokens_to_ids(["<|im_end|>", "</s>"]))
+    assert dataset.template == "the model's chat template"
+
+
+def test_plain_text_asks_nothing(jsonl: Write, chat: PreTrainedTokenizerBase) -> None:
+    example = prepared(jsonl([{"text": f"Yes {i}"} for i in range(20)]), chat).train[0]
+    assert example.prompt_ids == ()
+    assert example.answer == ""
+
+
+def test_every_answer_of_a_conversation_is_learned(jsonl: Write, chat: PreTrainedTokenizerBase) -> None:
+    rows = [
+        {"messages": [said("user", f"Hi {i}"), said("assistant", "A"), said("user", "And?"), said("assistant", "B")]}
+        for i in range(10)
+    ]
+    example = prepared(jsonl(rows), chat).train[0]
+    assert learned(example, chat) == "A<|im_end|>B<|im_end|></s>"
+    assert example.answer == "B"
+    assert chat.decode(example.prompt_ids).endswith("And?<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_answers_within_a_prompt_are_context(jsonl: Write, chat: PreTrainedTokenizerBase) -> None:
+    prompt = [said("user", "One?"), said("assistant", "1"), said("user", "Two?")]
+    rows = [{"prompt": [*prompt, said("user", str(i))], "completion": "2"} for i in range(10)]
+    assert learned(prepared(jsonl(rows), chat).train[0], chat) == "2<|im_end|></s>"
+
+
+def test_what_lies_outside_questions_and_answers_is_left_out_and_counted(
+    jsonl: Write, chat: PreTrainedTokenizerBase
+) -> None:
+    rows = [
+        {
+            "conversations": [
+                {"from": "gpt", "value": "Welcome"},
+                {"from": "human", "value": f"Hi {i}"},
+                {"from": "gpt", "value": "Yes"},
+                {"from": "human", "value": "Thanks"},
+            ]
+        }
+        for i in range(10)
+    ]
+    dataset = prepared(jsonl(rows), chat)
+    assert dataset.counts.turns_cut == 20
+    assert any(
+        note.startswith("20 messages before the first question or after the last answer") for note in dataset.notes
+    )
+    assert "Welcome" not in whole(dataset.train[0], chat)
+    assert "Thanks" not in whole(dataset.train[0], chat)
+
+
+def test_tools_are_read_and_not_learned(jsonl: Write, plain: PreTrainedTokenizerBase) -> None:
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    rows = [
+        {
+            "messages": [
+                said("user", f"Add {i}"),
+                {"role": "assistant", "content": None, "tool_calls": [call]},
+                {"role": "tool", "content": "2", "tool_call_id": "x"},
+                said("assistant", [{"type": "text", "text": "It is "}, {"type": "text", "text": "2."}]),
+            ],
+            "tools": [],
+        }
+        for i in range(10)
+    ]
+    example = prepared(jsonl(rows), plain).train[0]
+    assert "Tool: 2" in whole(example, plain)
+    assert "Tool" not in learned(example, plain)
+    assert '"name": "add"' in learned(example, plain)
+    assert learned(example, plain).endswith(" It is 2.</s>")
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"prompt": "Hi"}, "has no 'completion' (only prompt)"),
+        ({"prompt": "Hi", "completion": None}, "'completion' is null, not text"),
+        ({"prompt": "Hi", "completion": 42}, "'completion' is a number, not text"),
+        ({"prompt": "Hi", "completion": True}, "'completion' is true or false, not text"),
+        ({"prompt": "Hi", "completion": " \n"}, "'completion' is empty"),
+        ({"prompt": "", "completion": "x"}, "'prompt' is empty"),
+        ({"prompt": "\ud800", "completion": "x"}, "'prompt' holds half of a surrogate pair"),
+        ({"question": "Hi", "answer": "x"}, "this row is question/answer (question, answer), most others are prompt"),
+        ({}, "has no 'prompt' and 'completion' (only an empty object)"),
+    ],
+)
+def test_an_unusable_row_is_named_with_its_line(
+    bad: dict[str, Any], message: str, jsonl: Write, plain: PreTrainedTokenizerBase
+) -> None:
+    good: list[Any] = [{"prompt": f"Hi {i}", "completion": "Yes"} for i in range(16)]
+    with pytest.raises(DataError) as caught:
+        prepared(jsonl([*good, bad]), plain)
+    assert caught.value.message.startswith(f"my.jsonl:17: {message}")
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ("hello", "'messages' is text, not a list of messages"),
+        (None, "'messages' is null, not a list of messages"),
+        ([], "'messages' is empty"),
+        (["hi"], "messages[0] is text, not a message"),
+        ([{"role": "wizard", "content": "x"}], "messages[0] has the role 'wizard'"),
+        ([{"role": 3, "content": "x"}], "messages[0] has the role 3"),
+        ([{"role": "user"}], "messages[0] has no 'content'"),
+        ([said("user", "x"), said("assistant", None)], "'messages[1].content' is null"),
+        ([said("user", "x"), said("assistant", "")], "'messages[1].content' is empty"),
+        ([said("user", [{"type": "image_url"}])], "messages[0] holds content of type 'image_url'"),
+        ([said("user", "x")], "no message of an assistant"),
+        ([said("assistant", "x")], "the conversation has no question"),
+    ],
+)
+def test_an_unusable_conversation_is_named_with_its_line(
+    messages: Any, message: str, jsonl: Write, plain: PreTrainedTokenizerBase
+) -> None:
+    good: list[Any] = [{"messages": [said("user", f"{i}"), said("assistant", "x")]} for i in range(16)]
+    with pytest.raises(DataError) as caught:
+        prepared(jsonl([*good, {"messages": messages}]), plain)
+    assert caught.value.message.startswith(f"my.jsonl:17: {message}")
+
+
+def test_all_unusable_rows_are_counted_and_the_first_are_shown(jsonl: Write, plain: PreTrainedTokenizerBase) -> None:
+    rows = [{"question": f"{i}", "answer": "" if i % 2 else "x"} for i in range(40)]
+    with pytest.raises(DataError) as caught:
+        prepared(jsonl(rows), plain)
+    first, *shown = caught.value.message.splitlines()
+    assert first == "my.jsonl: 20 of 40 rows cannot be used:"
+    assert shown[0].strip() == "my.jsonl:2: 'answer' is empty"
+    assert shown[-1].strip() == "… and 15 more"
+    assert len(shown) == 6
+
+
+def test_unknown_columns_are_listed_with_the_accepted_shapes(jsonl: Write, plain: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(DataError, match=r"my\.jsonl has columns of no known shape: body, label\.") as caught:
+        prepared(jsonl([{"body": "x", "label": 1}] * 20), plain)
+    for column in ("messages", "conversations", "prompt", "instruction", "question", "text"):
+        assert column in caught.value.remedy
