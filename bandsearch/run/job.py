@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bandsearch import __version__
 from bandsearch.adapters.lora import trainable_parameters
 from bandsearch.data.dataset import Dataset, prepare
 from bandsearch.engine.devices import DeviceInventory, devices
@@ -21,7 +22,7 @@ from bandsearch.values.candidate import Candidate
 from bandsearch.values.spec import RunSpec
 from bandsearch.values.value import Value
 
-REPORTED_PACKAGES = ("bandsearch", "torch", "transformers", "peft", "optuna", "ray", "datasets", "lm-eval")
+REPORTED_PACKAGES = ("torch", "transformers", "peft", "optuna", "ray", "datasets", "lm-eval")
 
 
 class Environment(Value):
@@ -73,7 +74,7 @@ def prepare_job(spec: RunSpec) -> Job:
 
 
 def environment(job: Job) -> Environment:
-    versions = {name: importlib.metadata.version(name) for name in REPORTED_PACKAGES}
+    versions = {"bandsearch": __version__} | {name: importlib.metadata.version(name) for name in REPORTED_PACKAGES}
     machine = {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",

@@ -11,8 +11,7 @@ def verdict(winner: Winner, evaluation: Evaluation) -> str:
     """Two or three sentences: what is handed over, how it compares with the baseline on the test split."""
     if winner.choice is Choice.BASELINE:
         return (
-            f"Nothing to gain: no band beats {BASELINE} beyond noise, and none that is smaller keeps up with it. "
-            f"The full-depth adapter is handed over ({winner.trainable_parameters:,} parameters)."
+            f"Nothing to gain: {BASELINE} is handed over ({winner.trainable_parameters:,} parameters). {winner.reason}"
         )
     band = "Layers " + " and ".join(f"{b.start} to {b.stop - 1}" for b in winner.candidate.bands)
     share = f"{winner.trainable_parameters / winner.baseline_parameters:.0%} of its parameters"
