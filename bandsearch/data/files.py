@@ -158,7 +158,7 @@ def _separated(text: str, name: str, kind: str) -> tuple[Row, ...]:
     problems: list[Problem] = []
     try:
         cells = filter(None, reader)
-        columns = next(cells)
+        columns = next(cells, [])
         if len(set(columns)) < len(columns):
             raise DataError(f"{name}:1: two columns have the same name.", "Name every column once.")
         for number, values in enumerate(cells, start=1):

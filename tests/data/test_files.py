@@ -137,6 +137,7 @@ def test_broken_files_of_other_kinds(tmp_path: Path) -> None:
     assert broken(tmp_path, b"a,a\n1,2\n", "a.csv") == "a.csv:1: two columns have the same name."
     assert broken(tmp_path, b'a,b\n1,"2\n', "a.csv").startswith("a.csv:2: not valid CSV (")
     assert broken(tmp_path, b"a,b\n", "a.csv") == "a.csv holds no rows."
+    assert broken(tmp_path, b"\xef\xbb\xbf", "a.csv") == "a.csv holds no rows."
     assert broken(tmp_path, b"hello", "a.txt") == "a.txt is not a kind of data file that is read."
 
 

@@ -1,0 +1,108 @@
+"""Hub data sets go through `datasets.load_dataset`; here from directories laid out as on the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow
+import pytest
+from pyarrow import parquet
+from transformers import PreTrainedTokenizerBase
+
+from bandsearch.data.dataset import prepare
+from bandsearch.data.reading import read
+from bandsearch.values.errors import DataError
+from bandsearch.values.spec import DataSpec
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def rows_of(split: str, count: int) -> list[dict[str, Any]]:
+    return [{"question": f"{split} {i}?", "answer": f"It is {i}"} for i in range(count)]
+
+
+def hub(folder: Path, **splits: int) -> Path:
+    (folder / "data").mkdir(parents=True)
+    for split, count in splits.items():
+        table = pyarrow.Table.from_pylist(rows_of(split, count))
+        parquet.write_table(table, folder / "data" / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+def refusal(**spec: Any) -> DataError:
+    with pytest.raises(DataError) as caught:
+        read(DataSpec(**spec))
+    assert caught.value.remedy
+    assert "\n" not in caught.value.message
+    return caught.value
+
+
+def test_own_splits_are_used(tmp_path: Path, plain: PreTrainedTokenizerBase) -> None:
+    folder = hub(tmp_path / "gsm", train=40, validation=7, test=5)
+    dataset = prepare(DataSpec(name=str(folder)), plain, 0)
+    assert [len(part) for part in (dataset.train, dataset.validation, dataset.test)] == [40, 7, 5]
+    assert dataset.test[0].place.startswith(f"{folder}/test row ")
+    assert "validation and test as the data set brings them" in dataset.notes[-1]
+
+
+def test_missing_splits_are_carved_from_training(tmp_path: Path, plain: PreTrainedTokenizerBase) -> None:
+    dataset = prepare(DataSpec(name=str(hub(tmp_path / "gsm", train=40, test=5))), plain, 0)
+    assert [len(part) for part in (dataset.train, dataset.validation, dataset.test)] == [36, 4, 5]
+
+
+def test_one_split_alone(tmp_path: Path, plain: PreTrainedTokenizerBase) -> None:
+    folder = str(hub(tmp_path / "gsm", train=40, test=20))
+    dataset = prepare(DataSpec(name=folder, split="test"), plain, 0)
+    assert [len(part) for part in (dataset.train, dataset.validation, dataset.test)] == [16, 2, 2]
+    error = refusal(name=folder, split="trian")
+    assert "Unknown split" in error.message
+    assert "--dataset-split" in error.remedy
+
+
+def test_configurations(tmp_path: Path) -> None:
+    folder = hub(tmp_path / "gsm", main=12, socratic=15)
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n"
+        + "".join(f"- config_name: {name}\n  data_files: data/{name}-*\n" for name in ("main", "socratic"))
+        + "---\n"
+    )
+    table = read(DataSpec(name=str(folder), config="socratic"))
+    assert len(table.train) == 15
+    assert table.train[0].place == f"{folder}/socratic/train row 1"
+    error = refusal(name=str(folder))
+    assert "'main', 'socratic'" in error.message
+    assert "--dataset-config" in error.remedy
+    assert "--dataset-config" in refusal(name=str(folder), config="mian").remedy
+
+
+def test_a_data_set_saved_to_disk(tmp_path: Path) -> None:
+    rows = datasets.Dataset.from_list(rows_of("train", 12))
+    rows.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict({"train": rows, "test": rows.select(range(3))}).save_to_disk(tmp_path / "two")
+    assert len(read(DataSpec(name=str(tmp_path / "one"))).train) == 12
+    assert len(read(DataSpec(name=str(tmp_path / "two"))).test) == 3
+    assert len(read(DataSpec(name=str(tmp_path / "two"), split="test")).train) == 3
+    assert "--dataset-split" in refusal(name=str(tmp_path / "two"), split="nope").remedy
+
+
+def test_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = refusal(name="openai/gsm8k", config="main")
+    assert "the hub cannot be reached" in error.message
+    assert "Check the network" in error.remedy
+
+
+def test_what_is_no_data_set(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "cannot be loaded" in refusal(name=str(tmp_path / "empty")).message
+    folder = tmp_path / "damaged"
+    (folder / "data").mkdir(parents=True)
+    (folder / "data" / "train-00000.parquet").write_bytes(b"PAR1 not really")
+    assert "cannot be loaded" in refusal(name=str(folder)).message
+    parts = hub(tmp_path / "parts", test=5, validation=5)
+    assert "no split called train, only" in refusal(name=str(parts)).message
+    assert "There is no data file" in refusal(name="neither a file nor an id").message

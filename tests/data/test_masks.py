@@ -1,0 +1,265 @@
+"""What is learned is the answer and its end, token by token, whatever the tokenizer and its template do."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable
+from itertools import takewhile
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerBase
+
+from bandsearch.data.encoding import Encoded, Encoding, encode
+from bandsearch.data.shapes import Example, Message, Shape
+from bandsearch.data.template import template_for
+
+Load = Callable[[str], PreTrainedTokenizerBase]
+
+relaxed = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def text(**options: int) -> st.SearchStrategy[str]:
+    """Any text with something to see in it. Composed, because some tokenizers compose it; no special tokens."""
+    composed = st.text(**options).map(lambda raw: unicodedata.normalize("NFC", raw))
+    return composed.filter(lambda made: made.strip() and "<" not in made)
+
+
+def asked(prompt: str, completion: str) -> Example:
+    return Example("here", (Message("user", prompt), Message("assistant", completion)))
+
+
+def conversation(*contents: str) -> Example:
+    roles = ("user", "assistant")
+    return Example("here", tuple(Message(roles[i % 2], content) for i, content in enumerate(contents)))
+
+
+def encoding(
+    examples: list[Example], tokenizer: PreTrainedTokenizerBase, shape: Shape = Shape.PROMPT, max_length: int = 10_000
+) -> Encoding:
+    return encode(examples, template_for(tokenizer, shape, examples), tokenizer, max_length)
+
+
+def encoded(example: Example, tokenizer: PreTrainedTokenizerBase, shape: Shape = Shape.PROMPT) -> Encoded:
+    result = encoding([example], tokenizer, shape)
+    assert result.problems == ()
+    assert result.encoded[0] is not None
+    return result.encoded[0]
+
+
+def learned(example: Encoded, tokenizer: PreTrainedTokenizerBase) -> str:
+    tokens = [token for token, on in zip(example.input_ids, example.supervised, strict=True) if on]
+    return tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
+
+
+def reference(prompt: str, completion: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[bool]]:
+    """Tokens and mask of one question and answer, by the shortest way there is."""
+    end = [tokenizer.eos_token_id]
+    if tokenizer.chat_template:
+        user, assistant = ({"role": role, "content": x} for role, x in (("user", prompt), ("assistant", completion)))
+        before = tokenizer.apply_chat_template([user], add_generation_prompt=True, return_dict=False)
+        whole = tokenizer.apply_chat_template([user, assistant], return_dict=False)
+        whole = whole[: len(whole) - whole[::-1].index(tokenizer.convert_tokens_to_ids("<|im_end|>"))] + end
+    else:
+        spaced = prompt[-1].isspace() or completion[0].isspace()
+        before = tokenizer(prompt if spaced else prompt + "\n", add_special_tokens=False)["input_ids"]
+        joined = prompt + completion if spaced else f"{prompt}\n{completion}"
+        whole = tokenizer(joined, add_special_tokens=False)["input_ids"] + end
+    shared = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(before, whole, strict=False))))
+    return whole, [False] * shared + [True] * (len(whole) - shared)
+
+
+@relaxed
+@given(prompt=text(max_size=30), completion=text(max_size=30))
+def test_answers_of_every_family(family: str, tokenizer_of: Load, prompt: str, completion: str) -> None:
+    tokenizer = tokenizer_of(family)
+    example = encoded(asked(prompt, completion), tokenizer)
+    whole, mask = reference(prompt, completion, tokenizer)
+    assert list(example.input_ids) == whole
+    assert list(example.supervised) == [False, *mask[1:]]
+    assert example.answer == completion
+    assert example.prompt_ids == example.input_ids[: mask.index(True)]
+
+
+@relaxed
+@given(prompt=text(max_size=30), completion=text(max_size=30))
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2", "gemma2"])
+def test_what_is_learned_reads_as_the_answer(name: str, tokenizer_of: Load, prompt: str, completion: str) -> None:
+    tokenizer = tokenizer_of(name)
+    example = encoded(asked(prompt, completion), tokenizer)
+    end = "<|im_end|></s>" if tokenizer.chat_template else "</s>"
+    read = learned(example, tokenizer)
+    # A token may reach over the border: then the answer begins with the end of the prompt.
+    assert read.endswith(completion.lstrip() + end) or completion[0].isspace()
+    assert len(read) <= len(completion + end) + 8
+    if completion[0].isalnum():
+        assert read == completion + end
+
+
+@relaxed
+@given(contents=st.lists(text(max_size=12), min_size=2, max_size=8).filter(lambda items: len(items) % 2 == 0))
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_every_answer_of_a_conversation(name: str, tokenizer_of: Load, contents: list[str]) -> None:
+    contents = [f"a{content}" for content in contents]
+    tokenizer = tokenizer_of(name)
+    example = encoded(conversation(*contents), tokenizer, Shape.CHAT)
+    lead, turn, end = ("", "<|im_end|>", "</s>") if tokenizer.chat_template else (" ", "</s>", "")
+    assert learned(example, tokenizer) == "".join(lead + answer + turn for answer in contents[1::2]) + end
+    assert example.answer == contents[-1]
+    tail = tokenizer.decode(example.input_ids[len(example.prompt_ids) :], clean_up_tokenization_spaces=False)
+    assert tail == lead + contents[-1] + turn + end
+
+
+@relaxed
+@given(content=text(max_size=40))
+def test_of_plain_text_everything_but_the_first_token(family: str, tokenizer_of: Load, content: str) -> None:
+    tokenizer = tokenizer_of(family)
+    example = encoded(Example("here", text=content), tokenizer, Shape.TEXT)
+    assert example.supervised == (False, *[True] * (len(example.input_ids) - 1))
+    assert tokenizer.decode(example.input_ids, clean_up_tokenization_spaces=False) == content + "</s>"
+
+
+def with_bos(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    tokenizer._tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    assert tokenizer("a")["input_ids"][0] == 1
+    return tokenizer
+
+
+def test_the_beginning_of_text_stands_once(tokenizer_of: Load) -> None:
+    plain, chat = with_bos(tokenizer_of("gpt2")), with_bos(tokenizer_of("llama"))
+    for tokenizer, example, shape in (
+        (plain, asked("Hi", "Yes"), Shape.PROMPT),
+        (plain, Example("here", text="Yes"), Shape.TEXT),
+        (plain, Example("here", text="<s>Yes"), Shape.TEXT),
+        (chat, Example("here", text="Yes"), Shape.TEXT),
+    ):
+        ids = encoded(example, tokenizer, shape).input_ids
+        assert ids[0] == 1
+        assert ids.count(1) == 1
+    assert learned(encoded(asked("Hi", "Yes"), plain), plain) == "Yes</s>"
+    assert learned(encoded(Example("here", text="Yes"), plain, Shape.TEXT), plain) == "Yes</s>"
+    # Serving adds nothing to what a chat template writes, so neither does training.
+    assert encoded(asked("Hi", "Yes"), chat).input_ids.count(1) == 0
+    chat.chat_template = "{{ bos_token }}" + chat.chat_template
+    assert encoded(asked("Hi", "Yes"), chat).input_ids.count(1) == 1
+
+
+TURN = "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
+LOOP = "{% for m in messages %}"
+OPEN = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+
+
+def test_a_template_that_ends_with_the_end_of_text(tokenizer_of: Load) -> None:
+    tokenizer = tokenizer_of("llama")
+    for template in (
+        LOOP + TURN + "{% endfor %}{% if not add_generation_prompt %}{{ eos_token }}{% endif %}" + OPEN,
+        LOOP + TURN + "{% endfor %}{% if not add_generation_prompt %}{{ eos_token + '\n' }}{% endif %}" + OPEN,
+    ):
+        tokenizer.chat_template = template
+        assert learned(encoded(asked("Hi", "Yes"), tokenizer), tokenizer) == "Yes<|im_end|>\n</s>"
+        both = encoded(conversation("Hi", "Yes", "And", "No"), tokenizer, Shape.CHAT)
+        assert learned(both, tokenizer) == "Yes<|im_end|>No<|im_end|>\n</s>"
+
+
+def test_a_template_that_marks_no_end_of_turn(tokenizer_of: Load) -> None:
+    tokenizer = tokenizer_of("llama")
+    tokenizer.chat_template = (
+        LOOP
+        + "{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    assert learned(encoded(asked("Hi", "Yes"), tokenizer), tokenizer) == " Yes\n</s>"
+
+
+def test_a_template_that_opens_answers_with_a_thought(tokenizer_of: Load) -> None:
+    """As DeepSeek-R1's: the opening asks for a thought, the written conversation holds none."""
+    tokenizer = tokenizer_of("llama")
+    tokenizer.chat_template = LOOP + TURN + "{% endfor %}" + OPEN.replace("assistant\n", "assistant\n<t>")
+    example = encoded(asked("Hi", "Yes"), tokenizer)
+    assert learned(example, tokenizer) == "Yes<|im_end|></s>"
+    assert tokenizer.decode(example.prompt_ids).endswith("<|im_start|>assistant\n")
+
+
+def test_a_template_that_rewrites_earlier_answers_teaches_the_last(tokenizer_of: Load) -> None:
+    """As Qwen3's: only the last answer is written with its (empty) thought."""
+    tokenizer = tokenizer_of("llama")
+    thought = "{% if loop.last and m['role'] == 'assistant' %}" + TURN.replace("'\n' + m", "'\n<t>empty</t>' + m")
+    tokenizer.chat_template = LOOP + thought + "{% else %}" + TURN + "{% endif %}{% endfor %}" + OPEN
+    result = encoding([conversation("Hi", "Yes", "And", "No"), conversation("Hi", "Yes")], tokenizer, Shape.CHAT)
+    assert result.rewritten == 1
+    assert result.problems == ()
+    both, single = result.encoded
+    assert both is not None
+    assert single is not None
+    assert learned(both, tokenizer) == "<t>empty</t>No<|im_end|></s>"
+    assert learned(single, tokenizer) == "<t>empty</t>Yes<|im_end|></s>"
+
+
+def test_a_template_that_rewrites_the_question_is_refused(tokenizer_of: Load) -> None:
+    tokenizer = tokenizer_of("llama")
+    tokenizer.chat_template = "{{ messages | length }}" + LOOP + TURN + "{% endfor %}" + OPEN
+    result = encoding([asked("Hi", "Yes")], tokenizer)
+    assert result.encoded == (None,)
+    assert [str(problem) for problem in result.problems] == [
+        "here: the chat template writes the question differently once it is answered, so no mask can be found"
+    ]
+
+
+def test_a_template_without_system_gets_it_with_the_first_question(tokenizer_of: Load) -> None:
+    tokenizer = tokenizer_of("llama")
+    guard = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    tokenizer.chat_template = guard + LOOP + TURN + "{% endfor %}" + OPEN
+    messages = (Message("system", "Be kind."), Message("user", "Hi"), Message("assistant", "Yes"))
+    example = encoded(Example("here", messages), tokenizer, Shape.CHAT)
+    assert tokenizer.decode(example.input_ids).startswith("<|im_start|>user\nBe kind.\n\nHi<|im_end|>")
+    assert learned(example, tokenizer) == "Yes<|im_end|></s>"
+
+
+def test_what_a_template_refuses_is_passed_on(tokenizer_of: Load) -> None:
+    tokenizer = tokenizer_of("llama")
+    guard = "{% if messages | length > 2 %}{{ raise_exception('Roles must alternate') }}{% endif %}"
+    tokenizer.chat_template = guard + LOOP + TURN + "{% endfor %}" + OPEN
+    result = encoding([asked("Hi", "Yes"), conversation("a", "b", "c", "d")], tokenizer, Shape.CHAT)
+    assert result.encoded[0] is not None
+    assert result.encoded[1] is None
+    assert [problem.message for problem in result.problems] == [
+        "the chat template refuses this conversation (Roles must alternate)"
+    ]
+
+
+def test_long_examples_keep_the_start_of_the_answer(tokenizer_of: Load) -> None:
+    tokenizer = tokenizer_of("gpt2")
+    fits = encoded(asked("Hi", "Yes yes yes yes"), tokenizer)
+    before = len(fits.prompt_ids)
+    for length in range(1, len(fits.input_ids) + 2):
+        result = encoding([asked("Hi", "Yes yes yes yes")], tokenizer, max_length=length)
+        example = result.encoded[0]
+        if length <= before:
+            assert example is None
+            assert result.dropped_lengths == (len(fits.input_ids),)
+            continue
+        assert example is not None
+        assert example.input_ids == fits.input_ids[:length]
+        assert example.supervised == fits.supervised[:length]
+        assert result.truncated == (length < len(fits.input_ids))
+        assert example.prompt_ids == fits.prompt_ids
+
+
+def test_of_a_long_conversation_the_last_answer_within_reach_is_asked_for(tokenizer_of: Load) -> None:
+    tokenizer = tokenizer_of("gpt2")
+    whole = encoded(conversation("Hi", "Yes", "And", "No"), tokenizer, Shape.CHAT)
+    cut = encoding([conversation("Hi", "Yes", "And", "No")], tokenizer, Shape.CHAT, len(whole.prompt_ids)).encoded[0]
+    assert cut is not None
+    assert whole.answer == "No"
+    assert cut.answer == "Yes"
+    assert len(cut.prompt_ids) < len(whole.prompt_ids)
+
+
+def test_many_examples_are_encoded_as_each_alone(tokenizer_of: Load) -> None:
+    tokenizer = tokenizer_of("llama")
+    examples = [asked(f"What is {i}?", f"It is {i * 7}.") for i in range(5000)]
+    together = encoding(examples, tokenizer).encoded
+    assert len(together) == 5000
+    for index in (0, 1, 4095, 4096, 4999):
+        assert together[index] == encoded(examples[index], tokenizer)

@@ -1,0 +1,141 @@
+"""Splits depend on what rows say, never on their order; equal rows never lie on both sides."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerBase
+
+from bandsearch.data.dataset import Dataset, prepare
+from bandsearch.values.errors import DataError
+from bandsearch.values.spec import DataSpec
+
+Write = Callable[[Sequence[Any]], str]
+relaxed = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def rows_of(count: int) -> list[dict[str, str]]:
+    return [{"question": f"What is {i}?", "answer": f"It is {i}"} for i in range(count)]
+
+
+def prepared(path: str, tokenizer: PreTrainedTokenizerBase, seed: int = 0, **options: Any) -> Dataset:
+    return prepare(DataSpec(name=path, **options), tokenizer, seed)
+
+
+def splits(dataset: Dataset) -> list[tuple[tuple[int, ...], ...]]:
+    return [tuple(e.input_ids for e in part) for part in (dataset.train, dataset.validation, dataset.test)]
+
+
+def varied(row: dict[str, str], source: random.Random) -> dict[str, str]:
+    """The same content with other spaces and cases."""
+    change = source.choice((str.upper, str.lower, str.title, lambda text: text.replace(" ", "  \n"), str))
+    return {key: f"{change(value)} " for key, value in row.items()}
+
+
+@relaxed
+@given(count=st.integers(10, 60), copies=st.integers(0, 80), seed=st.integers(0, 10**6))
+def test_a_duplicate_is_never_on_both_sides(
+    jsonl: Write, plain: PreTrainedTokenizerBase, count: int, copies: int, seed: int
+) -> None:
+    source = random.Random(seed)
+    distinct = rows_of(count)
+    rows = distinct + [varied(source.choice(distinct), source) for _ in range(copies)]
+    source.shuffle(rows)
+    dataset = prepared(jsonl(rows), plain)
+    sides = [
+        {" ".join(json.dumps(rows[int(e.place.rsplit(":", 1)[1]) - 1]).split()).casefold() for e in part}
+        for part in (dataset.train, dataset.validation, dataset.test)
+    ]
+    assert sum(map(len, sides)) == len(set.union(*sides))
+    assert sum(len(part) for part in splits(dataset)) == count
+    assert all(splits(dataset))
+    assert dataset.counts.duplicates == copies
+    assert any("duplicate row" in note for note in dataset.notes) == (copies > 0)
+
+
+@relaxed
+@given(seed=st.integers(0, 10**6))
+def test_the_order_of_rows_changes_nothing(jsonl: Write, plain: PreTrainedTokenizerBase, seed: int) -> None:
+    rows = [*rows_of(40), {"question": "what is 3?", "answer": "it is 3"}]
+    first = prepared(jsonl(rows), plain)
+    random.Random(seed).shuffle(rows)
+    second = prepared(jsonl(rows), plain)
+    assert splits(first) == splits(second)
+    assert first.fingerprint == second.fingerprint
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(10, (8, 1, 1)), (20, (16, 2, 2)), (200, (160, 20, 20))])
+def test_sizes(count: int, sizes: tuple[int, ...], jsonl: Write, plain: PreTrainedTokenizerBase) -> None:
+    assert tuple(map(len, splits(prepared(jsonl(rows_of(count)), plain)))) == sizes
+
+
+def test_another_content_is_another_fingerprint(jsonl: Write, plain: PreTrainedTokenizerBase) -> None:
+    rows = rows_of(20)
+    first = prepared(jsonl(rows), plain).fingerprint
+    rows[7]["answer"] = "It IS 7"
+    assert prepared(jsonl(rows), plain).fingerprint != first
+    renamed = [{"prompt": row["question"], "completion": row["answer"]} for row in rows_of(20)]
+    assert prepared(jsonl(renamed), plain).fingerprint != first
+
+
+def test_max_examples_chooses_by_seed_and_splits_as_before(jsonl: Write, plain: PreTrainedTokenizerBase) -> None:
+    path = jsonl(rows_of(100))
+    first, again, other = (prepared(path, plain, seed, max_examples=30) for seed in (0, 0, 1))
+    assert [len(part) for part in splits(first)] == [24, 3, 3]
+    assert splits(first) == splits(again)
+    assert splits(first) != splits(other)
+    assert first.counts.not_sampled == 70
+    assert splits(prepared(path, plain, 0)) == splits(prepared(path, plain, 1))
+
+
+def test_too_few_rows_are_refused(jsonl: Write, plain: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(DataError, match=r"my\.jsonl holds 9 different rows, too few .* Give at least 10"):
+        prepared(jsonl(rows_of(9) * 5), plain)
+    with pytest.raises(DataError, match="Raise --max-examples"):
+        prepared(jsonl(rows_of(50)), plain, max_examples=5)
+
+
+def test_nothing_to_learn_names_the_length_that_would_do(jsonl: Write, plain: PreTrainedTokenizerBase) -> None:
+    rows = [{"prompt": "word " * 50 + str(i), "completion": f"It is {i}"} for i in range(20)]
+    with pytest.raises(DataError, match=r"No answer of my\.jsonl begins within the first 16 tokens") as caught:
+        prepared(jsonl(rows), plain, max_length=16)
+    enough = int(caught.value.remedy.split("--max-length ")[1].split(",")[0])
+    assert prepared(jsonl(rows), plain, max_length=enough).counts.dropped <= 10
+    plain.model_max_length = 16
+    with pytest.raises(DataError, match="as long as this model reads"):
+        prepared(jsonl(rows), plain)
+
+
+def test_cut_and_dropped_rows_are_counted(jsonl: Write, plain: PreTrainedTokenizerBase) -> None:
+    long_answers = [{"prompt": f"{i}", "completion": "word " * 30} for i in range(15)]
+    long_prompts = [{"prompt": "word " * 30 + str(i), "completion": "yes"} for i in range(5)]
+    dataset = prepared(jsonl(long_answers + long_prompts), plain, max_length=12)
+    assert (dataset.counts.truncated, dataset.counts.dropped) == (15, 5)
+    assert "15 rows cut to 12 tokens." in dataset.notes
+    assert "5 rows dropped because the answer begins after 12 tokens." in dataset.notes
+    assert sum(map(len, splits(dataset))) == 15
+    assert all(len(e.input_ids) <= 12 and any(e.supervised) for e in dataset.train)
+
+
+def test_splits_of_a_folder_are_used_and_kept_apart(tmp_path: Path, plain: PreTrainedTokenizerBase) -> None:
+    rows = rows_of(50)
+    for name, part in (("train", rows[:40] + rows[45:47]), ("test", rows[40:46] + rows[40:41]), ("notes", [])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    dataset = prepared(str(tmp_path), plain)
+    assert {e.answer for e in dataset.test} == {f"It is {i}" for i in range(40, 46)}
+    assert (len(dataset.train), len(dataset.validation)) == (37, 4)
+    assert (dataset.counts.leaked, dataset.counts.duplicates) == (1, 1)
+    assert "test as the data set brings them" in dataset.notes[-1]
+    (tmp_path / "valid.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[44:50]))
+    dataset = prepared(str(tmp_path), plain)
+    assert {e.answer for e in dataset.validation} == {f"It is {i}" for i in range(46, 50)}
+    assert len(dataset.train) == 40
+    small = prepared(str(tmp_path), plain, max_examples=20)
+    assert [len(part) for part in splits(small)] == [16, 2, 2]
