@@ -159,7 +159,7 @@ def takes_specification(**fixed: Any) -> Callable[[Callable[..., None]], Callabl
         with_options.__signature__ = inspect.Signature(arguments)  # type: ignore[attr-defined]
         with_options.__annotations__ = {option.name: option.annotation for option in arguments}
         # Typer would read the wrapped command's annotations instead.
-        del with_options.__wrapped__  # type: ignore[attr-defined]
+        del with_options.__wrapped__
         return with_options
 
     return decorate

@@ -43,7 +43,7 @@ def layer_strip(candidate: Candidate, layer_count: int) -> Markup:
 
 def layer_sensitivity(profile: SensitivityProfile, bands: Sequence[Band]) -> Markup:
     """The probe's score of every layer; layers of the winner's bands are marked."""
-    height = 236
+    height = 318
     x = Scale(-0.5, profile.layer_count - 0.5, 46, WIDTH - 8)
     y = Scale.over(profile.layer_scores, height - 42, 26, zero=True)
     size = (x.stop - x.start) / profile.layer_count
@@ -85,7 +85,7 @@ def layer_views(views: Sequence[LayerViews], layer_count: int, bands: Sequence[B
         values = [read(view) for _, _, read in lines for view in views]
         y = Scale.over(values, low, low - row_height + 40)
         parts.append(element("text", name, x=x.start - 6, y=y.stop - 8, class_="name"))
-        for tick in y.ticks(2):
+        for tick in y.ticks(3):
             parts.append(element("line", x1=x.start, x2=x.stop, y1=y(tick), y2=y(tick), class_="rule"))
             parts.append(element("text", number(tick), x=x.start - 6, y=y(tick) + 4, class_="tick end"))
         for class_, label, read in lines:
@@ -134,7 +134,7 @@ def band_map(
     best = min(losses.values())
     # A few bands that learnt nothing would otherwise take all the colours.
     worst = sorted(losses.values())[min(len(losses) - 1, round(0.9 * len(losses)))]
-    pad = 1.0 if layer_count <= 40 else 0.4
+    pad = 1.0 if layer_count <= 20 else 0.5
     parts: list[Markup] = []
     ringed: list[Markup] = []
     for start in range(layer_count):
@@ -147,25 +147,21 @@ def band_map(
                 "height": size - pad,
                 "rx": min(3.0, size / 6),
             }
-            if band not in losses:
-                parts.append(element("rect", class_="untried", **place))
-                continue
-            share = min(1.0, (losses[band] - best) / ((worst - best) or 1.0))
-            heat = HEAT_STEPS - 1 - min(HEAT_STEPS - 1, int(share * HEAT_STEPS))
+            words = f"{layers_of((band,))}: not tried here"
+            class_ = "untried"
+            if band in losses:
+                share = min(1.0, (losses[band] - best) / ((worst - best) or 1.0))
+                class_ = f"heat{HEAT_STEPS - 1 - min(HEAT_STEPS - 1, int(share * HEAT_STEPS))}"
+                words = f"{layers_of((band,))}: loss {losses[band]:.4f}, {counts[band]} candidate(s)"
             mark = marks.get(band)
-            words = f"{layers_of((band,))}: loss {losses[band]:.4f}, {counts[band]} candidate(s)"
-            parts.append(element("rect", title(words), class_=f"heat{heat}", **place))
+            note = title(words) if mark or band in losses else ""
+            parts.append(element("rect", note, class_=class_, **place))
             if mark:
-                ringed.append(element("rect", class_="ring win" if mark == "W" else "ring", **place))
-                ringed.append(
-                    element(
-                        "text",
-                        mark,
-                        x=place["x"] + place["width"] / 2,
-                        y=place["y"] + place["height"] / 2 + 4.5,
-                        class_="mark",
-                    )
-                )
+                # Where the cell is too small to hold its letter, the letter stands to its right.
+                aside = 0.0 if size >= 16 else size / 2 + 7
+                x, y = place["x"] + place["width"] / 2 + aside, place["y"] + place["height"] / 2 + 4.5
+                ringed.append(element("rect", note, class_="ring win" if mark == "W" else "ring", **place))
+                ringed.append(element("text", mark, x=x, y=y, class_="mark"))
     ticks = [tick for tick in Scale(0, layer_count - 1, 0, 1).ticks(5) if tick == int(tick)]
     for tick in ticks:
         centre = (tick + 0.5) * size
@@ -213,7 +209,7 @@ def pareto(points: Sequence[tuple[int, float, str, str]]) -> Markup:
     return picture(WIDTH, height, parts, "loss against trainable parameters")
 
 
-def history(trials: Sequence[TrialResult]) -> Markup:
+def history(trials: Sequence[TrialResult], winner: Candidate) -> Markup:
     """Every candidate in the order it was proposed, at its last loss, and the best so far."""
     height = 270
     losses = sorted(trial.last_loss for trial in trials if trial.last_loss is not None)
@@ -232,7 +228,7 @@ def history(trials: Sequence[TrialResult]) -> Markup:
         words = f"#{trial.number} {trial.candidate}: {trial.state.replace('_', ' ')} after {trial.steps} steps"
         words += "" if loss is None else f", loss {loss:.4f}"
         place = (x(trial.number), y.stop if failed or loss is None else y(loss))
-        class_ = "baseline" if trial.role is Role.FULL_DEPTH else "other" if trial.role.is_baseline else "search"
+        class_ = class_of(trial.candidate, trial.role, winner)
         if failed or loss is None:
             shape = f"M{place[0] - 4:.1f} {place[1] - 4:.1f}l8 8m0 -8l-8 8"
             dots.append(element("path", title(words), d=shape, class_="failed"))
@@ -246,26 +242,21 @@ def history(trials: Sequence[TrialResult]) -> Markup:
     return picture(WIDTH, height, parts + dots, "search history")
 
 
-def budget_bars(rows: Sequence[tuple[str, float | None, float]], unit: str, divisor: float) -> Markup:
-    """(stage, planned, spent) in seconds, shown divided by `divisor` in `unit`: a bar for spent, a tick for planned."""
-    left, right, step, top = 74, 76, 26, 8
-    most = max([spent for _, _, spent in rows] + [planned or 0.0 for _, planned, _ in rows])
+def budget_bars(rows: Sequence[tuple[str, float | None, float]], words: Callable[[float], str]) -> Markup:
+    """(stage, planned, spent) in device-seconds, written by `words`: a bar for spent, a tick for planned."""
+    left, right, step, top = 74, 110, 26, 8
+    most = max((max(spent, planned or 0.0) for _, planned, spent in rows), default=0.0)
     x = Scale(0.0, most or 1.0, left, WIDTH - right)
     parts = []
     for index, (stage, planned, spent) in enumerate(rows):
         y = top + index * step
-        words = f"{stage}: spent {spent / divisor:.4g} {unit}"
-        words += "" if planned is None else f", planned {planned / divisor:.4g} {unit}"
+        note = title(f"{stage}: spent {words(spent)}" + ("" if planned is None else f", planned {words(planned)}"))
         parts.append(element("text", stage, x=left - 8, y=y + 13, class_="tick end strong"))
-        parts.append(
-            element("rect", title(words), x=left, y=y, width=x(spent) - left, height=17, rx=2, class_="baseline")
-        )
+        parts.append(element("rect", note, x=left, y=y, width=x(spent) - left, height=17, rx=2, class_="baseline"))
         if planned is not None:
-            parts.append(
-                element("line", title(words), x1=x(planned), x2=x(planned), y1=y - 3, y2=y + 20, class_="plan")
-            )
+            parts.append(element("line", note, x1=x(planned), x2=x(planned), y1=y - 3, y2=y + 20, class_="plan"))
         after = x(max(spent, planned or 0.0)) + 8
-        parts.append(element("text", f"{spent / divisor:.4g} {unit}", x=after, y=y + 13, class_="tick"))
+        parts.append(element("text", words(spent), x=after, y=y + 13, class_="tick"))
     return picture(WIDTH, top + step * len(rows) + 4, parts, "budget by stage, planned and spent")
 
 
@@ -303,7 +294,7 @@ def finalist_dots(finalist: Finalist, low: float, high: float, class_: str) -> M
 
 def rate_range(rates: RateRange, used: Iterable[tuple[float, str]]) -> Markup:
     """The range test: training loss reached at every rate, the span searched, and the rates that were chosen."""
-    height = 220
+    height = 270
     reached = [(point.learning_rate, point.loss) for point in rates.points if point.loss is not None]
     x = Scale.over(
         [rates.low, rates.high, *(point.learning_rate for point in rates.points)], 46, WIDTH - 10, logarithmic=True
@@ -333,6 +324,15 @@ def rate_range(rates: RateRange, used: Iterable[tuple[float, str]]) -> Markup:
         words = title(f"{class_}: {rate:.2g}")
         parts.append(element("line", words, x1=x(rate), x2=x(rate), y1=y.stop - 6, y2=y.start, class_=f"mean {class_}"))
     return picture(WIDTH, height, parts, "learning-rate range test")
+
+
+def class_of(candidate: Candidate, role: Role, winner: Candidate) -> str:
+    """The colour a candidate has in every chart and table."""
+    if candidate == winner:
+        return "winner"
+    if role is Role.FULL_DEPTH:
+        return "baseline"
+    return "other" if role.is_baseline else "search"
 
 
 def layers_of(bands: Sequence[Band]) -> str:

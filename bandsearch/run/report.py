@@ -7,7 +7,8 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bandsearch.run.facts import ReportFacts, Sample
-from bandsearch.run.page import make_page, markdown_text
+from bandsearch.run.page import make_page
+from bandsearch.run.words import markdown_text
 from bandsearch.rundir import disk_errors, write_atomically
 
 __all__ = ["ReportFacts", "Sample", "write_report"]

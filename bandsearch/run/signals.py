@@ -59,7 +59,8 @@ def _signal(predictor: str, outcome: str, pairs: Iterable[tuple[float, float]]) 
     from scipy.stats import spearmanr
 
     finite = [pair for pair in pairs if all(map(math.isfinite, pair))]
-    if len(finite) < LEAST_PAIRS or any(len(set(side)) < 2 for side in zip(*finite, strict=True)):
+    predicted, measured = [pair[0] for pair in finite], [pair[1] for pair in finite]
+    # Ranks of equal values say nothing.
+    if len(finite) < LEAST_PAIRS or len(set(predicted)) < 2 or len(set(measured)) < 2:
         return None
-    correlation = float(spearmanr(*zip(*finite, strict=True)).statistic)
-    return Signal(predictor, outcome, correlation, len(finite))
+    return Signal(predictor, outcome, float(spearmanr(predicted, measured).statistic), len(finite))

@@ -78,12 +78,11 @@ class Scale:
         """Round numbers inside the scale: 1, 2, 5 times a power of ten."""
         if self.logarithmic:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            choices = ([1, 2, 5], [1, 3], [1])
-            for steps in choices:
+            for steps in ((1, 2, 5), (1, 3), (1,)):
                 found = [m * 10.0**d for d in decades for m in steps if self.low <= m * 10.0**d <= self.high]
                 if len(found) <= wanted + 1:
                     return found
-            return found
+            return found[:: math.ceil(len(found) / wanted)]
         rough = (self.high - self.low) / max(1, wanted)
         power = 10.0 ** math.floor(math.log10(rough))
         step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough)

@@ -1,0 +1,166 @@
+"""The rows of the report's tables, as text ready to print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from bandsearch.run import charts
+from bandsearch.run.facts import ReportFacts
+from bandsearch.run.words import ARM_NAMES, METRIC_NAMES, ROLE_NAMES, percent, signed, span
+from bandsearch.values.candidate import Candidate
+from bandsearch.values.evaluation import Comparison, Winner
+
+SHOWN_SAMPLES = 6
+SHOWN_CHARACTERS = 400
+
+
+@dataclass(frozen=True)
+class Tile:
+    name: str
+    value: str
+    note: str
+    drawing: Markup | None = None
+
+
+@dataclass(frozen=True)
+class ArmRow:
+    name: str
+    class_: str
+    parameters: str
+    share: str
+    loss: str
+    exact_match: str
+    tasks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DifferenceRow:
+    words: str
+    metric: str
+    mean: str
+    interval: str
+    meaning: str
+    drawing: Markup
+
+
+@dataclass(frozen=True)
+class FinalistRow:
+    role: str
+    class_: str
+    candidate: Candidate
+    layers: str
+    parameters: str
+    loss: str
+    seeds: tuple[str, ...]
+    drawing: Markup
+
+
+@dataclass(frozen=True)
+class SampleRow:
+    prompt: str
+    answer: str
+    outputs: tuple[tuple[str, str, bool | None], ...]
+
+
+@dataclass(frozen=True)
+class BudgetRow:
+    stage: str
+    planned: str
+    spent: str
+
+
+def tiles_of(facts: ReportFacts) -> list[Tile]:
+    winner, evaluation = facts.winner, facts.evaluation
+    candidate = winner.candidate
+    share = winner.trainable_parameters / winner.baseline_parameters
+    tiles = [
+        Tile(
+            "Where it sits",
+            charts.layers_of(candidate.bands),
+            f"{len(candidate.layers)} of {facts.layer_count} layers, rank {candidate.rank} on "
+            f"{' + '.join(candidate.targets)}, rate {candidate.learning_rate:.2g}, {candidate.method}",
+            charts.layer_strip(candidate, facts.layer_count),
+        ),
+        Tile(
+            "Trainable parameters",
+            f"{winner.trainable_parameters:,}",
+            f"{percent(share)} of full depth ({winner.baseline_parameters:,})",
+        ),
+    ]
+    for metric, name in (("loss", "Test loss vs full depth"), ("exact_match", "Exact match vs full depth")):
+        comparison = evaluation.comparison("winner", "full_depth", metric)
+        if comparison is not None:
+            row = difference_row(comparison)
+            tiles.append(Tile(name, row.mean, f"95 % interval {row.interval}: {row.meaning}", row.drawing))
+    return tiles
+
+
+def arm_rows(facts: ReportFacts, tasks: tuple[str, ...]) -> Iterable[ArmRow]:
+    full = facts.winner.baseline_parameters
+    for arm in facts.evaluation.arms:
+        yield ArmRow(
+            name=ARM_NAMES.get(arm.arm, arm.arm),
+            class_={"winner": "winner", "full_depth": "baseline"}.get(arm.arm, "quiet"),
+            parameters=f"{arm.trainable_parameters:,}",
+            share=percent(arm.trainable_parameters / full),
+            loss=f"{arm.loss:.4f}",
+            exact_match="–" if arm.exact_match is None else percent(arm.exact_match),
+            tasks=tuple(f"{arm.tasks[name]:.4f}" if name in arm.tasks else "–" for name in tasks),
+        )
+
+
+def difference_row(comparison: Comparison) -> DifferenceRow:
+    interval, metric = comparison.difference, comparison.metric
+    better = "low" if metric == "loss" else "high"
+    if not interval.excludes_zero:
+        meaning = "within noise"
+    else:
+        meaning = "better" if (interval.high < 0) == (better == "low") else "worse"
+    return DifferenceRow(
+        words=f"{ARM_NAMES.get(comparison.arm, comparison.arm)} − "
+        f"{ARM_NAMES.get(comparison.reference, comparison.reference)}",
+        metric=METRIC_NAMES.get(metric, metric),
+        mean=signed(interval.mean, metric),
+        interval=span(interval, metric),
+        meaning=meaning,
+        drawing=charts.interval_bar(interval, better),
+    )
+
+
+def finalist_rows(winner: Winner) -> Iterable[FinalistRow]:
+    losses = [loss for finalist in winner.finalists for loss in finalist.losses]
+    if not losses:
+        return
+    air = 0.04 * (max(losses) - min(losses)) or 0.01
+    for finalist in sorted(winner.finalists, key=lambda finalist: finalist.loss):
+        class_ = charts.class_of(finalist.candidate, finalist.role, winner.candidate)
+        yield FinalistRow(
+            role="winner" if class_ == "winner" else ROLE_NAMES[finalist.role],
+            class_=class_,
+            candidate=finalist.candidate,
+            layers=charts.layers_of(finalist.candidate.bands),
+            parameters=f"{finalist.trainable_parameters:,}",
+            loss=f"{finalist.loss:.4f}",
+            seeds=tuple(f"{loss:.4f}" for loss in finalist.losses),
+            drawing=charts.finalist_dots(finalist, min(losses) - air, max(losses) + air, class_),
+        )
+
+
+def sample_rows(facts: ReportFacts) -> Iterable[SampleRow]:
+    arms = [arm for arm in facts.evaluation.arms if any(e.generated is not None for e in arm.examples)]
+    for index, sample in enumerate(facts.samples):
+        outputs = tuple(
+            (ARM_NAMES.get(arm.arm, arm.arm), _cut(example.generated), example.correct)
+            for arm in arms
+            if (example := arm.examples[index]).generated is not None
+        )
+        if outputs and index < SHOWN_SAMPLES:
+            yield SampleRow(_cut(sample.prompt), _cut(sample.answer), outputs)
+
+
+def _cut(text: str | None) -> str:
+    text = text or ""
+    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"

@@ -1,0 +1,61 @@
+"""Numbers and names in words, the same in both twins of the report."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePath
+
+from bandsearch.values.budget import Unit
+from bandsearch.values.candidate import Role
+from bandsearch.values.evaluation import Choice, Interval
+
+ARM_NAMES = {"base": "base model", "full_depth": "full-depth LoRA", "winner": "winner"}
+ROLE_NAMES = {
+    Role.SEARCHED: "searched",
+    Role.FULL_DEPTH: "full depth",
+    Role.MID_BLOCK: "20–80 % mid-block",
+    Role.LAST_K: "last layers",
+    Role.RANDOM_BAND: "random band",
+}
+METRIC_NAMES = {"loss": "test loss", "exact_match": "exact match"}
+CHOICE_WORDS = {
+    Choice.BEATS_BASELINE: "beat the tuned baseline on validation",
+    Choice.SMALLEST_WITHIN_NOISE: "smallest adapter within noise of the best on validation",
+    Choice.BASELINE: "nothing on validation was better than the tuned baseline",
+}
+
+
+def short_name(name: str) -> str:
+    """A hub id or a demo task as it is; of a path its last part."""
+    return PurePath(name).name if name.startswith((".", "/", "~")) else name
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def charged(seconds: float, unit: Unit) -> str:
+    """Device-seconds in words: 48 s, 4 min 56 s, 2 h 03 min; of cores or GPUs where the budget counts those."""
+    whole = round(seconds)
+    prefix = "" if unit is Unit.WALL else f"{unit}-"
+    if whole < 60:
+        return f"{seconds:.1f} {prefix}s" if seconds < 10 else f"{whole} {prefix}s"
+    if whole < 3600:
+        return f"{whole // 60} {prefix}min {whole % 60:02} s"
+    return f"{whole // 3600} {prefix}h {whole // 60 % 60:02} min {whole % 60:02} s"
+
+
+def signed(value: float, metric: str) -> str:
+    text = f"{value:+.4f}" if metric == "loss" else f"{100 * value:+.1f} pts"
+    return text.replace("-", "−")
+
+
+def span(interval: Interval, metric: str) -> str:
+    return f"{signed(interval.low, metric)} to {signed(interval.high, metric)}"
+
+
+def markdown_text(text: object) -> str:
+    """`text` as it is, in Markdown: nothing in it is markup, HTML or a new table cell."""
+    flat = " ".join(str(text).split())
+    escaped = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|#~!])", r"\\\1", escaped)

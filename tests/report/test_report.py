@@ -1,0 +1,226 @@
+"""The report: one file, no network, everything escaped, and only claims that the numbers carry."""
+
+import dataclasses
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plausible import RUNGS, plausible_facts
+
+from bandsearch.run.report import ReportFacts, write_report
+from bandsearch.run.words import markdown_text
+from bandsearch.values.candidate import Role
+from bandsearch.values.evaluation import Choice
+from bandsearch.values.trial import TrialState
+
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+
+
+class Reader(HTMLParser):
+    """Checks that elements nest, and collects text, attributes and the words shown on hovering."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.titles: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self.open or "script" in self.open:
+            return
+        (self.titles if "title" in self.open else self.words).append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def html_of(facts: ReportFacts, directory: Path) -> str:
+    write_report(facts, directory)
+    return (directory / "report.html").read_text(encoding="utf-8")
+
+
+def test_one_file_that_needs_no_network(tmp_path: Path) -> None:
+    html = html_of(plausible_facts(), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.md"]
+    assert Reader(html).addresses == []
+    assert not re.search(r"https?:|//[a-z]+\.|@import|url\(", html)
+    assert "prefers-color-scheme: dark" in html
+    assert "@media print" in html
+
+
+def test_every_drawing_is_well_formed_and_labelled(tmp_path: Path) -> None:
+    drawings = re.findall(r"<svg.*?</svg>", html_of(plausible_facts(), tmp_path), re.DOTALL)
+    assert len(drawings) > 15
+    for drawing in drawings:
+        root = ElementTree.fromstring(drawing)
+        assert root.attrib["aria-label"]
+        assert "nan" not in drawing
+
+
+def test_the_numbers_are_there(tmp_path: Path) -> None:
+    facts = plausible_facts()
+    reader = Reader(html_of(facts, tmp_path))
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+    winner, full = facts.evaluation.arm("winner"), facts.evaluation.arm("full_depth")
+    for expected in (
+        facts.verdict,
+        f"{winner.loss:.4f}",
+        f"{full.loss:.4f}",
+        f"{facts.winner.trainable_parameters:,}",
+        "9 min 46 s",
+        "−0.0280 to −0.0120",
+        facts.serve_command,
+    ):
+        assert expected in reader.text
+        assert markdown_text(expected) in markdown or expected in markdown
+    # The heat map, from the trials themselves.
+    for rung in RUNGS:
+        best = min(loss for trial in facts.trials if (loss := trial.loss_at(rung)) is not None)
+        assert any(f"loss {best:.4f}" in title for title in reader.titles)
+
+
+HOSTILE = "<script>alert('x')</script>|`#*_[a](b)\n\n# h"
+
+
+def test_text_from_data_and_models_is_escaped(tmp_path: Path) -> None:
+    facts = plausible_facts(text=HOSTILE, model="org/<b>m</b>", data="d<img src=x onerror=y>.jsonl")
+    facts = dataclasses.replace(
+        facts, environment={"<i>": HOSTILE}, data_notes=(HOSTILE,), verdict=HOSTILE, serve_command=HOSTILE
+    )
+    html = html_of(facts, tmp_path)
+    reader = Reader(html)
+    assert reader.addresses == []
+    assert "<script" not in html
+    assert "alert('x')" in reader.text
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+    outside_code = "\n".join(line for line in markdown.splitlines() if not line.startswith("    "))
+    assert "<script" not in outside_code
+    assert "\n# h" not in markdown
+    tables = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert all(len(re.findall(r"(?<!\\)\|", line)) <= 7 for line in tables)
+
+
+@pytest.mark.parametrize(
+    ("gain", "choice", "words", "tone"),
+    [
+        (-0.02, Choice.BEATS_BASELINE, "beats LoRA on all layers", "good"),
+        (-0.02, Choice.SMALLEST_WITHIN_NOISE, "No gain beyond noise", "open"),
+        (0.001, Choice.BEATS_BASELINE, "No gain beyond noise", "open"),
+        (0.001, Choice.SMALLEST_WITHIN_NOISE, "No gain beyond noise", "open"),
+        (0.02, Choice.BEATS_BASELINE, "behind full depth on the test split", "bad"),
+        (0.001, Choice.BASELINE, "full depth is the best choice here", "open"),
+    ],
+)
+def test_a_win_is_claimed_only_with_numbers(gain: float, choice: Choice, words: str, tone: str, tmp_path: Path) -> None:
+    facts = plausible_facts(gain=gain)
+    facts = dataclasses.replace(facts, winner=facts.winner.model_copy(update={"choice": choice}))
+    html = html_of(facts, tmp_path)
+    headline = re.search(r'<h1 class="(\w+)">(.*?)</h1>', html)
+    assert headline is not None
+    assert headline[1] == tone
+    assert words in headline[2]
+    assert words in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    layers=st.integers(1, 80),
+    trials=st.integers(5, 40),
+    gain=st.floats(-0.5, 0.5),
+    noise=st.floats(0, 0.1),
+)
+def test_any_run_can_be_shown(
+    seed: int, layers: int, trials: int, gain: float, noise: float, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    facts = plausible_facts(seed, layers, trials, gain, noise)
+    html = html_of(facts, tmp_path_factory.mktemp("report"))
+    Reader(html)
+    assert "nan" not in html
+    assert "inf" not in re.sub(r"information|inflat", "", html)
+
+
+def test_a_run_with_next_to_nothing_can_be_shown(tmp_path: Path) -> None:
+    """No finished trial, no views, no range test, no generation, no samples, one finalist, no budget."""
+    facts = plausible_facts()
+    failed = [trial.model_copy(update={"points": (), "state": TrialState.OUT_OF_MEMORY}) for trial in facts.trials]
+    profile = facts.profile.model_copy(
+        update={
+            "views": (),
+            "rate_range": facts.profile.rate_range.model_copy(update={"points": ()}),
+            "layer_scores": tuple(0.0 for _ in facts.profile.layer_scores),
+        }
+    )
+    arms = tuple(
+        arm.model_copy(
+            update={
+                "examples": tuple(
+                    example.model_copy(update={"generated": None, "correct": None}) for example in arm.examples
+                ),
+                "tasks": {},
+            }
+        )
+        for arm in facts.evaluation.arms
+    )
+    winner = facts.winner.model_copy(update={"finalists": facts.winner.finalists[:1]})
+    bare = dataclasses.replace(
+        facts,
+        spec=facts.spec.model_copy(update={"budget": None, "trials": 5}),
+        trials=tuple(failed),
+        profile=profile,
+        winner=winner,
+        evaluation=facts.evaluation.model_copy(update={"arms": arms, "comparisons": ()}),
+        samples=(),
+        data_notes=(),
+        ledger_by_stage={},
+    )
+    for trials in (tuple(failed), ()):
+        reader = Reader(html_of(dataclasses.replace(bare, trials=trials), tmp_path))
+        assert "What the models answer" not in reader.text
+        assert "Bands tried" not in reader.text
+        assert "no time limit" in reader.text
+
+
+def test_a_candidate_on_several_bands_is_named_and_shaded(tmp_path: Path) -> None:
+    from bandsearch.values.band import Band
+
+    facts = plausible_facts()
+    bands = (Band(start=1, stop=3), Band(start=6, stop=7))
+    candidate = facts.winner.candidate.model_copy(update={"bands": bands})
+    facts = dataclasses.replace(facts, winner=facts.winner.model_copy(update={"candidate": candidate}))
+    reader = Reader(html_of(facts, tmp_path))
+    assert "layers 1–2 and 6" in reader.text
+    assert "layer 6: adapted" in reader.titles
+
+
+def test_the_failed_are_counted_and_marked(tmp_path: Path) -> None:
+    facts = plausible_facts()
+    reader = Reader(html_of(facts, tmp_path))
+    failed = [trial for trial in facts.trials if trial.state is TrialState.DIVERGED]
+    assert f"{len(failed)} diverged" in reader.text
+    for trial in failed:
+        assert any(title.startswith(f"#{trial.number} ") and "diverged" in title for title in reader.titles)
+    assert {trial.role for trial in facts.trials} == set(Role)
+
+
+def test_a_local_path_is_shown_by_its_last_part(tmp_path: Path) -> None:
+    facts = plausible_facts(model="/srv/models/mine", data="/home/someone/my.jsonl")
+    reader = Reader(html_of(facts, tmp_path))
+    assert "bandsearch · mine on my.jsonl" in reader.text
