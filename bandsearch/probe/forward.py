@@ -1,0 +1,57 @@
+"""Losses of single batches on a model as it stands, for measurements that are no training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from bandsearch.data.dataset import Encoded
+
+ROWS = 16
+
+
+def mean_loss(model: PreTrainedModel, examples: Sequence[Encoded], rows: int = ROWS) -> float:
+    """Mean loss in nats per supervised token over all `examples`, without gradients."""
+    ascending = sorted(examples, key=lambda example: len(example.input_ids))
+    total, tokens = 0.0, 0
+    with torch.no_grad():
+        for begin in range(0, len(ascending), rows):
+            losses = token_losses(model, ascending[begin : begin + rows])
+            total += float(losses.double().sum())
+            tokens += len(losses)
+    return total / tokens
+
+
+def token_losses(model: PreTrainedModel, examples: Sequence[Encoded]) -> Tensor:
+    """Loss in nats of every supervised token of `examples` as one right-padded batch; shape (supervised tokens,)."""
+    device = model.get_input_embeddings().weight.device
+    length = max(len(example.input_ids) for example in examples)
+    ids = torch.zeros(len(examples), length, dtype=torch.long)
+    real, predicts = torch.zeros_like(ids), torch.zeros(len(examples), length, dtype=torch.bool)
+    for row, example in enumerate(examples):
+        size = len(example.input_ids)
+        ids[row, :size] = torch.tensor(example.input_ids)
+        real[row, :size] = 1
+        predicts[row, : size - 1] = torch.tensor(example.supervised[1:])
+    targets = ids[:, 1:][predicts[:, :-1]].to(device)
+    with _head_reads_only(model, predicts.to(device)):
+        logits = model(input_ids=ids.to(device), attention_mask=real.to(device), use_cache=False).logits
+    return nn.functional.cross_entropy(logits[0].float(), targets, reduction="none")
+
+
+@contextmanager
+def _head_reads_only(model: PreTrainedModel, positions: Tensor) -> Iterator[None]:
+    """The output layer sees the positions of (rows, length) that are true, as one row: logits are (1, count, words)."""
+
+    def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (inputs[0][positions].unsqueeze(0), *inputs[1:])
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(keep)
+    try:
+        yield
+    finally:
+        handle.remove()
