@@ -139,10 +139,10 @@ SKILLS: Mapping[str, Skill] = {
 }
 
 
-def pairs(seed: int) -> Iterator[Pair]:
+def pairs(seed: int, skills: Mapping[str, Skill] = SKILLS) -> Iterator[Pair]:
     """Prompts and answers from the mixture, without end."""
     source = random.Random(seed)
-    writers = [skill.write for skill in SKILLS.values()]
-    shares = [skill.share for skill in SKILLS.values()]
+    writers = [skill.write for skill in skills.values()]
+    shares = [skill.share for skill in skills.values()]
     while True:
         yield source.choices(writers, shares)[0](source)
