@@ -8,6 +8,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from bandsearch.search.strata import WidthClass, class_of
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate, Init, Method
 from bandsearch.values.errors import SpaceError
@@ -53,6 +54,15 @@ class CandidateCode:
         widest = room - (space.bands.count - 1)
         self._widths = tuple(min(max(1, self._in_units(share)), widest) for share in space.bands.width)
         self.distributions = self._distributions()
+
+    @property
+    def width_turns(self) -> tuple[tuple[int, int], ...]:
+        """The smallest and largest `width` of every width class that the space reaches, narrow to wide."""
+        by_class: dict[WidthClass, list[int]] = {}
+        for width in range(self._widths[0], self._widths[1] + 1):
+            layers = min(width * self._snap, self.layer_count)
+            by_class.setdefault(class_of(layers, self.layer_count), []).append(width)
+        return tuple((widths[0], widths[-1]) for widths in by_class.values())
 
     def decode(self, params: Params) -> Candidate:
         """The candidate at `params` (values in the ranges of `distributions`)."""

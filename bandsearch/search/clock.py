@@ -24,9 +24,14 @@ class Clock:
         return self._wall_left()
 
     @property
-    def deadline(self) -> float | None:
-        """The end as a Unix time, which other processes of this machine can compare with theirs; None: no end."""
-        return None if math.isinf(self.left) else time.time() + self.left
+    def training_left(self) -> float | None:
+        """Seconds that may be trained so that a validation still ends in time; None without a deadline."""
+        return None if math.isinf(self.left) else max(0.0, self.left - self.seconds(0))
+
+    @property
+    def training_deadline(self) -> float | None:
+        """The same as a Unix time, which other processes of this machine can compare with theirs."""
+        return None if self.training_left is None else time.time() + self.training_left
 
     @property
     def used_share(self) -> float | None:
@@ -44,4 +49,5 @@ class Clock:
         return math.inf if math.isinf(self.left) else max(0.0, self.left // self.seconds(steps))
 
     def seconds(self, steps: int) -> float:
-        return MARGIN * steps * self._costs.seconds_per_step + self._costs.seconds_per_validation
+        """Upper bound of `steps` steps and a validation."""
+        return MARGIN * (steps * self._costs.seconds_per_step + self._costs.seconds_per_validation)

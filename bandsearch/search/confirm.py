@@ -176,7 +176,7 @@ def _train(pool: Pool, engine: int, proposal: Proposal, fidelity: Fidelity, cloc
     try:
         session = call("admit", proposal.candidate, fidelity)
         try:
-            point = call("advance", session, fidelity.steps, None if math.isinf(clock.left) else max(0.0, clock.left))
+            point = call("advance", session, fidelity.steps, clock.training_left)
         finally:
             call("evict", session)
     except DivergedError as error:

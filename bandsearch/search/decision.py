@@ -79,7 +79,8 @@ def decide(contenders: Sequence[Contender], baseline: Proposal, steps: int) -> W
     - A contender whose mean loss is below the tuned full-depth baseline's by more than chance explains wins, the best
       of those that do: one-sided t-test on the pooled noise (or the pair's own, where larger), its level divided by the
       number of contenders (Bonferroni), so that where depth does not matter at most 5 % of runs declare a win.
-    - Otherwise the contender with the fewest trainable parameters among those within one standard error of the best.
+    - Otherwise the contender with the fewest trainable parameters among those within one standard error of the best,
+      of those that are not larger than the baseline.
     - Where noise cannot be judged (one seed) or nothing was confirmed, the baseline.
 
     Contenders without losses are ignored. The winner's finalists are in the order of their mean loss.
@@ -137,11 +138,15 @@ def _choose(measured: Sequence[Contender], baseline: Proposal, steps: int) -> tu
 def _smallest(
     measured: Sequence[Contender], noise: Noise, baseline: Proposal, lost: str
 ) -> tuple[Proposal, Choice, str]:
-    """The fewest parameters within one standard error of the best."""
-    best = int(np.argmin(noise.means))
-    tolerance = [noise.quantile(ONE_SIGMA) * noise.standard_error(index, best) for index in range(len(measured))]
-    within = [index for index in range(len(measured)) if noise.difference(index, best) <= tolerance[index]]
-    smallest = min(within, key=lambda index: (measured[index].proposal.trainable_parameters, noise.means[index]))
+    """The fewest parameters within one standard error of the best; what is larger than the baseline had to win."""
+    parameters = [contender.proposal.trainable_parameters for contender in measured]
+    allowed = [index for index, count in enumerate(parameters) if count <= baseline.trainable_parameters]
+    if not allowed:
+        allowed = list(range(len(measured)))
+    best = min(allowed, key=lambda index: noise.means[index])
+    tolerance = {index: noise.quantile(ONE_SIGMA) * noise.standard_error(index, best) for index in allowed}
+    within = [index for index in allowed if noise.difference(index, best) <= tolerance[index]]
+    smallest = min(within, key=lambda index: (parameters[index], noise.means[index]))
     chosen = measured[smallest].proposal
     if chosen.candidate == baseline.candidate:
         return chosen, Choice.BASELINE, f"{lost}Nothing smaller is within noise of the best, so it is handed over."

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 import optuna
+from optuna.distributions import IntDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
@@ -45,22 +46,43 @@ def propose_params(
     """Parameters of candidate `number`. Equal arguments give equal parameters, on every call and machine.
 
     The sampler is seeded from (seed, number) and sees a study made for this one question, so nothing but the results
-    decides. In it a finished training has, as its value, its loss at its last rung less what its width class is worth
-    there (`adjusted_losses`): the sampler looks for the best band of every width, not for width. A stopped one is
-    PRUNED with that value at its step; TPE ranks all of those behind the complete ones, the longest trained first, so
-    readings of different rungs are never compared. Diverged and out-of-memory trainings are PRUNED at step 0 with an
-    infinite loss: always among the bad ones. Candidates still `pending` count as bad (constant liar).
+    decides. In that study:
 
-    For the Pareto front of loss and trainable parameters the plain losses are used, as there size has a price of its
-    own; Optuna has no order for pruned trials with two objectives and takes them for good ones last.
+    - The width classes take turns (`number` decides), because short proxies favour wide bands: left to itself the
+      sampler would soon propose nothing else. What is known of other widths serves too: a band of another class stands
+      at the same relative width within the class whose turn it is, with its loss relative to its own class
+      (`adjusted_losses`).
+    - A stopped training is PRUNED with that loss at its last step. TPE ranks all of those behind the complete ones,
+      the longest trained first, so readings of different rungs are never compared.
+    - Diverged and out-of-memory trainings are PRUNED at step 0 with an infinite loss: always among the bad ones.
+      Candidates still `pending` count as bad (constant liar).
+
+    For the Pareto front of loss and trainable parameters size has a price of its own, so there are no turns and no
+    adjustment; Optuna has no order for pruned trials with two objectives and takes them for good ones last.
     """
     view = optuna.create_study(
         directions=["minimize"] if objective is Objective.LOSS else ["minimize", "minimize"],
         sampler=_sampler(sampler, _seed_of(seed, number)),
     )
-    if sampler is Sampler.TPE:
-        view.add_trials(_told(code, results, pending, objective))
-    return view.ask(code.distributions).params
+    if sampler is Sampler.RANDOM:
+        return view.ask(code.distributions).params
+    told = _told(code, results, pending, objective)
+    distributions = code.distributions
+    if objective is Objective.LOSS and "width" in distributions and code.space.bands.count == 1:
+        turn = code.width_turns[number % len(code.width_turns)]
+        distributions = distributions | {"width": IntDistribution(*turn)}
+        for trial in told:
+            trial.params = trial.params | {"width": _moved(trial.params["width"], code.width_turns, turn)}
+            trial.distributions = distributions
+    view.add_trials(told)
+    return view.ask(distributions).params
+
+
+def _moved(width: int, turns: Sequence[tuple[int, int]], turn: tuple[int, int]) -> int:
+    """The width in `turn` at the place that `width` has in its own class; the middle where that has one width only."""
+    low, high = next((low, high) for low, high in turns if low <= width <= high)
+    place = (width - low) / (high - low) if high > low else 0.5
+    return turn[0] + round(place * (turn[1] - turn[0]))
 
 
 def adjusted_losses(results: Sequence[TrialResult], layer_count: int) -> dict[int, float]:

@@ -69,7 +69,7 @@ class CampaignSearcher(Searcher):  # type: ignore[misc]
             "candidate": proposal.candidate.model_dump_json(),
             "fidelity": self._fidelity.model_copy(update={"seed": proposal.seed}).model_dump_json(),
             "rungs": " ".join(map(str, self._rungs)),
-            "deadline": self._clock.deadline,
+            "deadline": self._clock.training_deadline,
         }
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bandsearch.engine.session import DivergedError, OutOfMemoryError
-
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.fidelity import Fidelity
@@ -40,14 +39,13 @@ RATES = RateRange(low=1e-4, best=1e-3, high=1e-2)
 
 @dataclass(frozen=True)
 class Surface:
-    """Full training takes `full_steps`. `depth_matters` False plants a control: every band ends alike."""
+    """A planted optimum: band `start` to `start + width` at `rate`. Full training takes `full_steps`."""
 
     start: int = 4
     width: int = 4
     rate: float = 3e-3
     noise: float = 0.01
     full_steps: int = 270
-    depth_matters: bool = True
     diverges_above: float = 1.0
     out_of_memory_above: int = 10**9
 
@@ -61,17 +59,18 @@ class Surface:
         layers = candidate.layers
         centre, width = sum(layers) / len(layers) + 0.5, len(layers)
         misplaced = ((centre - self.start - self.width / 2) / LAYERS) ** 2 * 2.0
-        missized = (0.06 if width > self.width else 0.25) * abs(math.log(width / self.width))
+        missized = (0.12 if width > self.width else 0.25) * abs(math.log(width / self.width))
         rate = 0.12 * math.log10(candidate.learning_rate / self.rate) ** 2
         rank = 0.05 / candidate.rank
         targets = {"all": 0.0, "mlp": 0.02, "attention": 0.05}["+".join(candidate.targets)]
-        where = misplaced + missized if self.depth_matters else 0.0
-        return 0.2 + where + rate + rank + targets
+        return 0.2 + misplaced + missized + rate + rank + targets
 
     def loss(self, candidate: Candidate, steps: int, seed: int) -> float:
-        speed = 2.0 + 4.0 * len(candidate.layers) / LAYERS
+        speed = 4.0 + 4.0 * len(candidate.layers) / LAYERS
         end = self.end_loss(candidate)
-        clean = end + (1.5 - end) * math.exp(-speed * steps / self.full_steps)
+        return self.noisy(end + (1.5 - end) * math.exp(-speed * steps / self.full_steps), candidate, steps, seed)
+
+    def noisy(self, clean: float, candidate: Candidate, steps: int, seed: int) -> float:
         key = f"{candidate.identity} {steps} {seed}"
         return clean + random.Random(hashlib.sha256(key.encode()).digest()).gauss(0, self.noise)
 

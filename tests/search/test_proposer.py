@@ -112,7 +112,7 @@ def test_on_the_planted_surface_the_sampler_does_not_lose_to_random_search() -> 
 
 
 def test_band_and_rate_are_found() -> None:
-    surface, found = Surface(), 0
+    surface = Surface()
     everything = [regret(surface, planted_search(surface, seed, 60)) for seed in range(5)]
     found = sum(lost < 0.08 for lost in everything)
     assert found >= 4, everything

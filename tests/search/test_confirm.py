@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from typing import Any
+
+from bench import planted_search
+from surface import LAYERS, LAYOUT, MemoryRecords, PlantedPool, Surface, plan, profile
+
+from bandsearch.search.confirm import confirm
+from bandsearch.search.correlation import proxy_correlation
+from bandsearch.search.finalists import pick_finalists
+from bandsearch.values.candidate import Candidate, Role
+from bandsearch.values.evaluation import Choice, Winner
+from bandsearch.values.trial import TrialResult, TrialState
+
+
+class Level(Surface):
+    """A control where nothing matters but chance."""
+
+    def end_loss(self, candidate: Candidate) -> float:
+        return 0.3
+
+    def loss(self, candidate: Candidate, steps: int, seed: int) -> float:
+        return self.noisy(0.3, candidate, steps, seed)
+
+
+def confirmed(
+    pool: PlantedPool,
+    results: list[TrialResult],
+    records: MemoryRecords | None = None,
+    wall_left: Any = lambda: float("inf"),
+    stop: Any = lambda: False,
+    **planned: Any,
+) -> tuple[Winner, list[TrialResult]]:
+    records = records or MemoryRecords()
+    winner = confirm(
+        pool,
+        results=results,
+        layout=LAYOUT,
+        profile=profile(),
+        plan=plan(**planned),
+        seed=0,
+        records=records,
+        wall_left=wall_left,
+        stop=stop,
+    )
+    return winner, records.results()
+
+
+def test_a_planted_narrow_band_wins_although_short_proxies_prefer_wide_ones() -> None:
+    surface = Surface()
+    won = 0
+    for seed in range(5):
+        results = planted_search(surface, seed, 50)
+        winner, _ = confirmed(PlantedPool(surface, size=2), results, confirm_seeds=3)
+        favourite = min((r for r in results if r.points), key=lambda r: r.points[0].loss)
+        assert len(favourite.candidate.layers) > 8
+        won += winner.choice is Choice.BEATS_BASELINE and len(winner.candidate.layers) <= 8
+    assert won >= 4
+
+
+def test_on_the_control_no_win_is_declared_and_something_smaller_is_handed_over() -> None:
+    choices = []
+    for seed in range(8):
+        results = planted_search(Surface(), seed, 30)
+        baseline = pick_finalists(results, LAYERS, 4)[0]
+        winner, _ = confirmed(PlantedPool(Level()), results, confirm_seeds=3)
+        choices.append(winner.choice)
+        assert winner.trainable_parameters <= baseline.trainable_parameters
+    assert choices.count(Choice.BEATS_BASELINE) <= 1
+
+
+def test_every_finalist_is_trained_once_per_seed_and_never_again() -> None:
+    results = planted_search(Surface(), 0, 30)
+    records, pool = MemoryRecords(), PlantedPool(Surface(), size=2)
+    winner, readings = confirmed(pool, results, records, confirm_seeds=3)
+    finalists = pick_finalists(results, LAYERS, 4)
+    assert {(r.candidate.identity, r.seed) for r in readings} == {
+        (f.candidate.identity, seed) for f in finalists for seed in (1, 2, 3)
+    }
+    assert len(readings) == 3 * len(finalists) == pool.trainings
+    assert {r.stage for r in readings} == {"confirm"}
+    assert all(r.points[-1].steps == 180 for r in readings)
+    again, _ = confirmed(pool, results, records, confirm_seeds=3)
+    assert again == winner
+    assert pool.trainings == len(readings)
+    assert all(entry.pairs == len(finalists) for entry in proxy_correlation([*results, *readings], LAYERS)[-1:])
+
+
+def test_short_of_time_full_depth_and_the_best_finalist_are_still_compared() -> None:
+    results = planted_search(Surface(), 0, 30)
+    pool = PlantedPool(Surface())
+    one = 180 * 1.15  # seconds, at one second a step
+    # Time for five trainings: two finalists on two seeds each (a third would have no second seed), then a third seed.
+    winner, readings = confirmed(
+        pool, results, wall_left=lambda: 5.2 * one - one * pool.trainings, confirm_seeds=3, seconds_per_step=1.0
+    )
+    finalists = pick_finalists(results, LAYERS, 4)
+    assert {r.candidate for r in readings} == {f.candidate for f in finalists[:2]}
+    assert len(readings) == 5
+    assert winner.baseline == finalists[0].candidate
+
+
+def test_without_any_time_the_baseline_is_handed_over() -> None:
+    results = planted_search(Surface(), 0, 30)
+    winner, readings = confirmed(PlantedPool(Surface()), results, wall_left=lambda: 0.0)
+    assert (winner.choice, readings) == (Choice.BASELINE, [])
+    assert winner.candidate == pick_finalists(results, LAYERS, 4)[0].candidate
+
+
+def test_stop_ends_it_with_what_there_is() -> None:
+    results = planted_search(Surface(), 0, 30)
+    pool = PlantedPool(Surface())
+    _, readings = confirmed(pool, results, stop=lambda: pool.trainings >= 3)
+    assert len(readings) <= 3
+
+
+def test_who_diverges_in_confirmation_is_replaced_and_not_chosen() -> None:
+    results = planted_search(Surface(), 0, 40)
+    finalists = pick_finalists(results, LAYERS, 4)
+    rates = sorted(f.candidate.learning_rate for f in finalists)
+    limit = rates[len(rates) // 2]
+    winner, readings = confirmed(PlantedPool(Surface(diverges_above=limit)), results)
+    assert any(r.state is TrialState.DIVERGED for r in readings)
+    assert winner.candidate.learning_rate <= limit
+    assert all(f.candidate.learning_rate <= limit for f in winner.finalists)
+    assert winner.baseline.learning_rate <= limit
+
+
+def test_full_depth_is_made_up_where_the_search_left_none() -> None:
+    results = [r for r in planted_search(Surface(), 0, 30) if r.role is not Role.FULL_DEPTH]
+    winner, _ = confirmed(PlantedPool(Surface()), results)
+    assert len(winner.baseline.layers) == LAYERS
+    nothing, readings = confirmed(PlantedPool(Surface()), [])
+    assert nothing.choice is Choice.BASELINE
+    assert len(readings) == 3

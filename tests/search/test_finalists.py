@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from bench import planted_search
+from hypothesis import given
+from hypothesis import strategies as st
+from surface import LAYERS, Surface
+
+from bandsearch.search.finalists import confirmation_order, pick_finalists
+from bandsearch.search.strata import WidthClass, width_class
+from bandsearch.values.candidate import Role
+from bandsearch.values.trial import TrialState
+
+RESULTS = planted_search(Surface(), 0, 40)
+
+
+def test_every_width_and_every_kind_of_baseline_is_among_the_finalists() -> None:
+    finalists = pick_finalists(RESULTS, LAYERS, 4)
+    assert finalists[0].role is Role.FULL_DEPTH
+    searched = [each for each in finalists if not each.role.is_baseline]
+    assert {width_class(each.candidate, LAYERS) for each in searched} == set(WidthClass)
+    assert len(searched) == 4
+    assert sorted(each.role for each in finalists if each.role.is_baseline) == sorted(r for r in Role if r.is_baseline)
+
+
+def test_the_best_of_all_comes_second_and_a_baseline_is_its_best_rate() -> None:
+    finalists = pick_finalists(RESULTS, LAYERS, 4)
+    own = [r for r in RESULTS if r.role is Role.SEARCHED and r.state is TrialState.COMPLETE]
+    assert finalists[1].number == min(own, key=lambda r: r.points[-1].loss).number
+    full = [r for r in RESULTS if r.role is Role.FULL_DEPTH and r.state is TrialState.COMPLETE]
+    assert finalists[0].number == min(full, key=lambda r: r.points[-1].loss).number
+
+
+def test_who_failed_gives_its_place_to_the_next_of_its_kind() -> None:
+    first = pick_finalists(RESULTS, LAYERS, 4)
+    excluded = {first[0].candidate.identity, first[1].candidate.identity}
+    second = pick_finalists(RESULTS, LAYERS, 4, excluded)
+    assert second[0].role is Role.FULL_DEPTH
+    assert excluded.isdisjoint(each.candidate.identity for each in second)
+    assert len(second) == len(first)
+
+
+def test_few_places_go_to_the_best_of_each_width_first() -> None:
+    searched = [each for each in pick_finalists(RESULTS, LAYERS, 2) if each.role is Role.SEARCHED]
+    assert len({width_class(each.candidate, LAYERS) for each in searched}) == 2
+    assert pick_finalists([], LAYERS, 4) == []
+
+
+@given(st.integers(1, 10), st.integers(1, 6), st.floats(0, 100) | st.just(float("inf")))
+def test_short_of_time_the_last_seeds_and_the_last_finalists_go_first(
+    finalists: int, seeds: int, capacity: float
+) -> None:
+    order = confirmation_order(finalists, seeds, capacity)
+    assert len(set(order)) == len(order)
+    assert order == sorted(order, key=lambda pair: (pair[1], pair[0]))
+    taken = {finalist for finalist, _ in order}
+    assert taken == set(range(len(taken)))
+    assert len(taken) >= min(2, finalists)
+    if capacity >= finalists * seeds:
+        assert len(order) == finalists * seeds
+    if len(taken) > 2:
+        assert len(taken) * min(2, seeds) <= capacity

@@ -1,0 +1,112 @@
+"""The search through Ray Tune itself: processes, deadlines, failures, silence."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import surface
+from surface import LAYOUT, MemoryRecords, PlantedPool, Surface, plan, profile
+from tune_loop import run_in_process
+
+from bandsearch.search import search
+from bandsearch.values.errors import BandsearchError, RunDirectoryError
+from bandsearch.values.progress import Update
+from bandsearch.values.space import SearchSpace
+from bandsearch.values.trial import TrialResult, TrialState
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray() -> Iterator[None]:
+    ray.shutdown()
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=100 * 2**20,
+    )
+    # The workers cannot import a module of the tests.
+    ray.cloudpickle.register_pickle_by_value(surface)
+    yield
+    ray.shutdown()
+
+
+def searched(folder: Path, pool: PlantedPool, records: Any = None, **changes: Any) -> list[TrialResult]:
+    arguments: dict[str, Any] = {
+        "space": SearchSpace(name="planted"),
+        "layout": LAYOUT,
+        "profile": profile(),
+        "plan": plan(trials=8),
+        "seed": 0,
+        "records": records or MemoryRecords(),
+        "study_path": folder / "study.db",
+        "scratch": folder,
+        "wall_left": lambda: float("inf"),
+    }
+    return search.run_search(pool, **(arguments | changes))
+
+
+def test_ray_carries_out_exactly_what_the_campaign_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ray").mkdir(), (tmp_path / "plain").mkdir()
+    updates: list[Update] = []
+    through_ray = searched(tmp_path / "ray", PlantedPool(Surface(diverges_above=2e-3)), listen=updates.append)
+    printed = capfd.readouterr()
+    assert (printed.out, printed.err) == ("", "")
+    assert [update.message.partition(" ")[0] for update in updates if update.message] == [f"#{n}" for n in range(8)]
+    assert updates[-1].done == 1.0
+    assert updates[-1].failed == sum(result.state is TrialState.DIVERGED for result in through_ray) > 0
+    monkeypatch.setattr(search, "_run_tune", run_in_process)
+    assert searched(tmp_path / "plain", PlantedPool(Surface(diverges_above=2e-3))) == through_ray
+
+
+def test_a_deadline_holds_with_two_engines_at_work(tmp_path: Path) -> None:
+    records, started = MemoryRecords(), time.monotonic()
+    results = searched(
+        tmp_path,
+        PlantedPool(Surface(), size=2, seconds_per_step=0.02),
+        records,
+        plan=plan(expected=20, seconds_per_step=0.02),
+        wall_left=lambda: started + 12 - time.monotonic(),
+    )
+    assert len(results) >= 2
+    assert sorted(records.results(), key=lambda result: result.number) == results
+    assert [result.number for result in results] == list(range(len(results)))
+    # Two seconds are kept for Ray's own end; on a machine under load that may be short by a moment.
+    assert time.monotonic() - started < 12 + 5
+
+
+def test_without_time_nothing_is_begun(tmp_path: Path) -> None:
+    assert searched(tmp_path, PlantedPool(Surface()), plan=plan(seconds_per_step=1.0), wall_left=lambda: 20.0) == []
+
+
+class FullDisk(MemoryRecords):
+    def append(self, result: TrialResult) -> None:
+        raise RunDirectoryError("The disk that holds it is full.", "Free some space.")
+
+
+def test_a_disk_that_fills_up_is_a_sentence_not_a_swallowed_trace(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(RunDirectoryError, match="is full"):
+        searched(tmp_path, PlantedPool(Surface()), FullDisk())
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+class BrokenPool(PlantedPool):
+    def _advance(self, session: str, steps: int, deadline: float | None = None) -> Any:
+        raise ValueError("the engine has a bug")
+
+
+def test_an_engine_that_breaks_ends_the_search_in_words(tmp_path: Path) -> None:
+    ray.cloudpickle.register_pickle_by_value(__import__(__name__))
+    with pytest.raises(BandsearchError, match=r"An engine was lost \(ValueError: .*the engine has a bug\)"):
+        searched(tmp_path, BrokenPool(Surface()))
