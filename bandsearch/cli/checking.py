@@ -159,7 +159,7 @@ def data(
     Examples:
       bandsearch data my.jsonl --model qwen2.5-7b
       bandsearch data openai/gsm8k --dataset-config main -m llama3.2-1b
-      bandsearch data demo:reverse --json
+      bandsearch data demo:swap --json
     """
     from bandsearch.data.dataset import prepare
     from bandsearch.data.inspection import describe, facts

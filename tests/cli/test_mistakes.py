@@ -28,10 +28,10 @@ def bandsearch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["resume", "nowhere"], ["not a bandsearch run"]),
         (["models", "qwen9-1b"], ["no model called", "bandsearch models"]),
         (["verify", "nowhere", "--model", "./nothing"], ["does not exist"]),
-        (["run", "-m", "demo", "-d", "demo:copy", "-b", "ten minutes"], ["Budget 'ten minutes'", "45min"]),
-        (["run", "-m", "demo", "-d", "demo:copy"], ["Neither a budget nor a number of trials", "--budget"]),
+        (["run", "-m", "demo", "-d", "demo:swap", "-b", "ten minutes"], ["Budget 'ten minutes'", "45min"]),
+        (["run", "-m", "demo", "-d", "demo:swap"], ["Neither a budget nor a number of trials", "--budget"]),
         (["run", "-m", "qwen2.5-7b", "-b", "1h"], ["No data set", "--dataset"]),
-        (["run", "-m", "demo", "-d", "demo:copy", "-b", "1h", "--space", "nope"], ["nope"]),
+        (["run", "-m", "demo", "-d", "demo:swap", "-b", "1h", "--space", "nope"], ["nope"]),
     ],
 )
 def test_a_mistake_is_one_sentence(arguments: list[str], words: list[str], tmp_path: Path) -> None:
