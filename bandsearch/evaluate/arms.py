@@ -1,0 +1,65 @@
+"""Scores of one arm on the test split, and paired differences between arms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bandsearch.engine.engine import Engine
+from bandsearch.evaluate.answers import is_right
+from bandsearch.values.evaluation import ArmScores, Comparison, ExampleScore
+from bandsearch.values.statistics import paired_bootstrap
+
+PAIRS = (("winner", "full_depth"), ("winner", "base"), ("full_depth", "base"))
+# Of the time an arm has, what its losses may take; generation gets the rest.
+LOSS_SHARE = 0.5
+
+
+def score_arm(
+    engine: Engine,
+    session: str | None,
+    arm: str,
+    *,
+    test_examples: int,
+    generated_examples: int,
+    deadline: float | None = None,
+) -> ArmScores:
+    """Loss of the first `test_examples` of the test split, and greedy answers to the first `generated_examples`.
+
+    `deadline` in seconds from now; fewer examples are scored where it comes first, at least one batch.
+    """
+    share = None if deadline is None else deadline * LOSS_SHARE
+    losses = engine.losses("test", session, test_examples, share)
+    rest = None if deadline is None else deadline * (1 - LOSS_SHARE)
+    texts = engine.generate("test", session, min(generated_examples, len(losses)), deadline=rest)
+    references = engine.dataset.test
+    return ArmScores(
+        arm=arm,
+        examples=tuple(
+            ExampleScore(
+                loss=loss,
+                supervised_tokens=tokens,
+                correct=is_right(texts[index], references[index].answer) if index < len(texts) else None,
+                generated=texts[index] if index < len(texts) else None,
+            )
+            for index, (loss, tokens) in enumerate(losses)
+        ),
+    )
+
+
+def compare(arms: Sequence[ArmScores], pairs: Sequence[tuple[str, str]] = PAIRS) -> tuple[Comparison, ...]:
+    """Paired bootstrap of loss and exact match, over the examples that both arms of a pair were scored on."""
+    by_name = {arm.arm: arm.examples for arm in arms}
+    comparisons = []
+    for arm, reference in pairs:
+        both = list(zip(by_name[arm], by_name[reference], strict=False))
+        losses = [ours.loss - theirs.loss for ours, theirs in both]
+        matches = [
+            float(ours.correct) - float(theirs.correct)
+            for ours, theirs in both
+            if ours.correct is not None and theirs.correct is not None
+        ]
+        for metric, differences in (("loss", losses), ("exact_match", matches)):
+            if differences:
+                interval = paired_bootstrap(differences)
+                comparisons.append(Comparison(arm=arm, reference=reference, metric=metric, difference=interval))
+    return tuple(comparisons)
