@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel
@@ -35,7 +35,16 @@ from bandsearch.values.plan import Costs
 from bandsearch.values.trial import Point
 
 CLIP = 1.0
-EVALUATION_ROWS = 32
+# Examples read between two looks at the clock, and rows of one forward pass among them.
+EVALUATION_ROWS, EVALUATION_PART = 64, 32
+LONGEST_ANSWER = 256
+
+
+class ExampleLoss(NamedTuple):
+    """`loss`: mean nats per supervised token of one example."""
+
+    loss: float
+    supervised_tokens: int
 
 
 class Engine:
@@ -48,6 +57,7 @@ class Engine:
     def __init__(self, model: nn.Module, layout: Layout, tokenizer: Any, dataset: Dataset, threads: int = 1) -> None:
         torch.set_num_threads(threads)
         self.model, self.layout, self.tokenizer, self.dataset = model, layout, tokenizer, dataset
+        self.threads = threads
         self.device = next(model.parameters()).device
         self._sessions: dict[str, Session] = {}
         self._names = map(str, itertools.count())
@@ -56,7 +66,7 @@ class Engine:
         self._optimizer: torch.optim.AdamW | None = None
         self._rows: int | None = None
         self._keep: Tensor | None = None
-        model.get_output_embeddings().register_forward_pre_hook(self._only_kept)
+        self._hook = model.get_output_embeddings().register_forward_pre_hook(self._only_kept)
 
     @classmethod
     def load(cls, setup: EngineSetup) -> Engine:
@@ -65,6 +75,12 @@ class Engine:
         model = load_model(setup.source, setup.dtype, setup.device)
         dataset = prepare(setup.data, tokenizer, setup.seed)
         return cls(model, layout_of(model), tokenizer, dataset, setup.threads)
+
+    def close(self) -> None:
+        """Give the model back bare, so that another engine can be built on it."""
+        if self._live is not None:
+            self._take_off(keep=True)
+        self._hook.remove()
 
     def admit(self, candidate: Candidate, fidelity: Fidelity) -> str:
         name = next(self._names)
@@ -132,29 +148,54 @@ class Engine:
         else:
             yield self._put_on(self._sessions[session])
 
-    def losses(self, split: str, session: str | None, limit: int | None = None) -> list[tuple[float, int]]:
-        """(mean nats per supervised token, supervised tokens) of every example, in the split's order."""
-        examples = list(getattr(self.dataset, split))[:limit]
-        order = sorted(range(len(examples)), key=lambda index: len(examples[index].input_ids))
-        result: list[tuple[float, int]] = [(0.0, 0)] * len(examples)
+    def losses(
+        self, split: str, session: str | None, limit: int | None = None, deadline: float | None = None
+    ) -> list[ExampleLoss]:
+        """The loss of the first `limit` examples of a split, in its order.
+
+        Fewer, but at least one batch of 64, where `deadline` (seconds from now) comes first.
+        """
+        started = time.monotonic()
+        examples: Sequence[Encoded] = getattr(self.dataset, split)[:limit]
+        losses: list[ExampleLoss] = []
         with self.attached(session) as model, torch.no_grad():
-            for begin in range(0, len(order), EVALUATION_ROWS):
-                rows = order[begin : begin + EVALUATION_ROWS]
-                batch = collate([examples[index] for index in rows], self.tokenizer.pad_token_id)
-                losses = self._token_losses(model, batch)
-                owner = (batch.labels >= 0).nonzero()[:, 0]
-                sums = torch.zeros(len(rows), dtype=torch.float64).index_add_(0, owner, losses.double().cpu())
-                counts = (batch.labels >= 0).sum(1)
-                for row, index in enumerate(rows):
-                    result[index] = (float(sums[row] / counts[row]), int(counts[row]))
-        return result
+            for begin in range(0, len(examples), EVALUATION_ROWS):
+                if begin and deadline is not None and time.monotonic() - started > deadline:
+                    break
+                losses += self._example_losses(model, examples[begin : begin + EVALUATION_ROWS])
+        return losses
+
+    def _example_losses(self, model: Any, examples: Sequence[Encoded]) -> list[ExampleLoss]:
+        order = sorted(range(len(examples)), key=lambda index: len(examples[index].input_ids))
+        found: dict[int, ExampleLoss] = {}
+        for begin in range(0, len(order), EVALUATION_PART):
+            rows = order[begin : begin + EVALUATION_PART]
+            batch = collate([examples[index] for index in rows], self.tokenizer.pad_token_id)
+            supervised = batch.labels >= 0
+            token_losses = self._token_losses(model, batch).double().cpu()
+            owner = supervised.nonzero()[:, 0]
+            sums = torch.zeros(len(rows), dtype=torch.float64).index_add_(0, owner, token_losses)
+            for index, total, count in zip(rows, sums.tolist(), supervised.sum(1).tolist(), strict=True):
+                found[index] = ExampleLoss(total / count, count)
+        return [found[index] for index in range(len(examples))]
 
     def generate(
-        self, split: str, session: str | None, limit: int, max_new_tokens: int, deadline: float | None = None
+        self,
+        split: str,
+        session: str | None,
+        limit: int,
+        max_new_tokens: int | None = None,
+        deadline: float | None = None,
     ) -> list[str]:
-        """Greedy continuations of the first `limit` prompts; fewer where the deadline came first."""
+        """Greedy continuations of the first `limit` prompts; fewer where `deadline` (seconds from now) came first.
+
+        `max_new_tokens` is by default what the longest reference answer among them takes, and a quarter more.
+        """
         started = time.monotonic()
-        examples: Sequence[Encoded] = list(getattr(self.dataset, split))[:limit]
+        examples: Sequence[Encoded] = getattr(self.dataset, split)[:limit]
+        if max_new_tokens is None:
+            answers = [len(self.tokenizer(example.answer)["input_ids"]) for example in examples]
+            max_new_tokens = min(LONGEST_ANSWER, max(answers, default=0) * 5 // 4 + 4)
         texts: list[str] = []
         with self.attached(session) as model, torch.no_grad():
             for begin in range(0, len(examples), EVALUATION_ROWS):
@@ -167,14 +208,15 @@ class Engine:
                 for row, prompt in enumerate(prompts):
                     ids[row, width - len(prompt) :] = torch.tensor(prompt)
                     mask[row, width - len(prompt) :] = 1
-                out = model.generate(
+                output = model.generate(
                     input_ids=ids.to(self.device),
                     attention_mask=mask.to(self.device),
                     max_new_tokens=max_new_tokens,
                     do_sample=False,
                     pad_token_id=self.tokenizer.pad_token_id,
+                    eos_token_id=list(self.dataset.stop_ids) or None,
                 )
-                texts += self.tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
+                texts += self.tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
         return texts
 
     def checkpoint(self, session: str, path: Path) -> None:
@@ -211,7 +253,7 @@ class Engine:
         state.moments = {key.removeprefix("moments/"): t for key, t in tensors.items() if key.startswith("moments/")}
         return name
 
-    def measure(self, batch_size: int, validation_examples: int, max_new_tokens: int = 64) -> Costs:
+    def measure(self, batch_size: int, validation_examples: int) -> Costs:
         """Time a few real full-depth steps, a validation and a few generations; leaves no trace."""
         candidate = Candidate(
             bands=(Band.full(self.layout.layer_count),), rank=16, alpha=16, targets=("all",), learning_rate=1e-5
@@ -229,7 +271,7 @@ class Engine:
         per_example = (time.monotonic() - started) / count
         started = time.monotonic()
         generated = min(len(self.dataset.test), 16)
-        self.generate("test", session, generated, max_new_tokens)
+        self.generate("test", session, generated)
         per_generation = (time.monotonic() - started) / generated
         self.evict(session)
         return Costs(

@@ -62,6 +62,7 @@ def evaluate_adapter(
         raise AdapterError(errors[0].message, errors[0].remedy)
     base = Engine.load(engine_setups(job)[0])
     arms = [_score(base, "base", spec, examples, listen)]
+    base.close()
     merged = merge_adapter(base.model, adapter)
     with_adapter = Engine(merged, base.layout, base.tokenizer, base.dataset, base.threads)
     arms.append(_score(with_adapter, "adapter", spec, examples, listen))
