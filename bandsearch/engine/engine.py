@@ -20,7 +20,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from bandsearch.adapters.lora import attach, detach, load_tensors, tensor_names, tensors_of
+from bandsearch.adapters.lora import attach, detach, load_tensors, tensors_of
 from bandsearch.data.dataset import Dataset, Encoded, prepare
 from bandsearch.engine.batches import Batch, collate, examples_at
 from bandsearch.engine.session import DivergedError, OutOfMemoryError, Session
