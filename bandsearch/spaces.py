@@ -50,6 +50,15 @@ _REFUSED_INITS = {"pissa": _CHANGES_THE_BASE, "olora": _CHANGES_THE_BASE, "loftq
 }
 
 
+def _folder() -> Path:
+    """Beside this file in an installed package, beside the package in a checkout."""
+    here = Path(__file__).resolve().parent
+    return next(path for path in (here / "search_spaces", here.parent / "search_spaces") if path.is_dir())
+
+
+_ADVICE = f"Every key and value is explained at the top of the space `default`, {_folder() / 'default.yaml'}."
+
+
 def space_names() -> tuple[str, ...]:
     """The spaces that come with bandsearch: `default` first, then by name."""
     names = sorted(path.stem for path in _folder().glob("*.yaml"))
@@ -103,15 +112,6 @@ def describe_space(space: SearchSpace) -> str:
 def _share(span: tuple[float, float]) -> str:
     low, high = (f"{100 * end:g}" for end in span)
     return f"{low} %" if low == high else f"{low} to {high} %"
-
-
-def _folder() -> Path:
-    """Beside this file in an installed package, beside the package in a checkout."""
-    here = Path(__file__).resolve().parent
-    return next(path for path in (here / "search_spaces", here.parent / "search_spaces") if path.is_dir())
-
-
-_ADVICE = "Every key and value is explained at the top of the space `default` (search_spaces/default.yaml)."
 
 
 def _find(name_or_path: str | Path) -> Path:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import statistics
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 from transformers import PreTrainedTokenizerBase
 
@@ -13,8 +13,8 @@ from bandsearch.data.encoding import Encoded, encode
 from bandsearch.data.problems import refuse
 from bandsearch.data.reading import Table, read
 from bandsearch.data.shapes import Recognised, Shape, recognise
-from bandsearch.data.splits import SHARE, Distinct, divided, exact_key, held_out, ranked, sampled, without_duplicates
-from bandsearch.data.template import Template, template_for
+from bandsearch.data.splits import SHARE, Distinct, content_of, divided, held_out, ranked, sampled, without_duplicates
+from bandsearch.data.template import template_for
 from bandsearch.values.errors import DataError
 from bandsearch.values.spec import DataSpec
 
@@ -66,56 +66,51 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int) -> Da
     """
     table = read(spec)
     recognised = recognise(table.name, table.train)
-    train, validation, test = _distinct(table, recognised)
-    counts = Counts(
-        read=len(table.train) + len(table.validation) + len(table.test),
-        duplicates=train.duplicates + validation.duplicates + test.duplicates,
-        leaked=train.leaked + validation.leaked,
-    )
-    by_key = {**train.examples, **validation.examples, **test.examples}
-    if len(by_key) < FEWEST_ROWS:
+    parts = _distinct(table, recognised)
+    by_key = {key: example for part in parts for key, example in part.examples.items()}
+    different = len({content_of(key) for key in by_key})
+    if different < FEWEST_ROWS:
         raise DataError(
-            f"{table.name} holds {_count(len(by_key), 'different row')}, too few to train, validate and test on.",
+            f"{table.name} holds {_count(different, 'different row')}, too few to train, validate and test on.",
             f"Give at least {FEWEST_ROWS}, better some hundreds.",
         )
-    chosen = _chosen(train, validation, test, spec.max_examples, seed)
-    template = template_for(tokenizer, recognised.shape, tuple(by_key.values()))
+    chosen = _chosen(*parts, limit=spec.max_examples, seed=seed)
     keys = [key for part in chosen for key in part]
+    template = template_for(tokenizer, recognised.shape, tuple(by_key.values()))
     max_length = min(spec.max_length, tokenizer.model_max_length)
     encoding = encode([by_key[key] for key in keys], template, tokenizer, max_length)
     if encoding.problems:
         raise refuse(table.name, encoding.problems, len(keys), "Mend or remove these rows.")
     encoded = {key: each for key, each in zip(keys, encoding.encoded, strict=True) if each is not None}
-    if len(encoded) < FEWEST_ROWS:
-        raise _too_short(table.name, spec, max_length, len(encoded), encoding.dropped_lengths)
-    parts = _split([[key for key in part if key in encoded] for part in chosen])
-    if not all(parts):
-        raise _too_short(table.name, spec, max_length, 0, encoding.dropped_lengths)
+    splits = _split([[key for key in part if key in encoded] for part in chosen])
+    if len(encoded) < FEWEST_ROWS or not all(splits):
+        raise _too_little(table.name, spec, max_length, len(encoded), encoding.dropped_lengths)
     counts = Counts(
-        read=counts.read,
-        duplicates=counts.duplicates,
-        leaked=counts.leaked,
+        read=len(table.train) + len(table.validation) + len(table.test),
+        duplicates=sum(part.duplicates for part in parts),
+        leaked=sum(part.leaked for part in parts),
         not_sampled=len(by_key) - len(keys),
         truncated=encoding.truncated,
         dropped=len(encoding.dropped_lengths),
         rewritten=encoding.rewritten,
         turns_cut=sum(example.turns_cut for example in by_key.values()),
     )
-    sizes = [len(part) for part in parts]
-    own = [name for name, part in (("validation", validation), ("test", test)) if part.examples]
-    return Dataset(
+    train, validation, test = (tuple(encoded[key] for key in split) for split in splits)
+    dataset = Dataset(
         name=table.name,
         shape=str(recognised.shape),
-        train=tuple(encoded[key] for key in parts[0]),
-        validation=tuple(encoded[key] for key in parts[1]),
-        test=tuple(encoded[key] for key in parts[2]),
-        fingerprint=_fingerprint(recognised.shape, train, validation, test),
-        notes=tuple(_notes(recognised, template, counts, max_length, spec, sizes, own)),
+        train=train,
+        validation=validation,
+        test=test,
+        fingerprint=_fingerprint(recognised.shape, *parts),
+        notes=(),
         stop_ids=tuple(sorted(encoding.stops)),
         template=template.description,
         max_length=max_length,
         counts=counts,
     )
+    own = [name for name, part in (("validation", parts[1]), ("test", parts[2])) if part.examples]
+    return replace(dataset, notes=tuple(_notes(dataset, recognised.columns, spec, own)))
 
 
 def _distinct(table: Table, recognised: Recognised) -> tuple[Distinct, Distinct, Distinct]:
@@ -130,7 +125,7 @@ def _distinct(table: Table, recognised: Recognised) -> tuple[Distinct, Distinct,
 
 
 def _chosen(
-    train: Distinct, validation: Distinct, test: Distinct, limit: int | None, seed: int
+    train: Distinct, validation: Distinct, test: Distinct, *, limit: int | None, seed: int
 ) -> tuple[list[str], list[str], list[str]]:
     """Keys of the rows to use: `limit` in all, of which a split that the data set brings gets a tenth."""
     if limit is None:
@@ -152,7 +147,7 @@ def _split(chosen: list[list[str]]) -> tuple[list[str], list[str], list[str]]:
     return ranked(train, "order"), ranked(validation, "order"), ranked(test, "order")
 
 
-def _too_short(name: str, spec: DataSpec, max_length: int, left: int, dropped: tuple[int, ...]) -> DataError:
+def _too_little(name: str, spec: DataSpec, max_length: int, left: int, dropped: tuple[int, ...]) -> DataError:
     if not dropped:
         return DataError(f"{_count(left, 'row')} of {name} are left, too few to split.", "Raise --max-examples.")
     few = "No answer" if not left else f"Only {_count(left, 'answer')}"
@@ -169,26 +164,20 @@ def _fingerprint(shape: Shape, *parts: Distinct) -> str:
     digest = hashlib.sha256(shape.encode())
     for part in parts:
         digest.update(b"|")
-        for key in sorted(exact_key(example) for example in part.examples.values()):
+        for key in sorted(part.examples):
             digest.update(key.encode())
     return digest.hexdigest()[:16]
 
 
-def _notes(
-    recognised: Recognised,
-    template: Template,
-    counts: Counts,
-    max_length: int,
-    spec: DataSpec,
-    sizes: list[int],
-    own: list[str],
-) -> Iterable[str]:
-    yield f"{_count(counts.read, 'row')} of {recognised.shape} ({', '.join(recognised.columns)})."
-    yield f"Template: {template.description}."
+def _notes(dataset: Dataset, columns: tuple[str, ...], spec: DataSpec, own: list[str]) -> Iterator[str]:
+    """`own` are the splits that the data set brings."""
+    counts, max_length = dataset.counts, dataset.max_length
+    yield f"{_count(counts.read, 'row')} of {dataset.shape} ({', '.join(columns)})."
+    yield f"Template: {dataset.template}."
     if counts.duplicates:
         yield f"{_count(counts.duplicates, 'duplicate row')} dropped."
     if counts.leaked:
-        yield f"{_count(counts.leaked, 'row')} dropped because validation or test hold the same."
+        yield f"{_count(counts.leaked, 'row')} dropped because validation or test hold the same content."
     if counts.not_sampled:
         yield f"{_count(counts.not_sampled, 'row')} left out by --max-examples."
     if max_length < spec.max_length and (counts.truncated or counts.dropped):
@@ -205,8 +194,10 @@ def _notes(
             "the chat template writes earlier ones differently once others follow."
         )
     brought = f"; {' and '.join(own)} as the data set brings them" if own else ""
-    train, validation, test = sizes
-    yield f"{train:,} rows train, {validation:,} validate, {test:,} test (split by content{brought})."
+    yield (
+        f"{len(dataset.train):,} rows train, {len(dataset.validation):,} validate, {len(dataset.test):,} test "
+        f"(split by content{brought})."
+    )
 
 
 def _count(number: int, noun: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 from transformers import PreTrainedTokenizerBase
@@ -157,6 +157,7 @@ def test_a_missing_file_is_answered_with_the_closest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["my.jsonl", "my.json", "my.csv", "my.parquet", "my.jsonl.gz"])
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(content=st.binary(max_size=60) | st.text(alphabet='{}[]":,a1\n\\u ', max_size=40).map(str.encode))
 def test_any_bytes_are_rows_or_are_refused_in_words(name: str, content: bytes, tmp_path_factory: Any) -> None:
     path = tmp_path_factory.getbasetemp() / name

@@ -18,7 +18,9 @@ from bandsearch.data.template import template_for
 
 Load = Callable[[str], PreTrainedTokenizerBase]
 
-relaxed = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+relaxed = settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
 def text(**options: int) -> st.SearchStrategy[str]:

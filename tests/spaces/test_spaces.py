@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -185,6 +185,9 @@ def test_an_impossible_space_cannot_be_built_in_code_either(values: dict[str, An
         SearchSpace(name="x", **values)
 
 
+# The machine may be busy: no limit on time.
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
 _keys = st.sampled_from(
     ["description", "bands", "ranks", "alpha", "targets", "learning_rate", "methods", "inits", "count", "width"]
 )
@@ -205,11 +208,13 @@ _trees = st.recursive(
 )
 
 
+@relaxed
 @given(_trees)
 def test_any_yaml_loads_or_is_refused_in_words(tree: Any) -> None:
     _loads_or_is_refused(yaml.safe_dump(tree))
 
 
+@relaxed
 @given(st.text(alphabet=string.printable + "äß\u2028\x85") | st.text())
 @example("bands: &a {width: *a}")
 @example("? |\n  x\n: y")
