@@ -136,7 +136,7 @@ class PlainLines:
         known = self._known
         done = "" if known.done is None else f"{known.done:.0%}"
         parts = (message, done, known.loss_words, known.count_words, known.budget_words)
-        return f"{known.stage}: {'; '.join(part for part in parts if part)}".removesuffix(": ")
+        return f"{known.stage}: {' · '.join(part for part in parts if part)}".removesuffix(": ")
 
 
 class LivePanel:

@@ -105,7 +105,7 @@ def make_page(facts: ReportFacts) -> Page:
         finalists=tuple(finalist_rows(winner)),
         confirm_steps=max(finalist.steps for finalist in winner.finalists) if winner.finalists else 0,
         rates=_rates(facts),
-        signals=signals(search, winner, facts.profile, facts.plan.rungs),
+        signals=signals(facts.trials, facts.profile, facts.plan.rungs),
         budget=charts.budget_bars(stages, lambda seconds: charged(seconds, unit)),
         budget_rows=tuple(
             BudgetRow(stage, "" if plan is None else charged(plan, unit), charged(seconds, unit))

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from bandsearch.run.charts import layers_of
 from bandsearch.run.facts import ReportFacts, Sample
 from bandsearch.run.page import make_page
-from bandsearch.run.words import markdown_text
+from bandsearch.run.words import correlation, markdown_text, percent
 from bandsearch.rundir import disk_errors, write_atomically
 
 __all__ = ["ReportFacts", "Sample", "write_report"]
@@ -26,6 +27,8 @@ def write_report(facts: ReportFacts, directory: Path) -> None:
         lstrip_blocks=True,
     )
     plain.filters["text"] = markdown_text
+    for environment in (html, plain):
+        environment.globals |= {"layers_of": layers_of, "percent": percent, "correlation": correlation}
     with disk_errors(directory):
         write_atomically(directory / "report.md", plain.get_template("report.md.jinja").render(page=page))
         write_atomically(directory / "report.html", html.get_template("report.html.jinja").render(page=page))

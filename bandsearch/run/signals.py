@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bandsearch.values.candidate import Candidate
-from bandsearch.values.evaluation import Winner
+from bandsearch.search.correlation import proxy_correlation
+from bandsearch.search.strata import WidthClass, width_class
 from bandsearch.values.profile import SensitivityProfile
 from bandsearch.values.trial import TrialResult
 
@@ -16,51 +15,62 @@ LEAST_PAIRS = 5
 
 @dataclass(frozen=True)
 class Signal:
-    """Spearman's rank correlation of `predictor` with `outcome` over `pairs` candidates; 1 is perfect agreement."""
+    """Spearman's rank correlation of `predictor` with `outcome` over `pairs` candidates; 1 is perfect agreement.
+
+    `within` compares only candidates of one width class (narrow, middle, wide), because width alone predicts short
+    trainings well: a signal that says no more than the width has found nothing.
+    """
 
     predictor: str
     outcome: str
-    correlation: float
+    across: float | None
+    within: float | None
     pairs: int
 
 
-def signals(
-    search: Sequence[TrialResult], winner: Winner, profile: SensitivityProfile, rungs: Sequence[int]
-) -> tuple[Signal, ...]:
-    """Proxy against confirmation at every rung; the probe, and the band's width alone, against the longest proxy.
-
-    Width alone is shown because it predicts short trainings well: a probe that does no better has found nothing.
-    """
-    confirmed = {finalist.candidate.identity: finalist.loss for finalist in winner.finalists}
+def signals(results: Sequence[TrialResult], profile: SensitivityProfile, rungs: Sequence[int]) -> tuple[Signal, ...]:
+    """Every rung against confirmation; the probe, and width alone, against the longest rung many candidates reached."""
     found = []
-    for rung in rungs:
-        reached = _losses_at(search, rung)
-        pairs = [
-            (loss, confirmed[candidate.identity]) for candidate, loss in reached if candidate.identity in confirmed
-        ]
-        found.append(_signal(f"loss after {rung} steps", "confirmed loss", pairs))
-    measured = [(rung, reached) for rung in rungs if len(reached := _losses_at(search, rung)) >= LEAST_PAIRS]
+    for entry in proxy_correlation(results, profile.layer_count):
+        if entry.across is not None:
+            name = f"loss after {entry.steps} steps"
+            found.append(Signal(name, "confirmed loss", entry.across, entry.within, entry.pairs))
+    search = [result for result in results if result.stage == "search"]
+    reached = [(rung, _readings(search, rung)) for rung in rungs]
+    measured = [(rung, readings) for rung, readings in reached if len(readings) >= LEAST_PAIRS]
     if measured:
-        rung, reached = measured[-1]
-        outcome = f"loss after {rung} steps"
+        rung, readings = measured[-1]
         score = profile.layer_scores
-        probe = [(-sum(score[layer] for layer in candidate.layers), loss) for candidate, loss in reached]
-        width = [(-float(len(candidate.layers)), loss) for candidate, loss in reached]
-        found.append(_signal("probe: summed sensitivity of the band", outcome, probe))
-        found.append(_signal("width of the band alone", outcome, width))
-    return tuple(signal for signal in found if signal is not None)
+        probe = [-sum(score[layer] for layer in result.candidate.layers) for result, _ in readings]
+        width = [-float(len(result.candidate.layers)) for result, _ in readings]
+        losses = [loss for _, loss in readings]
+        classes = [width_class(result.candidate, profile.layer_count) for result, _ in readings]
+        outcome = f"loss after {rung} steps"
+        within = _within(probe, losses, classes)
+        found.append(Signal("probe: sensitivity of the band", outcome, _spearman(probe, losses), within, len(losses)))
+        found.append(Signal("width of the band alone", outcome, _spearman(width, losses), None, len(losses)))
+    return tuple(found)
 
 
-def _losses_at(search: Sequence[TrialResult], rung: int) -> list[tuple[Candidate, float]]:
-    return [(trial.candidate, loss) for trial in search if (loss := trial.loss_at(rung)) is not None]
+def _readings(search: Sequence[TrialResult], rung: int) -> list[tuple[TrialResult, float]]:
+    return [(result, loss) for result in search if (loss := result.loss_at(rung)) is not None]
 
 
-def _signal(predictor: str, outcome: str, pairs: Iterable[tuple[float, float]]) -> Signal | None:
+def _within(predicted: Sequence[float], losses: Sequence[float], classes: Sequence[WidthClass]) -> float | None:
+    """The mean over width classes of at least LEAST_PAIRS candidates, weighted by their size."""
+    found = []
+    for kind in WidthClass:
+        members = [index for index, one in enumerate(classes) if one is kind]
+        rho = _spearman([predicted[index] for index in members], [losses[index] for index in members])
+        if rho is not None:
+            found.append((len(members), rho))
+    return sum(size * rho for size, rho in found) / sum(size for size, _ in found) if found else None
+
+
+def _spearman(predicted: Sequence[float], losses: Sequence[float]) -> float | None:
+    """None for fewer than LEAST_PAIRS pairs, or where one side does not vary."""
     from scipy.stats import spearmanr
 
-    finite = [pair for pair in pairs if all(map(math.isfinite, pair))]
-    predicted, measured = [pair[0] for pair in finite], [pair[1] for pair in finite]
-    # Ranks of equal values say nothing.
-    if len(finite) < LEAST_PAIRS or len(set(predicted)) < 2 or len(set(measured)) < 2:
+    if len(predicted) < LEAST_PAIRS or len(set(predicted)) < 2 or len(set(losses)) < 2:
         return None
-    return Signal(predictor, outcome, float(spearmanr(predicted, measured).statistic), len(finite))
+    return float(spearmanr(predicted, losses).statistic)

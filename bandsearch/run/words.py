@@ -34,6 +34,10 @@ def percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
+def correlation(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}".replace("-", "−")
+
+
 def charged(seconds: float, unit: Unit) -> str:
     """Device-seconds in words: 48 s, 4 min 56 s, 2 h 03 min; of cores or GPUs where the budget counts those."""
     whole = round(seconds)

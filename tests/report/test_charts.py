@@ -15,7 +15,6 @@ from bandsearch.run.svg import Scale, element, number
 from bandsearch.run.words import charged, markdown_text
 from bandsearch.values.band import Band
 from bandsearch.values.budget import Unit
-from bandsearch.values.trial import Point
 
 positive = st.floats(1e-9, 1e12)
 
@@ -86,25 +85,28 @@ def test_the_pareto_line_passes_under_every_point() -> None:
     assert len(steps) == 4
 
 
-def test_signals_are_spearmans_correlation() -> None:
+def test_the_probe_is_judged_beside_width_alone() -> None:
     facts = plausible_facts()
-    finalists = facts.winner.finalists
-    trials = []
-    for place, finalist in enumerate(finalists):
-        loss = finalist.loss if place else 9.0
-        points = (Point(steps=30, loss=loss, seconds=1.0),)
-        trials.append(facts.trials[0].model_copy(update={"candidate": finalist.candidate, "points": points}))
-    found = {s.predictor: s for s in signals(trials, facts.winner, facts.profile, (30, 90))}
-    n = len(finalists)
-    proxy_rank = _ranks([trial.points[0].loss for trial in trials])
-    confirm_rank = _ranks([finalist.loss for finalist in finalists])
-    squares = sum((a - b) ** 2 for a, b in zip(proxy_rank, confirm_rank, strict=True))
-    assert found["loss after 30 steps"].pairs == n
-    assert found["loss after 30 steps"].correlation == pytest.approx(1 - 6 * squares / (n * (n * n - 1)))
-    assert "loss after 90 steps" not in found
-    assert "width of the band alone" in found
+    found = {signal.predictor: signal for signal in signals(facts.trials, facts.profile, facts.plan.rungs)}
+    reached = [trial for trial in facts.trials if trial.loss_at(270) is not None]
+    losses = [trial.loss_at(270) for trial in reached]
+    score = facts.profile.layer_scores
+    expected = {
+        "width of the band alone": [-len(trial.candidate.layers) for trial in reached],
+        "probe: sensitivity of the band": [-sum(score[layer] for layer in trial.candidate.layers) for trial in reached],
+    }
+    for predictor, values in expected.items():
+        assert found[predictor].pairs == len(reached)
+        assert found[predictor].across == pytest.approx(_pearson(_ranks(values), _ranks(losses)))
+    assert found["width of the band alone"].within is None
 
 
-def _ranks(values: list[float]) -> list[int]:
-    order = sorted(values)
-    return [order.index(value) for value in values]
+def _ranks(values: list[float]) -> list[float]:
+    """Equal values share their mean rank."""
+    return [sum(other < value for other in values) + sum(other == value for other in values) / 2 for value in values]
+
+
+def _pearson(left: list[float], right: list[float]) -> float:
+    a, b = sum(left) / len(left), sum(right) / len(right)
+    products = sum((x - a) * (y - b) for x, y in zip(left, right, strict=True))
+    return products / math.sqrt(sum((x - a) ** 2 for x in left) * sum((y - b) ** 2 for y in right))
