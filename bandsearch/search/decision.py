@@ -35,8 +35,8 @@ class Noise:
     them, so a few seeds each are enough. `freedom` is the degrees of freedom of `sigma`; 0 means that it is unknown.
     """
 
-    means: NDArray[np.float64]
-    covariance: NDArray[np.float64]
+    means: NDArray[np.floating]
+    covariance: NDArray[np.floating]
     sigma: float
     freedom: int
 

@@ -65,7 +65,7 @@ def propose_params(
         sampler=_sampler(sampler, _seed_of(seed, number)),
     )
     if sampler is Sampler.RANDOM:
-        return view.ask(code.distributions).params
+        return dict(view.ask(code.distributions).params)
     told = _told(code, results, pending, objective)
     distributions = code.distributions
     if objective is Objective.LOSS and "width" in distributions and code.space.bands.count == 1:
@@ -75,7 +75,7 @@ def propose_params(
             trial.params = trial.params | {"width": _moved(trial.params["width"], code.width_turns, turn)}
             trial.distributions = distributions
     view.add_trials(told)
-    return view.ask(distributions).params
+    return dict(view.ask(distributions).params)
 
 
 def _moved(width: int, turns: Sequence[tuple[int, int]], turn: tuple[int, int]) -> int:

@@ -123,6 +123,10 @@ class StopSwitch(Stopper):  # type: ignore[misc]
     def __init__(self, stop: Callable[[], bool]) -> None:
         self._stop = stop
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray writes its stopper into its own folder, and a display or a signal handler does not pickle."""
+        return {}
+
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
