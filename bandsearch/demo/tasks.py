@@ -48,12 +48,9 @@ def _symbol(source: random.Random) -> tuple[str, str]:
     return f"{left} ~ {right} =", str(left - right)
 
 
-def _lookup_sum(source: random.Random) -> tuple[str, str]:
-    keys = source.sample("abcdefghij", 3)
-    values = [source.randint(1, 30) for _ in keys]
-    first, second = source.sample(range(3), 2)
-    listed = ", ".join(f"{key}: {value}" for key, value in zip(keys, values, strict=True))
-    return f"{listed}. {keys[first]} and {keys[second]} together?", str(values[first] + values[second])
+def _larger_plus(source: random.Random) -> tuple[str, str]:
+    first, second, added = source.randint(0, 60), source.randint(0, 60), source.randint(1, 9)
+    return f"larger of {first} and {second}, plus {added}:", str(max(first, second) + added)
 
 
 def _swap(source: random.Random) -> tuple[str, str]:
@@ -73,7 +70,7 @@ TASKS: Mapping[str, Task] = {
         Task("two_step", "two-step word problems with a rationale and a final number, as in GSM8K", _two_step),
         Task("words", "a sum, answered in words", _words),
         Task("symbol", "plus and minus under new signs", _symbol),
-        Task("lookup_sum", "two looked-up values, added", _lookup_sum),
+        Task("larger_plus", "the larger of two numbers, and some more", _larger_plus),
         Task("swap", "a list with its first and last letter exchanged", _swap),
         Task("toss", "red or blue at random: only the form of the answer can be learned", _toss, control=True),
     )
