@@ -51,8 +51,8 @@ class Phase:
 
 
 PHASES = (
-    Phase(steps=1660, muon_rate=0.02, adam_rate=3e-3, seed=2, shares={}),
-    Phase(steps=1160, muon_rate=0.012, adam_rate=2e-3, seed=3, shares={"lookup": 0.45, "strings": 0.16}),
+    Phase(steps=1661, muon_rate=0.02, adam_rate=3e-3, seed=2, shares={}),
+    Phase(steps=1056, muon_rate=0.012, adam_rate=2e-3, seed=3, shares={"lookup": 0.45, "strings": 0.16}),
 )
 
 

@@ -49,7 +49,8 @@ class EnginePool:
 
     @classmethod
     def start(cls, setups: Sequence[EngineSetup]) -> EnginePool:
-        os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_DEDUP_LOGS="0")
+        # Ray lowers the priority of its workers; a budget is spent whether they get the cores or not.
+        os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_DEDUP_LOGS="0", RAY_worker_niceness="0")
         if not ray.is_initialized():
             ray.init(
                 address="local",
