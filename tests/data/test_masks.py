@@ -198,6 +198,15 @@ def test_a_template_that_rewrites_earlier_answers_teaches_the_last(tokenizer_of:
     assert learned(single, tokenizer) == "<t>empty</t>Yes<|im_end|></s>"
 
 
+def test_an_answer_whose_end_was_rewritten_is_not_learned_in_part(tokenizer_of: Load) -> None:
+    tokenizer = tokenizer_of("llama")
+    note = "{{ '<|im_start|>assistant\n' + m['content'] + ' (nobody has asked for anything else)<|im_end|>\n' }}"
+    noted = "{% if loop.last and m['role'] == 'assistant' %}" + note
+    tokenizer.chat_template = LOOP + noted + "{% else %}" + TURN + "{% endif %}{% endfor %}" + OPEN
+    example = encoded(conversation("Hi", "Yes", "And", "No"), tokenizer, Shape.CHAT)
+    assert learned(example, tokenizer) == "No (nobody has asked for anything else)<|im_end|></s>"
+
+
 def test_a_template_that_rewrites_the_question_is_refused(tokenizer_of: Load) -> None:
     tokenizer = tokenizer_of("llama")
     tokenizer.chat_template = "{{ messages | length }}" + LOOP + TURN + "{% endfor %}" + OPEN
