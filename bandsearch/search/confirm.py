@@ -58,10 +58,10 @@ def confirm(
     idle = list(range(pool.size))
     running: dict[Future[TrialResult | None], tuple[int, Proposal]] = {}
     given_up: set[tuple[str, int]] = set()
+    readings = [result for result in records.results() if result.stage == STAGE]
     threads = ThreadPoolExecutor(pool.size)
     try:
         while not stop():
-            readings = _confirmed(records)
             finalists = _finalists(results, readings, layout, profile, plan)
             under_way = {(proposal.candidate.identity, proposal.seed) for _, proposal in running.values()}
             settled = {(r.candidate.identity, r.seed) for r in readings} | under_way | given_up
@@ -80,11 +80,11 @@ def confirm(
                     given_up.add((proposal.candidate.identity, proposal.seed))
                 else:
                     records.append(result)
-                    _tell(listen, _confirmed(records), finalists, len(running), plan, result)
+                    readings.append(result)
+                    _tell(listen, readings, finalists, len(running), plan, result)
     finally:
         # What still runs after a stop is left to end with its engine.
         threads.shutdown(wait=False, cancel_futures=True)
-    readings = _confirmed(records)
     finalists = _finalists(results, readings, layout, profile, plan)
     return decide([_contender(proposal, readings) for proposal in finalists], finalists[0], plan.confirm_steps)
 
@@ -99,10 +99,6 @@ def confirm_fidelity(plan: Plan, seed: int) -> Fidelity:
         warmup_steps=min(10, plan.confirm_steps // 10),
         validation_examples=plan.validation_examples,
     )
-
-
-def _confirmed(records: Records) -> list[TrialResult]:
-    return [result for result in records.results() if result.stage == STAGE]
 
 
 def _finalists(
