@@ -57,7 +57,7 @@ class Known:
         now = self.clock()
         if update.stage != self.stage:
             self.stage, self.stage_began, self.done = update.stage, now, None
-            self.counts.pop("running", None)
+            self.counts = {}
         for name in ("done", "best_loss", "baseline_loss", "limit", "devices"):
             value = getattr(update, name)
             if value is not None:
@@ -100,7 +100,7 @@ class Known:
 
     @property
     def count_words(self) -> str:
-        return ", ".join(f"{count} {name}" for name, count in self.counts.items())
+        return ", ".join(f"{count} {name}" for name, count in self.counts.items() if count)
 
     @property
     def budget_words(self) -> str:

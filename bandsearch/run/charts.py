@@ -244,19 +244,20 @@ def history(trials: Sequence[TrialResult], winner: Candidate) -> Markup:
 
 def budget_bars(rows: Sequence[tuple[str, float | None, float]], words: Callable[[float], str]) -> Markup:
     """(stage, planned, spent) in device-seconds, written by `words`: a bar for spent, a tick for planned."""
-    left, right, step, top = 74, 110, 26, 8
+    left, right, step, top = 74, 150, 26, 8
     most = max((max(spent, planned or 0.0) for _, planned, spent in rows), default=0.0)
     x = Scale(0.0, most or 1.0, left, WIDTH - right)
     parts = []
     for index, (stage, planned, spent) in enumerate(rows):
         y = top + index * step
-        note = title(f"{stage}: spent {words(spent)}" + ("" if planned is None else f", planned {words(planned)}"))
+        said = words(spent) if planned is None else f"{words(spent)} of {words(planned)}"
+        note = title(f"{stage}: {said}" + (" planned" if planned is not None else ""))
         parts.append(element("text", stage, x=left - 8, y=y + 13, class_="tick end strong"))
         parts.append(element("rect", note, x=left, y=y, width=x(spent) - left, height=17, rx=2, class_="baseline"))
         if planned is not None:
             parts.append(element("line", note, x1=x(planned), x2=x(planned), y1=y - 3, y2=y + 20, class_="plan"))
         after = x(max(spent, planned or 0.0)) + 8
-        parts.append(element("text", words(spent), x=after, y=y + 13, class_="tick"))
+        parts.append(element("text", said, x=after, y=y + 13, class_="tick"))
     return picture(WIDTH, top + step * len(rows) + 4, parts, "budget by stage, planned and spent")
 
 

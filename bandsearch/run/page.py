@@ -69,10 +69,11 @@ class Page:
 
 
 def make_page(facts: ReportFacts) -> Page:
-    winner, evaluation = facts.winner, facts.evaluation
+    winner = facts.winner
+    evaluation = _shown(facts.evaluation, winner)
     search = [trial for trial in facts.trials if trial.stage == "search"]
     model, data = short_name(facts.spec.model.name), short_name(facts.spec.data.name)
-    headline, tone = _headline(winner, evaluation)
+    headline, tone = _headline(winner, facts.evaluation)
     spent = sum(facts.ledger_by_stage.values())
     tasks = tuple(dict.fromkeys(name for arm in evaluation.arms for name in arm.tasks))
     unit = facts.spec.budget.unit if facts.spec.budget else Unit.WALL
@@ -87,10 +88,10 @@ def make_page(facts: ReportFacts) -> Page:
         headline=headline,
         tone=tone,
         verdict=facts.verdict,
-        choice=f"Chosen because: {CHOICE_WORDS[winner.choice]}. {winner.reason}",
-        tiles=(*tiles_of(facts), Tile("Compute", charged(spent, unit), bound)),
+        choice=_choice(facts),
+        tiles=(*tiles_of(facts, evaluation), Tile("Compute", charged(spent, unit), bound)),
         task_names=tasks,
-        arms=tuple(arm_rows(facts, tasks)),
+        arms=tuple(arm_rows(evaluation.arms, winner, tasks)),
         differences=tuple(difference_row(comparison) for comparison in evaluation.comparisons),
         test_examples=len(evaluation.arms[0].examples),
         top_layers=", ".join(map(str, facts.profile.ranking[:5])),
@@ -112,7 +113,7 @@ def make_page(facts: ReportFacts) -> Page:
             for stage, plan, seconds in stages
         ),
         budget_words=f"{charged(spent, unit)} spent, {bound}",
-        samples=tuple(sample_rows(facts)),
+        samples=tuple(sample_rows(facts.samples, evaluation.arms)),
         layer_bars=tuple(
             "█" * max(1, round(24 * score / max(facts.profile.layer_scores))) if score > 0 else ""
             for score in facts.profile.layer_scores
@@ -131,6 +132,8 @@ def _headline(winner: Winner, evaluation: Evaluation) -> tuple[str, str]:
     """As in the verdict: a win is claimed only where validation and the test split both show one."""
     where = charts.layers_of(winner.candidate.bands)
     comparison = evaluation.comparison("winner", "full_depth", "loss")
+    if len(winner.finalists) < 2:
+        return "Nothing could be compared in this budget: full-depth LoRA is handed over.", "open"
     if winner.choice is Choice.BASELINE or comparison is None:
         return "Nothing to gain: full depth is the best choice here.", "open"
     share = winner.trainable_parameters / winner.baseline_parameters
@@ -141,6 +144,23 @@ def _headline(winner: Winner, evaluation: Evaluation) -> tuple[str, str]:
     if difference.low > 0:
         return f"LoRA on {where} kept up on validation, but is behind full depth on the test split.", "bad"
     return f"No gain beyond noise: {where} do what all layers do, with {size}.", "open"
+
+
+def _choice(facts: ReportFacts) -> str:
+    """How it was chosen on validation, unless the verdict says so already."""
+    winner = facts.winner
+    words = f"Chosen because: {CHOICE_WORDS[winner.choice]}." if len(winner.finalists) > 1 else ""
+    return words if winner.reason in facts.verdict else f"{words} {winner.reason}".strip()
+
+
+def _shown(evaluation: Evaluation, winner: Winner) -> Evaluation:
+    """Without the winner's arm where the winner is the baseline: it is one training, not two equal ones."""
+    if winner.candidate != winner.baseline:
+        return evaluation
+    return Evaluation(
+        arms=tuple(arm for arm in evaluation.arms if arm.arm != "winner"),
+        comparisons=tuple(comparison for comparison in evaluation.comparisons if comparison.arm != "winner"),
+    )
 
 
 def _marks(winner: Winner, search: list[TrialResult]) -> dict[Band, str]:

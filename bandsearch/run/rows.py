@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from bandsearch.run import charts
-from bandsearch.run.facts import ReportFacts
+from bandsearch.run.facts import ReportFacts, Sample
 from bandsearch.run.words import ARM_NAMES, METRIC_NAMES, ROLE_NAMES, percent, signed, span
 from bandsearch.values.candidate import Candidate
-from bandsearch.values.evaluation import Comparison, Winner
+from bandsearch.values.evaluation import ArmScores, Comparison, Evaluation, Winner
 
 SHOWN_SAMPLES = 6
 SHOWN_CHARACTERS = 400
@@ -72,8 +72,8 @@ class BudgetRow:
     spent: str
 
 
-def tiles_of(facts: ReportFacts) -> list[Tile]:
-    winner, evaluation = facts.winner, facts.evaluation
+def tiles_of(facts: ReportFacts, evaluation: Evaluation) -> list[Tile]:
+    winner = facts.winner
     candidate = winner.candidate
     share = winner.trainable_parameters / winner.baseline_parameters
     tiles = [
@@ -90,17 +90,19 @@ def tiles_of(facts: ReportFacts) -> list[Tile]:
             f"{percent(share)} of full depth ({winner.baseline_parameters:,})",
         ),
     ]
-    for metric, name in (("loss", "Test loss vs full depth"), ("exact_match", "Exact match vs full depth")):
-        comparison = evaluation.comparison("winner", "full_depth", metric)
+    arm, reference = ("full_depth", "base") if winner.candidate == winner.baseline else ("winner", "full_depth")
+    for metric, name in (("loss", "Test loss"), ("exact_match", "Exact match")):
+        comparison = evaluation.comparison(arm, reference, metric)
         if comparison is not None:
             row = difference_row(comparison)
-            tiles.append(Tile(name, row.mean, f"95 % interval {row.interval}: {row.meaning}", row.drawing))
+            note = f"95 % interval {row.interval}: {row.meaning}"
+            tiles.append(Tile(f"{name} vs {reference.replace('_', ' ')}", row.mean, note, row.drawing))
     return tiles
 
 
-def arm_rows(facts: ReportFacts, tasks: tuple[str, ...]) -> Iterable[ArmRow]:
-    full = facts.winner.baseline_parameters
-    for arm in facts.evaluation.arms:
+def arm_rows(arms: Sequence[ArmScores], winner: Winner, tasks: tuple[str, ...]) -> Iterable[ArmRow]:
+    full = winner.baseline_parameters
+    for arm in arms:
         yield ArmRow(
             name=ARM_NAMES.get(arm.arm, arm.arm),
             class_={"winner": "winner", "full_depth": "baseline"}.get(arm.arm, "quiet"),
@@ -149,9 +151,9 @@ def finalist_rows(winner: Winner) -> Iterable[FinalistRow]:
         )
 
 
-def sample_rows(facts: ReportFacts) -> Iterable[SampleRow]:
-    arms = [arm for arm in facts.evaluation.arms if any(e.generated is not None for e in arm.examples)]
-    for index, sample in enumerate(facts.samples):
+def sample_rows(samples: Sequence[Sample], scored: Sequence[ArmScores]) -> Iterable[SampleRow]:
+    arms = [arm for arm in scored if any(e.generated is not None for e in arm.examples)]
+    for index, sample in enumerate(samples):
         outputs = tuple(
             (ARM_NAMES.get(arm.arm, arm.arm), _cut(example.generated), example.correct)
             for arm in arms

@@ -64,7 +64,8 @@ class Scale:
         if logarithmic:
             air = max((high / low) ** 0.06, 1.05)
             return cls(low / air, high * air, start, stop, True)
-        air = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
+        air = (high - low) * 0.06 or abs(high) * 0.1
+        air = air if air > 1e-100 else 1.0
         return cls(min(0.0, low) if zero else low - air, high + air, start, stop)
 
     def __call__(self, value: float) -> float:

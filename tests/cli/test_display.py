@@ -45,9 +45,9 @@ def test_plain_lines_come_at_every_stage_and_announcement_but_progress_every_ten
     said = [line.split(":")[0] for line in lines]
     assert said == ["load", "load", "search", "search", "search", "search", "confirm"]
     assert lines[1] == "load: 3 rows truncated"
-    assert lines[2] == "search: #0 done · 0% · 2 running, 0 finished · 1:00 of 10:00"
-    # What was running ended with its stage; the rest is still true.
-    assert lines[-1] == "confirm: 19 finished · 1:00 of 10:00"
+    assert lines[2] == "search: #0 done · 0% · 2 running · 1:00 of 10:00"
+    # The counts belong to the stage that gave them.
+    assert lines[-1] == "confirm: 1:00 of 10:00"
 
 
 def test_losses_are_shown_against_the_baseline() -> None:

@@ -198,6 +198,25 @@ def test_a_run_with_next_to_nothing_can_be_shown(tmp_path: Path) -> None:
         assert "no time limit" in reader.text
 
 
+def test_a_winner_that_is_the_baseline_is_shown_once(tmp_path: Path) -> None:
+    facts = plausible_facts()
+    winner = facts.winner.model_copy(update={"candidate": facts.winner.baseline, "choice": Choice.BASELINE})
+    reader = Reader(html_of(dataclasses.replace(facts, winner=winner), tmp_path))
+    assert "winner −" not in reader.text
+    assert "full-depth LoRA − base model" in reader.text
+    assert "Test loss vs base" in reader.text
+
+
+def test_what_was_not_compared_is_not_judged(tmp_path: Path) -> None:
+    facts = plausible_facts()
+    winner = facts.winner.model_copy(
+        update={"candidate": facts.winner.baseline, "choice": Choice.BASELINE, "finalists": ()}
+    )
+    reader = Reader(html_of(dataclasses.replace(facts, winner=winner), tmp_path))
+    assert "Nothing could be compared in this budget" in reader.text
+    assert "best choice" not in reader.text
+
+
 def test_a_candidate_on_several_bands_is_named_and_shaded(tmp_path: Path) -> None:
     from bandsearch.values.band import Band
 
