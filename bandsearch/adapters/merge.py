@@ -7,12 +7,9 @@ from pathlib import Path
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from bandsearch.models.failures import quiet
-
 
 def merge_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     """Add the adapter's update to the weights of `model`, in place, and return it. Frozen, in evaluation mode."""
-    with quiet():
-        merged: PreTrainedModel = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    merged: PreTrainedModel = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
     merged.requires_grad_(False)
     return merged.eval()

@@ -189,10 +189,14 @@ class Engine:
     ) -> list[str]:
         """Greedy continuations of the first `limit` prompts; fewer where `deadline` (seconds from now) came first.
 
+        Empty for plain text, which has no prompts.
+
         `max_new_tokens` is by default what the longest reference answer among them takes, and a quarter more.
         """
         started = time.monotonic()
         examples: Sequence[Encoded] = getattr(self.dataset, split)[:limit]
+        if not all(example.prompt_ids for example in examples):
+            return []
         if max_new_tokens is None:
             answers = [len(self.tokenizer(example.answer)["input_ids"]) for example in examples]
             max_new_tokens = min(LONGEST_ANSWER, max(answers, default=0) * 5 // 4 + 4)
@@ -373,7 +377,7 @@ class Engine:
 
 def _peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return int(torch.cuda.max_memory_allocated(device))
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

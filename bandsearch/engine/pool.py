@@ -66,9 +66,9 @@ class EnginePool:
         for setup in setups:
             environment = {"env_vars": {"OMP_NUM_THREADS": str(setup.threads), "TOKENIZERS_PARALLELISM": "false"}}
             gpus = 1 if setup.device.startswith("cuda") else 0
-            actor = EngineActor.options(num_gpus=gpus, num_cpus=1, runtime_env=environment).remote(
-                setup.model_copy(update={"device": "cuda:0"}) if gpus else setup
-            )
+            actor = EngineActor.options(  # type: ignore[attr-defined]
+                num_gpus=gpus, num_cpus=1, runtime_env=environment
+            ).remote(setup.model_copy(update={"device": "cuda:0"}) if gpus else setup)
             actors.append(actor)
         pool = cls(actors)
         try:

@@ -10,7 +10,7 @@ from rich.text import Text
 from bandsearch.probe.scores import coherence_by_layer
 from bandsearch.values.profile import LayerViews, RateRange, SensitivityProfile
 
-BAR = 16
+BAR = 12
 FULL, HALF = "█", "▌"
 
 
@@ -40,8 +40,8 @@ def bar(share: float, largest: float, width: int = BAR) -> str:
 
 
 def _layers(profile: SensitivityProfile) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    table.add_column("layer", justify="right")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("layer", justify="right", no_wrap=True)
     table.add_column("sensitivity", min_width=BAR, no_wrap=True)
     for name in ("", "gradient", "CKA", "ΔW/W", "entropy", "curvature"):
         table.add_column(name, justify="right", no_wrap=True)

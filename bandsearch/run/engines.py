@@ -20,7 +20,7 @@ def engine_setups(job: Job) -> list[EngineSetup]:
     return [
         EngineSetup(
             source=job.source,
-            data=job.spec.data,
+            data=job.data,
             seed=job.spec.seed,
             dtype=job.spec.model.dtype,
             device=placement.device,

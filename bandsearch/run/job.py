@@ -15,11 +15,12 @@ from bandsearch import __version__
 from bandsearch.adapters.lora import trainable_parameters
 from bandsearch.data.dataset import Dataset, prepare
 from bandsearch.engine.devices import DeviceInventory, devices
+from bandsearch.evaluate.lm_tasks import check_tasks
 from bandsearch.models.aliases import Source, resolve
 from bandsearch.models.loading import ModelSummary, load_tokenizer, summarize
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate
-from bandsearch.values.spec import RunSpec
+from bandsearch.values.spec import DataSpec, RunSpec
 from bandsearch.values.value import Value
 
 REPORTED_PACKAGES = ("torch", "transformers", "peft", "optuna", "ray", "datasets", "lm-eval")
@@ -33,7 +34,10 @@ class Environment(Value):
 
 @dataclass(frozen=True)
 class Job:
+    """`data` is the specification's, with examples no longer than the model reads."""
+
     spec: RunSpec
+    data: DataSpec
     source: Source
     summary: ModelSummary
     tokenizer: Any
@@ -68,9 +72,12 @@ def prepare_job(spec: RunSpec) -> Job:
         wall = spec.budget.wall_seconds(len(inventory.gpus), inventory.cores)
     source = resolve(spec.model)
     summary = summarize(source)
+    check_tasks(spec.tasks, spec.task_directory)
     tokenizer = load_tokenizer(source)
-    dataset = prepare(spec.data, tokenizer, spec.seed)
-    return Job(spec, source, summary, tokenizer, dataset, inventory, held, wall)
+    longest = min(spec.data.max_length, summary.context_length or spec.data.max_length)
+    data = spec.data.model_copy(update={"max_length": longest})
+    dataset = prepare(data, tokenizer, spec.seed)
+    return Job(spec, data, source, summary, tokenizer, dataset, inventory, held, wall)
 
 
 def environment(job: Job) -> Environment:

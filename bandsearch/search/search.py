@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import warnings
@@ -164,11 +165,16 @@ def _quiet_tune(engines: int) -> Iterator[None]:
     settings = _TUNE_SETTINGS | {"TUNE_MAX_PENDING_TRIALS_PG": str(engines)}
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
+    # Its summary of a run looks for log files, which are switched off.
+    summary = logging.getLogger("ray.tune.analysis.experiment_analysis")
+    level = summary.level
+    summary.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        summary.setLevel(level)
         for name, value in before.items():
             if value is None:
                 del os.environ[name]

@@ -1,4 +1,4 @@
-"""`pip install .` is enough: the wheel carries its search spaces and the embedded model, and works in an empty place."""
+"""`pip install .` is enough: the wheel carries search spaces and the embedded model, and works in an empty place."""
 
 import json
 import os
