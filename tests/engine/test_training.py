@@ -1,0 +1,101 @@
+"""The engine's numbers against a plain loop of Transformers and PEFT, written without it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from plain_batches import padded, random_order
+
+from bandsearch.adapters.lora import initial_tensors, module_paths
+from bandsearch.engine.engine import Engine
+from bandsearch.engine.setup import EngineSetup
+from bandsearch.values.band import Band
+from bandsearch.values.candidate import Candidate
+from bandsearch.values.fidelity import Fidelity, Schedule
+
+CANDIDATE = Candidate(bands=(Band(start=1, stop=3),), rank=4, alpha=8, targets=("all",), learning_rate=3e-3)
+# Six steps of 20 rows pass the end of an epoch of 72.
+FIDELITY = Fidelity(steps=6, batch_size=20, seed=3, schedule=Schedule.LINEAR, warmup_steps=2, validation_examples=10)
+RATES = (0.001, 0.002, 0.003, 0.00225, 0.0015, 0.00075)
+
+
+def plain_training(setup: EngineSetup, engine: Engine) -> tuple[list[float], dict[str, torch.Tensor], Any]:
+    """Per-step losses, final factors and the trained model."""
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(setup.source.location, dtype=torch.float32)
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=CANDIDATE.rank,
+        lora_alpha=8,
+        lora_dropout=0.0,
+        target_modules=list(module_paths(CANDIDATE, engine.layout)),
+        fan_in_fan_out=engine.layout.transposed,
+    )
+    model = get_peft_model(base, config)
+    set_peft_model_state_dict(model, initial_tensors(CANDIDATE, engine.layout, FIDELITY.seed))
+    model.eval()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1.0, weight_decay=0.0, foreach=False)
+    data = engine.dataset.train
+    order = random_order(len(data), FIDELITY.steps * FIDELITY.batch_size, FIDELITY.seed)
+    losses = []
+    for step, rate in enumerate(RATES):
+        batch = padded([data[index] for index in order[step * 20 : step * 20 + 20]], engine.tokenizer.pad_token_id)
+        optimizer.param_groups[0]["lr"] = rate
+        loss = model(**batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    return losses, get_peft_model_state_dict(model, save_embedding_layers=False), model
+
+
+def plain_loss(model: Any, examples: Sequence[Any], pad: int) -> tuple[float, list[float]]:
+    """(mean over tokens, mean of every example), one example at a time."""
+    means, weights = [], []
+    for example in examples:
+        with torch.no_grad():
+            means.append(float(model(**padded([example], pad)).loss))
+        weights.append(sum(example.supervised))
+    return sum(m * w for m, w in zip(means, weights, strict=True)) / sum(weights), means
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_training_is_what_a_plain_loop_does(
+    family: str, setup_of: Callable[[str], EngineSetup], load: Callable[[str], Engine]
+) -> None:
+    engine = load(family)
+    losses, factors, model = plain_training(setup_of(family), engine)
+    session = engine.admit(CANDIDATE, FIDELITY)
+    point = engine.advance(session, FIDELITY.steps)
+    assert engine.train_losses(session) == pytest.approx(losses, abs=1e-5)
+    adapter = engine.adapter(session)
+    assert adapter.keys() == factors.keys()
+    for name, factor in factors.items():
+        assert float((adapter[name] - factor).norm()) <= 1e-4 * float(factor.norm()), name
+    expected, means = plain_loss(model, engine.dataset.validation[:10], engine.tokenizer.pad_token_id)
+    assert point.loss == pytest.approx(expected, abs=1e-5)
+    found = engine.losses("validation", session, 10)
+    assert [example.loss for example in found] == pytest.approx(means, abs=1e-5)
+    assert [example.supervised_tokens for example in found] == [
+        sum(example.supervised) for example in engine.dataset.validation[:10]
+    ]
+
+
+def test_the_base_is_whole_again_after_training(load: Callable[[str], Engine]) -> None:
+    engine = load("qwen2")
+    before = {name: tensor.clone() for name, tensor in engine.model.state_dict().items()}
+    session = engine.admit(CANDIDATE, FIDELITY)
+    engine.advance(session, 3)
+    with engine.attached(None) as model:
+        after = model.state_dict()
+        assert after.keys() == before.keys()
+        assert all(torch.equal(after[name], before[name]) for name in before)
+    engine.advance(session, 6)
+    assert len(engine.train_losses(session)) == 6
