@@ -140,7 +140,7 @@ def load_tensors(peft_model: PeftModel, tensors: Mapping[str, Tensor]) -> None:
 
     Raises AdapterError unless `tensors` holds exactly the attached factors in their shapes.
     """
-    parameters = dict(_factors(peft_model))
+    parameters = factors_of(peft_model)
     if parameters.keys() != tensors.keys():
         odd = sorted(parameters.keys() ^ tensors.keys())
         raise AdapterError(f"{len(odd)} adapter tensors do not match the attached modules, for example {odd[0]}.")
@@ -151,11 +151,13 @@ def load_tensors(peft_model: PeftModel, tensors: Mapping[str, Tensor]) -> None:
             parameter.copy_(tensors[name])
 
 
-def _factors(peft_model: PeftModel) -> Iterator[tuple[str, nn.Parameter]]:
+def factors_of(peft_model: PeftModel) -> dict[str, nn.Parameter]:
+    """The attached factors themselves, by saved name."""
+    factors = {}
     for path, layer in _lora_layers(peft_model):
         name_a, name_b = tensor_names(path)
-        yield name_a, layer.lora_A[_ADAPTER].weight
-        yield name_b, layer.lora_B[_ADAPTER].weight
+        factors[name_a], factors[name_b] = layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight
+    return factors
 
 
 def _lora_layers(peft_model: PeftModel) -> Iterator[tuple[str, LoraLayer]]:

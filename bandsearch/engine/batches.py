@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from bandsearch.data.dataset import Encoded
+
+# Batches among which sequences are sorted by length. More would pad less and mix less.
+WINDOW = 16
 
 
 @dataclass(frozen=True)
@@ -22,9 +26,8 @@ class Batch:
     attention_mask: Tensor
     labels: Tensor
 
-    @property
-    def supervised_tokens(self) -> int:
-        return int((self.labels >= 0).sum())
+    def to(self, device: torch.device) -> Batch:
+        return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device))
 
 
 def collate(examples: Sequence[Encoded], pad_token_id: int) -> Batch:
@@ -42,23 +45,36 @@ def collate(examples: Sequence[Encoded], pad_token_id: int) -> Batch:
     return Batch(input_ids, mask, labels)
 
 
-def examples_at(step: int, count: int, batch_size: int, seed: int) -> list[int]:
-    """The example indices of optimiser step `step`: epochs are shuffled one after another, without a gap between."""
+def examples_at(step: int, lengths: Sequence[int], batch_size: int, seed: int, window: int = WINDOW) -> list[int]:
+    """The example indices of optimiser step `step`, for training examples of these token counts.
+
+    Epochs are shuffled one after another without a gap between. Of this stream every `window` batches are sorted by
+    length, cut into batches, and these shuffled, so that a batch pads little. A window spans at most a quarter of an
+    epoch; `window=1` is the plain random order.
+    """
+    window = max(1, min(window, len(lengths) // (4 * batch_size)))
+    number, place = divmod(step, window)
+    return list(_window(number, tuple(lengths), batch_size, seed, window)[place])
+
+
+@lru_cache(maxsize=64)
+def _window(
+    number: int, lengths: tuple[int, ...], batch_size: int, seed: int, window: int
+) -> tuple[tuple[int, ...], ...]:
+    size = window * batch_size
     picked = []
-    for position in range(step * batch_size, (step + 1) * batch_size):
-        epoch, offset = divmod(position, count)
-        picked.append(_epoch(count, seed, epoch)[offset])
-    return picked
+    for position in range(number * size, (number + 1) * size):
+        epoch, offset = divmod(position, len(lengths))
+        picked.append(_epoch(len(lengths), seed, epoch)[offset])
+    if window == 1:
+        return (tuple(picked),)
+    picked.sort(key=lambda index: lengths[index])
+    batches = [tuple(picked[begin : begin + batch_size]) for begin in range(0, size, batch_size)]
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + number + 2**40)
+    return tuple(batches[index] for index in torch.randperm(window, generator=generator).tolist())
 
 
-_cache: dict[tuple[int, int, int], list[int]] = {}
-
-
-def _epoch(count: int, seed: int, epoch: int) -> list[int]:
-    key = (count, seed, epoch)
-    if key not in _cache:
-        if len(_cache) > 64:
-            _cache.clear()
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        _cache[key] = torch.randperm(count, generator=generator).tolist()
-    return _cache[key]
+@lru_cache(maxsize=64)
+def _epoch(count: int, seed: int, epoch: int) -> tuple[int, ...]:
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return tuple(torch.randperm(count, generator=generator).tolist())

@@ -1,72 +1,77 @@
-"""The engine: one warm base model and the one loop that trains adapters on it."""
+"""The engine: one warm base model, and the one way adapters are trained and judged on it."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import math
-import os
-import shutil
-import statistics
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from peft import PeftModel
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
-from bandsearch.adapters.lora import attach, detach, load_tensors, tensors_of
-from bandsearch.data.dataset import Dataset, Encoded, prepare
-from bandsearch.engine.batches import Batch, collate, examples_at
-from bandsearch.engine.session import DivergedError, OutOfMemoryError, Session
+from bandsearch.adapters.lora import attach, detach, load_tensors
+from bandsearch.data.dataset import Dataset, prepare
+from bandsearch.engine.checkpoint import read_session, write_session
+from bandsearch.engine.failures import DivergedError
+from bandsearch.engine.levers import Levers
+from bandsearch.engine.passes import Passes
+from bandsearch.engine.prefix import PrefixCache, cache_key
+from bandsearch.engine.scoring import ExampleLoss, greedy_answers, split_losses
+from bandsearch.engine.selfcheck import faithful_levers
+from bandsearch.engine.session import Session
 from bandsearch.engine.setup import EngineSetup
+from bandsearch.engine.training import Failure, Trainer
 from bandsearch.models.families import layout_of
-from bandsearch.models.loading import load_model, load_tokenizer
-from bandsearch.values.band import Band
+from bandsearch.models.loading import fingerprint, load_model, load_tokenizer
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.layout import Layout
-from bandsearch.values.plan import Costs
 from bandsearch.values.trial import Point
-
-CLIP = 1.0
-# Examples read between two looks at the clock, and rows of one forward pass among them.
-EVALUATION_ROWS, EVALUATION_PART = 64, 32
-LONGEST_ANSWER = 256
-
-
-class ExampleLoss(NamedTuple):
-    """`loss`: mean nats per supervised token of one example."""
-
-    loss: float
-    supervised_tokens: int
 
 
 class Engine:
-    """Trains one candidate at a time on a frozen base; any number can be admitted and advanced in turn.
+    """Trains candidates on a frozen base, any number admitted at a time, several in one pass where they are asked for
+    together. Not thread-safe.
 
-    Deterministic on the CPU: a candidate's losses depend on the candidate, its fidelity and the data, not on what
-    the engine did before.
+    Deterministic on the CPU: the losses of a candidate that is advanced by itself depend on the candidate, its fidelity
+    and the data, not on what the engine did before.
     """
 
-    def __init__(self, model: nn.Module, layout: Layout, tokenizer: Any, dataset: Dataset, threads: int = 1) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        layout: Layout,
+        tokenizer: Any,
+        dataset: Dataset,
+        threads: int = 1,
+        *,
+        levers: Levers | None = None,
+        cache: PrefixCache | None = None,
+    ) -> None:
+        """Takes hold of `model` until `close`. `cache`: by default one of its own."""
         torch.set_num_threads(threads)
         self.model, self.layout, self.tokenizer, self.dataset = model, layout, tokenizer, dataset
-        self.threads = threads
-        self.device = next(model.parameters()).device
+        self.threads, self.device = threads, model.device
+        wanted = levers or Levers()
+        if wanted.prefix_cache and cache is None:
+            cache = PrefixCache(dataset, layout.hidden_size, model.dtype, None, cache_key(dataset))
+        self._passes = Passes(
+            model,
+            layout,
+            dataset,
+            tokenizer.pad_token_id,
+            cache if wanted.prefix_cache else None,
+            compiled=wanted.compile,
+        )
+        self.levers = faithful_levers(model, layout, self._passes, wanted)
+        self._trainer = Trainer(self._passes, dataset, length_grouping=wanted.length_grouping)
         self._sessions: dict[str, Session] = {}
         self._names = map(str, itertools.count())
-        self._live: Session | None = None
-        self._peft: PeftModel | None = None
-        self._optimizer: torch.optim.AdamW | None = None
-        self._rows: int | None = None
-        self._keep: Tensor | None = None
-        self._hook = model.get_output_embeddings().register_forward_pre_hook(self._only_kept)
 
     @classmethod
     def load(cls, setup: EngineSetup) -> Engine:
@@ -74,79 +79,105 @@ class Engine:
         tokenizer = load_tokenizer(setup.source)
         model = load_model(setup.source, setup.dtype, setup.device)
         dataset = prepare(setup.data, tokenizer, setup.seed)
-        return cls(model, layout_of(model), tokenizer, dataset, setup.threads)
+        layout = layout_of(model)
+        cache = None
+        if setup.levers.prefix_cache and setup.cache_directory is not None:
+            attention = model.config._attn_implementation
+            facts = (fingerprint(setup.source), str(model.dtype), attention, model.device.type, torch.__version__)
+            folder = Path(setup.cache_directory)
+            cache = PrefixCache(dataset, layout.hidden_size, model.dtype, folder, cache_key(dataset, *facts))
+        return cls(model, layout, tokenizer, dataset, setup.threads, levers=setup.levers, cache=cache)
 
     def close(self) -> None:
         """Give the model back bare, so that another engine can be built on it."""
-        if self._live is not None:
-            self._take_off(keep=True)
-        self._hook.remove()
+        self._passes.release()
 
     def admit(self, candidate: Candidate, fidelity: Fidelity) -> str:
         name = next(self._names)
-        self._sessions[name] = Session(name, candidate, fidelity)
+        self._sessions[name] = Session.begin(name, candidate, fidelity, self.layout, self.device)
         return name
 
     def evict(self, session: str) -> None:
-        state = self._sessions.pop(session, None)
-        if state is not None and state is self._live:
-            self._take_off(keep=False)
+        self._sessions.pop(session, None)
 
     def advance(self, session: str, steps: int, deadline: float | None = None) -> Point:
-        """Train up to `steps` steps in all, or until `deadline` seconds from now, then validate."""
+        """Train up to `steps` steps in all, or until `deadline` seconds from now, then validate.
+
+        Raises DivergedError or OutOfMemoryError; the session is gone then.
+        """
         state = self._sessions[session]
         started = time.monotonic()
-        model = self._put_on(state)
-        optimizer = self._optimizer
-        assert optimizer is not None
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        fidelity, data = state.fidelity, self.dataset.train
-        while state.step < min(steps, fidelity.steps):
+        while state.step < min(steps, state.fidelity.steps):
             if deadline is not None and time.monotonic() - started > deadline and state.step > 0:
                 break
-            rate = state.candidate.learning_rate * fidelity.learning_rate_factor(state.step)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            picked = examples_at(state.step, len(data), fidelity.batch_size, fidelity.seed)
-            loss = self._backward(model, [data[index] for index in picked])
-            norm = float(nn.utils.clip_grad_norm_(parameters, CLIP))
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                self.evict(session)
-                raise DivergedError(f"Training of {state.candidate} diverged at step {state.step}.", "Lower the rate.")
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            state.train_losses.append(loss)
-            state.step += 1
-        validation = self.losses("validation", session, fidelity.validation_examples)
-        total = sum(loss * tokens for loss, tokens in validation) / sum(tokens for _, tokens in validation)
-        state.seconds += time.monotonic() - started
-        if not math.isfinite(total):
-            self.evict(session)
-            raise DivergedError(f"Validation loss of {state.candidate} is not finite.", "Lower the rate.")
-        return Point(steps=state.step, loss=total, seconds=state.seconds)
+            for failure in self.train_together([session]).values():
+                raise failure
+        point = self.validate_together([session])[session]
+        if isinstance(point, Point):
+            return point
+        raise point
+
+    def train_together(self, sessions: Sequence[str]) -> dict[str, Failure]:
+        """One optimiser step of each session. Whose training ended is named with the reason, and gone."""
+        started = time.monotonic()
+        states = [self._sessions[name] for name in sessions]
+        failures = self._trainer.step(states)
+        for name in failures:
+            self.evict(name)
+        self._charge(states, started)
+        return failures
+
+    def validate_together(self, sessions: Sequence[str]) -> dict[str, Point | Failure]:
+        """A reading of each session on the validation split; one without a finite loss is gone."""
+        started = time.monotonic()
+        states = [self._sessions[name] for name in sessions]
+        totals: dict[str, float] = {}
+        for count in sorted({state.fidelity.validation_examples for state in states}):
+            alike = [state for state in states if state.fidelity.validation_examples == count]
+            found = split_losses(self._passes, self.dataset, "validation", alike, count)
+            for state, losses in zip(alike, found, strict=True):
+                totals[state.name] = sum(loss * n for loss, n in losses) / sum(n for _, n in losses)
+        self._charge(states, started)
+        outcome: dict[str, Point | Failure] = {}
+        for state in states:
+            total = totals[state.name]
+            if math.isfinite(total):
+                outcome[state.name] = Point(steps=state.step, loss=total, seconds=state.seconds)
+            else:
+                self.evict(state.name)
+                sentence = f"Validation loss of {state.candidate} is not finite."
+                outcome[state.name] = DivergedError(sentence, "Lower the rate.")
+        return outcome
+
+    def progress(self, session: str) -> tuple[int, int]:
+        """Steps done, and all that the session's fidelity has."""
+        state = self._sessions[session]
+        return state.step, state.fidelity.steps
+
+    def next_length(self, session: str) -> int:
+        """The longest sequence of the session's next step, in tokens."""
+        return self._trainer.next_length(self._sessions[session])
 
     def adapter(self, session: str) -> dict[str, Tensor]:
-        state = self._sessions[session]
-        if state is self._live:
-            assert self._peft is not None
-            return tensors_of(self._peft)
-        if state.tensors is None:
-            self._put_on(state)
-            return self.adapter(session)
-        return dict(state.tensors)
+        """The factors by PEFT's saved names; copies on the CPU in fp32."""
+        return self._sessions[session].tensors()
 
     def train_losses(self, session: str) -> list[float]:
         return list(self._sessions[session].train_losses)
 
     @contextmanager
     def attached(self, session: str | None) -> Iterator[Any]:
-        """The model with the session's adapter on it, or the bare base."""
+        """The model as PEFT has it with the session's adapter on, or the bare base."""
         if session is None:
-            if self._live is not None:
-                self._take_off(keep=True)
             yield self.model
-        else:
-            yield self._put_on(self._sessions[session])
+            return
+        state = self._sessions[session]
+        peft = attach(self.model, state.candidate, self.layout, state.fidelity.seed)
+        try:
+            load_tensors(peft, state.tensors())
+            yield peft.eval()
+        finally:
+            detach(peft)
 
     def losses(
         self, split: str, session: str | None, limit: int | None = None, deadline: float | None = None
@@ -155,29 +186,8 @@ class Engine:
 
         Fewer, but at least one batch of 64, where `deadline` (seconds from now) comes first.
         """
-        started = time.monotonic()
-        examples: Sequence[Encoded] = getattr(self.dataset, split)[:limit]
-        losses: list[ExampleLoss] = []
-        with self.attached(session) as model, torch.no_grad():
-            for begin in range(0, len(examples), EVALUATION_ROWS):
-                if begin and deadline is not None and time.monotonic() - started > deadline:
-                    break
-                losses += self._example_losses(model, examples[begin : begin + EVALUATION_ROWS])
-        return losses
-
-    def _example_losses(self, model: Any, examples: Sequence[Encoded]) -> list[ExampleLoss]:
-        order = sorted(range(len(examples)), key=lambda index: len(examples[index].input_ids))
-        found: dict[int, ExampleLoss] = {}
-        for begin in range(0, len(order), EVALUATION_PART):
-            rows = order[begin : begin + EVALUATION_PART]
-            batch = collate([examples[index] for index in rows], self.tokenizer.pad_token_id)
-            supervised = batch.labels >= 0
-            token_losses = self._token_losses(model, batch).double().cpu()
-            owner = supervised.nonzero()[:, 0]
-            sums = torch.zeros(len(rows), dtype=torch.float64).index_add_(0, owner, token_losses)
-            for index, total, count in zip(rows, sums.tolist(), supervised.sum(1).tolist(), strict=True):
-                found[index] = ExampleLoss(total / count, count)
-        return [found[index] for index in range(len(examples))]
+        state = None if session is None else self._sessions[session]
+        return split_losses(self._passes, self.dataset, split, [state], limit, deadline)[0]
 
     def generate(
         self,
@@ -187,197 +197,20 @@ class Engine:
         max_new_tokens: int | None = None,
         deadline: float | None = None,
     ) -> list[str]:
-        """Greedy continuations of the first `limit` prompts; fewer where `deadline` (seconds from now) came first.
-
-        Empty for plain text, which has no prompts.
-
-        `max_new_tokens` is by default what the longest reference answer among them takes, and a quarter more.
-        """
-        started = time.monotonic()
-        examples: Sequence[Encoded] = getattr(self.dataset, split)[:limit]
-        if not all(example.prompt_ids for example in examples):
-            return []
-        if max_new_tokens is None:
-            answers = [len(self.tokenizer(example.answer)["input_ids"]) for example in examples]
-            max_new_tokens = min(LONGEST_ANSWER, max(answers, default=0) * 5 // 4 + 4)
-        texts: list[str] = []
-        with self.attached(session) as model, torch.no_grad():
-            for begin in range(0, len(examples), EVALUATION_ROWS):
-                if deadline is not None and time.monotonic() - started > deadline:
-                    break
-                prompts = [example.prompt_ids for example in examples[begin : begin + EVALUATION_ROWS]]
-                width = max(map(len, prompts))
-                ids = torch.full((len(prompts), width), self.tokenizer.pad_token_id)
-                mask = torch.zeros_like(ids)
-                for row, prompt in enumerate(prompts):
-                    ids[row, width - len(prompt) :] = torch.tensor(prompt)
-                    mask[row, width - len(prompt) :] = 1
-                output = model.generate(
-                    input_ids=ids.to(self.device),
-                    attention_mask=mask.to(self.device),
-                    max_new_tokens=max_new_tokens,
-                    do_sample=False,
-                    pad_token_id=self.tokenizer.pad_token_id,
-                    eos_token_id=list(self.dataset.stop_ids) or None,
-                )
-                texts += self.tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
-        return texts
+        """Greedy continuations of the first `limit` prompts; see `greedy_answers`."""
+        with self.attached(session) as model:
+            return greedy_answers(model, self.tokenizer, self.dataset, split, limit, max_new_tokens, deadline)
 
     def checkpoint(self, session: str, path: Path) -> None:
-        """Write everything needed to go on bit for bit, as safetensors and JSON, all or nothing."""
-        state = self._sessions[session]
-        self._put_on(state)
-        tensors = {f"adapter/{name}": tensor for name, tensor in self.adapter(session).items()}
-        tensors |= {f"moments/{name}": tensor.contiguous() for name, tensor in self._moments().items()}
-        facts = {
-            "candidate": state.candidate.model_dump(mode="json"),
-            "fidelity": state.fidelity.model_dump(mode="json"),
-            "step": state.step,
-            "seconds": state.seconds,
-            "train_losses": state.train_losses,
-        }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-        try:
-            save_file(tensors, fresh / "state.safetensors")
-            (fresh / "session.json").write_text(json.dumps(facts))
-            shutil.rmtree(path, ignore_errors=True)
-            os.replace(fresh, path)
-        except BaseException:
-            shutil.rmtree(fresh, ignore_errors=True)
-            raise
+        """Write everything needed to go on bit for bit to the file `path`, all or nothing."""
+        write_session(self._sessions[session], path)
 
     def restore(self, path: Path) -> str:
-        facts = json.loads((path / "session.json").read_text())
-        tensors = load_file(path / "state.safetensors")
-        name = self.admit(Candidate.model_validate(facts["candidate"]), Fidelity.model_validate(facts["fidelity"]))
-        state = self._sessions[name]
-        state.step, state.seconds, state.train_losses = facts["step"], facts["seconds"], facts["train_losses"]
-        state.tensors = {key.removeprefix("adapter/"): t for key, t in tensors.items() if key.startswith("adapter/")}
-        state.moments = {key.removeprefix("moments/"): t for key, t in tensors.items() if key.startswith("moments/")}
+        name = next(self._names)
+        self._sessions[name] = read_session(name, path, self.device)
         return name
 
-    def measure(self, batch_size: int, validation_examples: int) -> Costs:
-        """Time a few real full-depth steps, a validation and a few generations; leaves no trace."""
-        candidate = Candidate(
-            bands=(Band.full(self.layout.layer_count),), rank=16, alpha=16, targets=("all",), learning_rate=1e-5
-        )
-        session = self.admit(candidate, Fidelity(steps=1000, batch_size=batch_size, seed=0, validation_examples=1))
-        self.advance(session, 1)
-        times = []
-        for step in range(2, 7):
-            started = time.monotonic()
-            self.advance(session, step)
-            times.append(time.monotonic() - started)
-        started = time.monotonic()
-        count = min(validation_examples, len(self.dataset.validation), 64)
-        self.losses("validation", session, count)
-        per_example = (time.monotonic() - started) / count
-        started = time.monotonic()
-        generated = min(len(self.dataset.test), 16)
-        self.generate("test", session, generated)
-        per_generation = (time.monotonic() - started) / generated
-        self.evict(session)
-        return Costs(
-            seconds_per_step=statistics.median(times),
-            seconds_per_validation=per_example * min(validation_examples, len(self.dataset.validation)),
-            seconds_per_test_loss=per_example,
-            seconds_per_generation=per_generation,
-            load_seconds=0.0,
-            peak_memory_bytes=_peak_memory(self.device),
-        )
-
-    def _backward(self, model: nn.Module, examples: list[Encoded]) -> float:
-        """Gradients of the mean loss per supervised token; out of memory halves the rows at a time."""
-        tokens = sum(sum(example.supervised[1:]) for example in examples)
-        rows = self._rows or len(examples)
-        ordered = sorted(examples, key=lambda example: len(example.input_ids))
-        while True:
-            try:
-                total = 0.0
-                for begin in range(0, len(ordered), rows):
-                    batch = collate(ordered[begin : begin + rows], self.tokenizer.pad_token_id)
-                    loss = self._token_losses(model, batch).sum() / tokens
-                    loss.backward()
-                    total += float(loss.detach())
-                return total
-            except torch.OutOfMemoryError:
-                for parameter in model.parameters():
-                    parameter.grad = None
-                if rows == 1:
-                    raise OutOfMemoryError("One example does not fit into memory.", "Lower --max-length.") from None
-                rows = self._rows = max(1, rows // 2)
-                torch.cuda.empty_cache()
-
-    def _token_losses(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Negative log-likelihood of every supervised token, row by row, fp32, shape (supervised tokens,)."""
-        labels = batch.labels.to(self.device)
-        self._keep = labels >= 0
-        try:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-                logits = model(
-                    input_ids=batch.input_ids.to(self.device),
-                    attention_mask=batch.attention_mask.to(self.device),
-                    use_cache=False,
-                ).logits
-        finally:
-            keep, self._keep = self._keep, None
-        return nn.functional.cross_entropy(logits[0].float(), labels[keep], reduction="none")
-
-    def _only_kept(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        # The head is the only part whose cost grows with the vocabulary, and most positions are not supervised.
-        return None if self._keep is None else (inputs[0][self._keep].unsqueeze(0), *inputs[1:])
-
-    def _put_on(self, state: Session) -> PeftModel:
-        if self._live is state:
-            assert self._peft is not None
-            return self._peft
-        if self._live is not None:
-            self._take_off(keep=True)
-        peft = attach(self.model, state.candidate, self.layout, state.fidelity.seed)
-        if state.tensors is not None:
-            load_tensors(peft, state.tensors)
-        peft.eval()
-        factors = [p for p in peft.parameters() if p.requires_grad]
-        self._optimizer = torch.optim.AdamW(factors, weight_decay=0.0, fused=True)
-        for parameter, name in zip(factors, self._factor_names(peft), strict=True):
-            if f"{name}/exp_avg" in state.moments:
-                self._optimizer.state[parameter] = {
-                    "step": torch.tensor(float(state.step), device=parameter.device),
-                    "exp_avg": state.moments[f"{name}/exp_avg"].to(parameter.device).clone(),
-                    "exp_avg_sq": state.moments[f"{name}/exp_avg_sq"].to(parameter.device).clone(),
-                }
-        self._live, self._peft = state, peft
-        return peft
-
-    def _take_off(self, *, keep: bool) -> None:
-        assert self._peft is not None
-        assert self._live is not None
-        if keep:
-            self._live.tensors = tensors_of(self._peft)
-            self._live.moments = self._moments()
-        detach(self._peft)
-        self._live = self._peft = self._optimizer = None
-
-    def _moments(self) -> dict[str, Tensor]:
-        assert self._peft is not None
-        assert self._optimizer is not None
-        moments = {}
-        factors = [p for p in self._peft.parameters() if p.requires_grad]
-        for parameter, name in zip(factors, self._factor_names(self._peft), strict=True):
-            for key, tensor in self._optimizer.state.get(parameter, {}).items():
-                if key != "step":
-                    moments[f"{name}/{key}"] = tensor.detach().cpu().clone()
-        return moments
-
-    @staticmethod
-    def _factor_names(peft: PeftModel) -> list[str]:
-        return [name for name, parameter in peft.named_parameters() if parameter.requires_grad]
-
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    def _charge(self, states: Sequence[Session], started: float) -> None:
+        share = (time.monotonic() - started) / len(states)
+        for state in states:
+            state.seconds += share

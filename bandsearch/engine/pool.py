@@ -2,50 +2,64 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import os
 import signal
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
-from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayTaskError
+import torch
 
+from bandsearch.engine.conductor import Conductor
 from bandsearch.engine.engine import Engine
+from bandsearch.engine.handles import EngineHandles
 from bandsearch.engine.setup import EngineSetup
-from bandsearch.values.errors import BandsearchError
+from bandsearch.values.trial import Point
 
-Result = TypeVar("Result")
 OBJECT_STORE_BYTES = 200 * 2**20
+# Calls that may wait in one engine.
+CALLERS = 64
 
 
-@ray.remote
+@ray.remote(max_concurrency=CALLERS)
 class EngineActor:
-    """An engine in a process of its own. One call at a time."""
+    """An engine in a process of its own. All its work is done by one thread, in the order of asking."""
 
     def __init__(self, setup: EngineSetup) -> None:
         # Ctrl-C belongs to the driver, which lets a step finish.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        self._engine = Engine.load(setup)
+        with contextlib.suppress(ValueError):
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._thread = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(setup.threads,))
+        self._engine = self._thread.submit(Engine.load, setup).result()
+        self._conductor = Conductor(self._engine, self._engine.levers.packing or 1, self._run)
 
-    def ready(self) -> int:
+    async def ready(self) -> int:
         return os.getpid()
 
-    def call(self, method: str, *args: Any) -> Any:
-        return getattr(self._engine, method)(*args)
+    async def advance(self, session: str, steps: int, deadline: float | None = None) -> Point:
+        return await self._conductor.advance(session, steps, deadline)
 
-    def apply(self, work: Callable[..., Any], *args: Any) -> Any:
-        return work(self._engine, *args)
+    async def set_packing(self, candidates: int) -> None:
+        self._conductor.packing = candidates
+
+    async def call(self, method: str, *args: Any) -> Any:
+        return await self._run(getattr(self._engine, method), *args)
+
+    async def apply(self, work: Callable[..., Any], *args: Any) -> Any:
+        return await self._run(work, self._engine, *args)
+
+    async def _run(self, work: Callable[..., Any], *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
 
 
-class EnginePool:
-    """Engines by index. Pickles as its handles, so that a proxy in another process can use it."""
-
-    def __init__(self, actors: Sequence[ActorHandle]) -> None:
-        self._actors = list(actors)
+class EnginePool(EngineHandles):
+    """The engines of a run, from start to stop."""
 
     @classmethod
     def start(cls, setups: Sequence[EngineSetup]) -> EnginePool:
@@ -80,31 +94,14 @@ class EnginePool:
         return pool
 
     @property
-    def size(self) -> int:
-        return len(self._actors)
+    def handles(self) -> EngineHandles:
+        """What other processes are given: it unpickles without loading what an engine is made of."""
+        return EngineHandles(self._actors)
 
-    def submit(self, index: int, method: str, *args: Any) -> Any:
-        return self._actors[index].call.remote(method, *args)
-
-    def get(self, reference: Any) -> Any:
-        try:
-            return ray.get(reference)
-        except RayTaskError as error:
-            if isinstance(error.cause, BandsearchError):
-                raise error.cause from None
-            raise
-        except RayActorError as error:
-            cause = getattr(error, "cause", None)
-            if isinstance(cause, BandsearchError):
-                raise cause from None
-            raise BandsearchError(
-                f"An engine died ({str(error).splitlines()[0]}).",
-                "Look for a kill for lack of memory, then go on with `bandsearch resume`.",
-            ) from error
-
-    def apply(self, index: int, work: Callable[..., Result], *args: Any) -> Result:
-        result: Result = self.get(self._actors[index].apply.remote(work, *args))
-        return result
+    def pack(self, candidates: int) -> None:
+        """From now on every engine trains up to `candidates` sessions in one pass."""
+        for actor in self._actors:
+            self.get(actor.set_packing.remote(candidates))
 
     def stop(self) -> None:
         for actor in self._actors:

@@ -1,33 +1,85 @@
-"""A session: one candidate under training, with everything needed to set it aside and go on later."""
+"""A session: one candidate under training, with everything needed to go on with it."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from bandsearch.adapters.lora import initial_tensors
+from bandsearch.engine.failures import DivergedError
 from bandsearch.values.candidate import Candidate
-from bandsearch.values.errors import BandsearchError
 from bandsearch.values.fidelity import Fidelity
+from bandsearch.values.layout import Layout
 
-
-class DivergedError(BandsearchError):
-    """The loss or a gradient became NaN or infinite."""
-
-
-class OutOfMemoryError(BandsearchError):
-    """Not even one example at a time fits."""
+CLIP = 1.0
 
 
 @dataclass
 class Session:
-    """`tensors` and `moments` are what a detached session keeps; while it is attached they are stale."""
+    """`factors`: A and B of every adapted module by saved name, fp32 on the engine's device, with their own AdamW."""
 
     name: str
     candidate: Candidate
     fidelity: Fidelity
+    factors: dict[str, nn.Parameter]
+    optimizer: torch.optim.AdamW
     step: int = 0
     seconds: float = 0.0
-    tensors: dict[str, Tensor] | None = None
-    moments: dict[str, Tensor] = field(default_factory=dict)
     train_losses: list[float] = field(default_factory=list)
+
+    @classmethod
+    def begin(cls, name: str, candidate: Candidate, fidelity: Fidelity, layout: Layout, device: torch.device) -> Session:
+        return cls.of(name, candidate, fidelity, initial_tensors(candidate, layout, fidelity.seed), device)
+
+    @classmethod
+    def of(
+        cls, name: str, candidate: Candidate, fidelity: Fidelity, tensors: Mapping[str, Tensor], device: torch.device
+    ) -> Session:
+        factors = {key: nn.Parameter(tensor.to(device).clone()) for key, tensor in tensors.items()}
+        optimizer = torch.optim.AdamW(list(factors.values()), weight_decay=0.0, fused=True)
+        return cls(name, candidate, fidelity, factors, optimizer)
+
+    @property
+    def start(self) -> int:
+        """The first adapted layer."""
+        return self.candidate.bands[0].start
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Copies of the factors on the CPU."""
+        return {name: factor.detach().to("cpu", copy=True) for name, factor in self.factors.items()}
+
+    def update(self, loss: float) -> None:
+        """One optimiser step from the gradients at hand. Raises DivergedError, leaving the factors, where it cannot."""
+        parameters = list(self.factors.values())
+        norm = float(nn.utils.clip_grad_norm_(parameters, CLIP))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise DivergedError(f"Training of {self.candidate} diverged at step {self.step}.", "Lower the rate.")
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.candidate.learning_rate * self.fidelity.learning_rate_factor(self.step)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.train_losses.append(loss)
+        self.step += 1
+
+    def moments(self) -> dict[str, Tensor]:
+        """AdamW's moments on the CPU by "factor/moment"; empty before the first step."""
+        return {
+            f"{name}/{key}": tensor.detach().cpu().clone()
+            for name, factor in self.factors.items()
+            for key, tensor in self.optimizer.state.get(factor, {}).items()
+            if key != "step"
+        }
+
+    def load_moments(self, moments: Mapping[str, Tensor]) -> None:
+        """Take over what `moments` gave at `step`."""
+        for name, factor in self.factors.items():
+            if f"{name}/exp_avg" in moments:
+                self.optimizer.state[factor] = {
+                    "step": torch.tensor(float(self.step), device=factor.device),
+                    "exp_avg": moments[f"{name}/exp_avg"].to(factor.device).clone(),
+                    "exp_avg_sq": moments[f"{name}/exp_avg_sq"].to(factor.device).clone(),
+                }

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bandsearch.data.dataset import Encoded
 from bandsearch.engine.engine import Engine
-from bandsearch.engine.session import DivergedError
+from bandsearch.engine.failures import DivergedError
 from bandsearch.probe.effort import Effort, ProbeSettings, Stopwatch, effort_for
 from bandsearch.probe.gradients import module_sensitivities
 from bandsearch.probe.hidden import hidden_states, layer_views, relative_changes

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+from bandsearch.engine.levers import Levers
+from bandsearch.engine.measure import measure_costs
 from bandsearch.engine.devices import engine_layout
 from bandsearch.engine.pool import EnginePool
 from bandsearch.engine.setup import EngineSetup
@@ -13,10 +16,11 @@ from bandsearch.values.plan import Costs, Plan
 from bandsearch.values.progress import Listener, Update
 
 VALIDATION_EXAMPLES = 256
+EVERY_LEVER = Levers()
 
 
-def engine_setups(job: Job) -> list[EngineSetup]:
-    """One engine for every accelerator, or over the cores as the model's size has it."""
+def engine_setups(job: Job, cache: Path | None = None, levers: Levers = EVERY_LEVER) -> list[EngineSetup]:
+    """One engine for every accelerator, or over the cores as the model's size has it. They share `cache`."""
     return [
         EngineSetup(
             source=job.source,
@@ -25,14 +29,16 @@ def engine_setups(job: Job) -> list[EngineSetup]:
             dtype=job.spec.model.dtype,
             device=placement.device,
             threads=placement.threads,
+            levers=levers,
+            cache_directory=None if cache is None else str(cache),
         )
         for placement in engine_layout(job.inventory, job.summary.parameters)
     ]
 
 
-def start_engines(job: Job, listen: Listener) -> EnginePool:
+def start_engines(job: Job, listen: Listener, cache: Path | None = None) -> EnginePool:
     """The warm engines of a run; the base model is loaded when this returns."""
-    setups = engine_setups(job)
+    setups = engine_setups(job, cache)
     listen(Update(stage="load", message=f"{len(setups)} engine(s) for {job.source.slug} on {setups[0].device}"))
     return EnginePool.start(setups)
 
@@ -43,11 +49,14 @@ def measured_plan(job: Job, pool: EnginePool, *, load_seconds: float) -> Plan:
     with ThreadPoolExecutor(pool.size) as threads:
         measured: list[Costs] = list(
             threads.map(
-                lambda index: pool.get(pool.submit(index, "measure", job.spec.train.batch_size, examples)),
-                range(pool.size),
+                lambda index: pool.apply(index, measure_costs, job.spec.train.batch_size, examples), range(pool.size)
             )
         )
+    packing = min(costs.packing for costs in measured)
     slowest = {name: max(getattr(costs, name) for costs in measured) for name in Costs.model_fields}
+    # Engines that found different packs go by the smallest, which costs a candidate no more than being alone.
+    packed = max(min(costs.seconds_per_candidate_step * packing, costs.seconds_per_step * packing) for costs in measured)
+    slowest |= {"packing": packing, "seconds_per_packed_step": packed}
     return make_plan(
         job.spec,
         Costs(**(slowest | {"load_seconds": load_seconds})),

@@ -115,10 +115,11 @@ def _open(home: RunDirectory, job: Job, listen: Listener, stop: Stop) -> Iterato
             tell(Update(stage="load", message=note))
         home.write(home.environment, environment(job))
         with ledger.stage("load"):
-            pool = start_engines(job, tell)
+            pool = start_engines(job, tell, home.scratch / "prefix")
         try:
             with ledger.stage("plan"):
                 plan = home.read(home.plan, Plan) or _plan(home, job, pool, ledger, tell)
+                pool.pack(plan.packing)
             yield _Run(home, job, ledger, pool, plan, tell, stop)
         finally:
             with ledger.stage("close"):
@@ -159,7 +160,7 @@ def _winner(at: _Run, profile: SensitivityProfile) -> Winner:
     layout, seed, records = at.job.summary.layout, at.job.spec.seed, Records(at.home.trials)
     with at.ledger.stage("search"):
         results = run_search(
-            at.pool,
+            at.pool.handles,
             space=at.job.spec.space,
             layout=layout,
             profile=profile,

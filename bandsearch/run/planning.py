@@ -48,6 +48,9 @@ def make_plan(
 
     Raises BudgetError naming the smallest budget that works where even the final training does not fit.
     """
+    if spec.trials is not None:
+        # Candidates that share passes end in an order that timing decides, and what is proposed next depends on it.
+        costs = costs.model_copy(update={"packing": 1, "seconds_per_packed_step": costs.seconds_per_step})
     batch_size = min(spec.train.batch_size, train_examples)
     wanted = spec.train.steps or max(1, math.ceil(spec.train.epochs * train_examples / batch_size))
     bounded = wall_seconds is not None and spec.trials is None
@@ -109,6 +112,7 @@ def make_plan(
         stages.append(StagePlan(name="slack", seconds=max(0.0, rest), detail="kept back, so that the run ends in time"))
     return Plan(
         engines=engines,
+        packing=costs.packing,
         costs=costs,
         wall_seconds=wall_seconds,
         batch_size=batch_size,
@@ -168,7 +172,7 @@ def _confirm_choices(*, bounded: bool) -> list[tuple[float, int, int]]:
 
 def _confirm_seconds(fraction: float, seeds: int, finalists: int, full_steps: int, costs: Costs, engines: int) -> float:
     rounds = math.ceil(seeds * (finalists + BASELINES) / engines)
-    return rounds * (fraction * full_steps * costs.seconds_per_step * SAFETY + costs.seconds_per_validation)
+    return rounds * (fraction * full_steps * costs.seconds_per_candidate_step * SAFETY + costs.seconds_per_validation)
 
 
 def _rungs(full_steps: int) -> tuple[int, ...]:
@@ -187,7 +191,7 @@ def _trial_seconds(rungs: tuple[int, ...], costs: Costs) -> float:
         steps += share * (rung - before)
         validations += share
         share, before = share / ETA, rung
-    return steps * costs.seconds_per_step * SAFETY + validations * costs.seconds_per_validation
+    return steps * costs.seconds_per_candidate_step * SAFETY + validations * costs.seconds_per_validation
 
 
 def _search_seconds(trials: int, rungs: tuple[int, ...], costs: Costs, *, engines: int) -> float:

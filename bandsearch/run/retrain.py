@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bandsearch.engine.pool import EnginePool
-from bandsearch.engine.session import DivergedError, OutOfMemoryError
+from bandsearch.engine.failures import DivergedError, OutOfMemoryError
 from bandsearch.rundir import write_atomically
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.errors import AdapterError

@@ -9,6 +9,7 @@ from pathlib import Path
 from bandsearch.adapters.merge import merge_adapter
 from bandsearch.adapters.verify import Severity, verify_adapter
 from bandsearch.engine.engine import Engine
+from bandsearch.engine.measure import measure_costs
 from bandsearch.evaluate.arms import compare, score_arm
 from bandsearch.evaluate.lm_tasks import run_tasks
 from bandsearch.models.aliases import resolve
@@ -40,7 +41,7 @@ def probe_only(spec: RunSpec, file: Path | None = None, listen: Listener = silen
     """Probe without a search, in this process and without a deadline; write the profile to `file` if one is given."""
     job = prepare_job(spec)
     engine = Engine.load(engine_setups(job)[0])
-    costs = engine.measure(spec.train.batch_size, min(64, len(job.dataset.validation)))
+    costs = measure_costs(engine, spec.train.batch_size, min(64, len(job.dataset.validation)))
     settings = ProbeSettings(seed=spec.seed, batch_size=spec.train.batch_size, costs=costs, deadline=None)
     profile = run_probe(engine, settings, listen)
     if file is not None:

@@ -49,5 +49,5 @@ class Clock:
         return math.inf if math.isinf(self.left) else max(0.0, self.left // self.seconds(steps))
 
     def seconds(self, steps: int) -> float:
-        """Upper bound of `steps` steps and a validation."""
-        return MARGIN * (steps * self._costs.seconds_per_step + self._costs.seconds_per_validation)
+        """Upper bound of `steps` steps and a validation of a candidate that shares its passes with others."""
+        return MARGIN * (steps * self._costs.seconds_per_packed_step + self._costs.seconds_per_validation)

@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from ray.exceptions import RayActorError, RayTaskError
 
 from bandsearch.adapters.lora import trainable_parameters
-from bandsearch.engine.session import DivergedError, OutOfMemoryError
+from bandsearch.engine.failures import DivergedError, OutOfMemoryError
 from bandsearch.search.clock import Clock
 from bandsearch.search.decision import Contender, decide
 from bandsearch.search.failures import in_words
@@ -55,17 +55,18 @@ def confirm(
     """
     clock = Clock(wall_left, plan.costs)
     seeds = [seed + 1 + index for index in range(plan.confirm_seeds)]
-    idle = list(range(pool.size))
+    idle = list(range(pool.size)) * plan.packing
+    places = len(idle)
     running: dict[Future[TrialResult | None], tuple[int, Proposal]] = {}
     given_up: set[tuple[str, int]] = set()
     readings = [result for result in records.results() if result.stage == STAGE]
-    threads = ThreadPoolExecutor(pool.size)
+    threads = ThreadPoolExecutor(places)
     try:
         while not stop():
             finalists = _finalists(results, readings, layout, profile, plan)
             under_way = {(proposal.candidate.identity, proposal.seed) for _, proposal in running.values()}
             settled = {(r.candidate.identity, r.seed) for r in readings} | under_way | given_up
-            while idle and (proposal := _next(finalists, seeds, settled, clock, plan, pool.size)) is not None:
+            while idle and (proposal := _next(finalists, seeds, settled, clock, plan, places)) is not None:
                 engine = idle.pop(0)
                 settled.add((proposal.candidate.identity, proposal.seed))
                 training = threads.submit(_train, pool, engine, proposal, confirm_fidelity(plan, proposal.seed), clock)
@@ -149,13 +150,13 @@ def _next(
     settled: set[tuple[str, int]],
     clock: Clock,
     plan: Plan,
-    engines: int,
+    places: int,
 ) -> Proposal | None:
     """The next finalist with its seed; None when all is done or under way, or no further training fits."""
     if not clock.fits(plan.confirm_steps):
         return None
     known = sum((proposal.candidate.identity, seed) in settled for proposal in finalists for seed in seeds)
-    capacity = known + engines * clock.rounds(plan.confirm_steps)
+    capacity = known + places * clock.rounds(plan.confirm_steps)
     for index, seed_index in confirmation_order(len(finalists), len(seeds), capacity):
         proposal = finalists[index].model_copy(update={"seed": seeds[seed_index]})
         if (proposal.candidate.identity, proposal.seed) not in settled:

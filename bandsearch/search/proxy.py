@@ -8,7 +8,7 @@ from typing import Any
 
 from ray import tune
 
-from bandsearch.engine.session import DivergedError, OutOfMemoryError
+from bandsearch.engine.failures import DivergedError, OutOfMemoryError
 from bandsearch.search.ports import Pool
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.fidelity import Fidelity

@@ -73,7 +73,7 @@ def run_search(
     Ray is running and `pool` is started. Everything finished is in `records` when it is counted; calling again with the
     same records and study goes on: finished candidates are known, unfinished ones are trained again first, under their
     number. With `plan.trial_limit` one candidate is trained at a time, so that seed and records alone decide what is
-    tried, interrupted or not; otherwise one per engine, until `wall_left()` (seconds) leaves no room for a first rung.
+    tried, interrupted or not; otherwise `plan.packing` per engine, until `wall_left()` (seconds) leaves no room for a first rung.
     Ends early, leaving what is under way unfinished, when `stop()` is true.
 
     Raises BandsearchError where the space does not fit the model, the study cannot be written, or an engine is lost.
@@ -95,13 +95,14 @@ def run_search(
         objective=objective,
         past=past,
     )
+    places = [0] if plan.trial_limit is not None else list(range(pool.size)) * plan.packing
     tell = partial(_tell, campaign, plan, clock, listen)
     searcher = CampaignSearcher(
         campaign,
         archive,
         records,
         clock,
-        engines=1 if plan.trial_limit is not None else pool.size,
+        places=places,
         rungs=plan.rungs,
         fidelity=proxy_fidelity(plan, seed),
         limit=plan.trial_limit,
@@ -109,7 +110,7 @@ def run_search(
         on_change=tell,
     )
     tell(None)
-    _run_tune(pool, campaign, searcher, clock, plan.rungs, scratch / "ray", stop)
+    _run_tune(pool, len(places), campaign, searcher, clock, plan.rungs, scratch / "ray", stop)
     if not stop():
         archive.abandon_unfinished()
     return campaign.results
@@ -128,6 +129,7 @@ def proxy_fidelity(plan: Plan, seed: int) -> Fidelity:
 
 def _run_tune(
     pool: Pool,
+    places: int,
     campaign: Campaign,
     searcher: CampaignSearcher,
     clock: Clock,
@@ -137,7 +139,7 @@ def _run_tune(
 ) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        with _quiet_tune(pool.size):
+        with _quiet_tune(places):
             tune.run(
                 tune.with_parameters(Proxy, pool=pool),
                 name="search",
@@ -160,9 +162,9 @@ def _run_tune(
 
 
 @contextmanager
-def _quiet_tune(engines: int) -> Iterator[None]:
+def _quiet_tune(places: int) -> Iterator[None]:
     # Tune starts as many processes side by side as may be pending.
-    settings = _TUNE_SETTINGS | {"TUNE_MAX_PENDING_TRIALS_PG": str(engines)}
+    settings = _TUNE_SETTINGS | {"TUNE_MAX_PENDING_TRIALS_PG": str(places)}
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     # Its summary of a run looks for log files, which are switched off.

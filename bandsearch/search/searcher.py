@@ -21,7 +21,8 @@ METRIC = "loss"
 
 
 class CampaignSearcher(Searcher):  # type: ignore[misc]
-    """Hands out proposals while an engine is free, and puts away what has finished: records first, then the study.
+    """Hands out proposals while an engine has a place free, and puts away what has finished: records first, then the
+    study. `places` names an engine for every candidate that may train at a time.
 
     Nothing is saved for Ray: a new run over the same records and study continues.
     """
@@ -33,7 +34,7 @@ class CampaignSearcher(Searcher):  # type: ignore[misc]
         records: Records,
         clock: Clock,
         *,
-        engines: int,
+        places: list[int],
         rungs: tuple[int, ...],
         fidelity: Fidelity,
         limit: int | None,
@@ -45,7 +46,7 @@ class CampaignSearcher(Searcher):  # type: ignore[misc]
         self._rungs, self._fidelity, self._limit = rungs, fidelity, limit
         self._unfinished = unfinished
         self._on_change = on_change
-        self._free_engines = list(range(engines))
+        self._free_engines = list(places)
         self.given: dict[str, tuple[int, int]] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:

@@ -8,12 +8,20 @@ from bandsearch.values.value import Value
 class Costs(Value):
     """Measured on one warm engine, full-depth LoRA on all linears, so an upper bound for narrower bands."""
 
-    seconds_per_step: float = Field(gt=0)
+    seconds_per_step: float = Field(gt=0, description="one candidate by itself")
+    packing: int = Field(ge=1, description="candidates trained in one pass, as many as pay")
+    seconds_per_packed_step: float = Field(gt=0, description="a step of that many together")
     seconds_per_validation: float = Field(ge=0, description="one pass over the validation examples")
     seconds_per_test_loss: float = Field(ge=0, description="one test example, loss only")
     seconds_per_generation: float = Field(ge=0, description="one test example, greedy generation")
     load_seconds: float = Field(ge=0, description="start of the engines: imports and model load")
     peak_memory_bytes: int = Field(ge=0, description="one engine")
+
+
+    @property
+    def seconds_per_candidate_step(self) -> float:
+        """A candidate's share of a step of a full pass."""
+        return self.seconds_per_packed_step / self.packing
 
 
 class StagePlan(Value):
@@ -26,6 +34,7 @@ class Plan(Value):
     """All counts are what the stages are given; `stages` add up to the budget's wall time."""
 
     engines: int = Field(ge=1)
+    packing: int = Field(ge=1, description="candidates an engine trains side by side; 1 where a seed must decide all")
     costs: Costs
     wall_seconds: float | None
     batch_size: int

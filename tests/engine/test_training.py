@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from plain_batches import padded, random_order
+from plain_batches import padded
 
 from bandsearch.adapters.lora import initial_tensors, module_paths
+from bandsearch.engine.batches import examples_at
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.setup import EngineSetup
 from bandsearch.values.band import Band
@@ -42,10 +43,11 @@ def plain_training(setup: EngineSetup, engine: Engine) -> tuple[list[float], dic
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1.0, weight_decay=0.0, foreach=False)
     data = engine.dataset.train
-    order = random_order(len(data), FIDELITY.steps * FIDELITY.batch_size, FIDELITY.seed)
+    lengths = tuple(len(example.input_ids) for example in data)
     losses = []
     for step, rate in enumerate(RATES):
-        batch = padded([data[index] for index in order[step * 20 : step * 20 + 20]], engine.tokenizer.pad_token_id)
+        rows = examples_at(step, lengths, FIDELITY.batch_size, FIDELITY.seed)
+        batch = padded([data[index] for index in rows], engine.tokenizer.pad_token_id)
         optimizer.param_groups[0]["lr"] = rate
         loss = model(**batch).loss
         loss.backward()

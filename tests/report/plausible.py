@@ -200,8 +200,11 @@ def plausible_facts(
         trials=tuple(results),
         plan=Plan(
             engines=1,
+            packing=1,
             costs=Costs(
                 seconds_per_step=0.05,
+                packing=1,
+                seconds_per_packed_step=0.05,
                 seconds_per_validation=0.8,
                 seconds_per_test_loss=0.01,
                 seconds_per_generation=0.05,

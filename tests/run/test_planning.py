@@ -17,6 +17,8 @@ from bandsearch.values.spec import DataSpec, ModelSpec, RunSpec, TrainSpec
 def costs(step: float = 0.1) -> Costs:
     return Costs(
         seconds_per_step=step,
+        packing=1,
+        seconds_per_packed_step=step,
         seconds_per_validation=step * 2,
         seconds_per_test_loss=step / 30,
         seconds_per_generation=step / 8,

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from bandsearch.engine.session import DivergedError, OutOfMemoryError
+from bandsearch.engine.failures import DivergedError, OutOfMemoryError
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.fidelity import Fidelity
@@ -138,6 +138,8 @@ def plan(
 ) -> Plan:
     costs = Costs(
         seconds_per_step=seconds_per_step,
+        packing=1,
+        seconds_per_packed_step=seconds_per_step,
         seconds_per_validation=0,
         seconds_per_test_loss=0,
         seconds_per_generation=0,
@@ -146,6 +148,7 @@ def plan(
     )
     return Plan(
         engines=engines,
+        packing=1,
         costs=costs,
         wall_seconds=None,
         batch_size=16,

@@ -16,6 +16,7 @@ from bandsearch.search.searcher import CampaignScheduler, CampaignSearcher
 
 def run_in_process(
     pool: Pool,
+    places: int,
     campaign: Campaign,
     searcher: CampaignSearcher,
     clock: Clock,

@@ -1,0 +1,58 @@
+"""Sessions on disk: one safetensors file with everything needed to go on bit for bit, written all or nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from bandsearch.engine.session import Session
+from bandsearch.values.candidate import Candidate
+from bandsearch.values.fidelity import Fidelity
+
+
+def write_session(session: Session, path: Path) -> None:
+    """Write the file `path`; where that fails or is broken off, what was there before is still there."""
+    tensors = {f"adapter/{name}": tensor for name, tensor in session.tensors().items()}
+    tensors |= {f"moments/{name}": tensor.contiguous() for name, tensor in session.moments().items()}
+    facts = {
+        "candidate": session.candidate.model_dump(mode="json"),
+        "fidelity": session.fidelity.model_dump(mode="json"),
+        "step": session.step,
+        "seconds": session.seconds,
+        "train_losses": session.train_losses,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, fresh = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        save_file(tensors, fresh, metadata={"session": json.dumps(facts)})
+        os.replace(fresh, path)
+    except BaseException:
+        Path(fresh).unlink(missing_ok=True)
+        raise
+
+
+def read_session(name: str, path: Path, device: torch.device) -> Session:
+    with safe_open(path, "pt") as file:
+        facts = json.loads(file.metadata()["session"])
+        stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+
+    def under(prefix: str) -> dict[str, torch.Tensor]:
+        return {key.removeprefix(prefix): tensor for key, tensor in stored.items() if key.startswith(prefix)}
+
+    session = Session.of(
+        name,
+        Candidate.model_validate(facts["candidate"]),
+        Fidelity.model_validate(facts["fidelity"]),
+        under("adapter/"),
+        device,
+    )
+    session.step, session.seconds, session.train_losses = facts["step"], facts["seconds"], facts["train_losses"]
+    session.load_moments(under("moments/"))
+    return session

@@ -1,0 +1,11 @@
+"""How a training fails. Light to import: the processes that only ask an engine need nothing else of it."""
+
+from bandsearch.values.errors import BandsearchError
+
+
+class DivergedError(BandsearchError):
+    """The loss or a gradient became NaN or infinite."""
+
+
+class OutOfMemoryError(BandsearchError):
+    """Not even one example at a time fits."""

@@ -1,0 +1,96 @@
+"""What work costs on a warm engine, and how many candidates in one pass pay."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from bandsearch.engine.engine import Engine
+from bandsearch.engine.failures import OutOfMemoryError
+from bandsearch.values.band import Band
+from bandsearch.values.candidate import Candidate
+from bandsearch.values.fidelity import Fidelity
+from bandsearch.values.plan import Costs
+
+STEPS = 5
+# Candidates per pass are doubled for as long as that makes each of them cheaper by this share.
+WORTHWHILE = 0.05
+MOST_PACKED = 8
+GENERATED = 16
+
+
+def measure_costs(engine: Engine, batch_size: int, validation_examples: int) -> Costs:
+    """Time real full-depth steps of one candidate and of packs, a validation, and a few generations. Leaves no trace."""
+    alone = _seconds_per_step(engine, 1, batch_size)
+    packing, packed = _best_packing(engine, batch_size, alone)
+    session = engine.admit(_full_depth(engine), Fidelity(steps=1, batch_size=batch_size, seed=0))
+    count = min(validation_examples, len(engine.dataset.validation), 64)
+    per_example = _timed(lambda: engine.losses("validation", session, count)) / count
+    generated = min(len(engine.dataset.test), GENERATED)
+    per_generation = _timed(lambda: engine.generate("test", session, generated)) / generated
+    engine.evict(session)
+    return Costs(
+        seconds_per_step=alone,
+        packing=packing,
+        seconds_per_packed_step=packed,
+        seconds_per_validation=per_example * min(validation_examples, len(engine.dataset.validation)),
+        seconds_per_test_loss=per_example,
+        seconds_per_generation=per_generation,
+        load_seconds=0.0,
+        peak_memory_bytes=_peak_memory(engine.device),
+    )
+
+
+def _best_packing(engine: Engine, batch_size: int, alone: float) -> tuple[int, float]:
+    """Candidates per pass, and seconds per step of all of them together."""
+    if engine.levers.packing is not None:
+        packing = engine.levers.packing
+        return packing, alone if packing == 1 else _seconds_per_step(engine, packing, batch_size)
+    packing, packed = 1, alone
+    while 2 * packing <= MOST_PACKED:
+        try:
+            seconds = _seconds_per_step(engine, 2 * packing, batch_size)
+        except OutOfMemoryError:
+            break
+        if seconds > 2 * packed * (1 - WORTHWHILE):
+            break
+        packing, packed = 2 * packing, seconds
+    return packing, packed
+
+
+def _seconds_per_step(engine: Engine, candidates: int, batch_size: int) -> float:
+    fidelity = Fidelity(steps=1000, batch_size=batch_size, seed=0, validation_examples=1)
+    sessions = [engine.admit(_full_depth(engine), fidelity) for _ in range(candidates)]
+    try:
+        times = []
+        for _ in range(STEPS + 1):
+            started = time.monotonic()
+            for failure in engine.train_together(sessions).values():
+                raise failure
+            times.append(time.monotonic() - started)
+        return statistics.median(times[1:])
+    finally:
+        for session in sessions:
+            engine.evict(session)
+
+
+def _full_depth(engine: Engine) -> Candidate:
+    return Candidate(
+        bands=(Band.full(engine.layout.layer_count),), rank=16, alpha=16, targets=("all",), learning_rate=1e-5
+    )
+
+
+def _timed(work: Callable[[], object]) -> float:
+    started = time.monotonic()
+    work()
+    return time.monotonic() - started
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,157 @@
+"""Forward passes of several sessions over one base: from example indices to token losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from bandsearch.data.dataset import Dataset, Encoded
+from bandsearch.engine.adapted import AdaptedLinears, Member
+from bandsearch.engine.batches import collate
+from bandsearch.engine.head import Head
+from bandsearch.engine.levers import Levers
+from bandsearch.engine.prefix import PrefixCache
+from bandsearch.engine.stage import Decoder, Group
+from bandsearch.values.layout import Layout
+
+# Sequences whose prefixes an accelerator computes in one pass. A CPU takes one at a time: then a state depends on its
+# sequence alone, to the last bit, whoever computed it first.
+PREFIX_ROWS = 16
+
+
+@dataclass(frozen=True)
+class Part:
+    """The examples `indices` of a split, under the adapter of `factors` (none: the bare base), scaled by `scale`."""
+
+    indices: tuple[int, ...]
+    factors: Mapping[str, Tensor]
+    scale: float
+    start: int
+
+
+class Passes:
+    """Holds the model by its layers, its linear modules and its output layer. Every lever is off until `use`."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        layout: Layout,
+        dataset: Dataset,
+        pad_token_id: int,
+        cache: PrefixCache | None,
+        *,
+        compiled: bool = False,
+    ) -> None:
+        self._model, self.dataset, self.pad_token_id = model, dataset, pad_token_id
+        self.device = model.device
+        self._decoder = Decoder(model, layout, compiled=compiled)
+        self._linears = AdaptedLinears(model, layout)
+        self._head = Head(model)
+        self._own_cache = cache
+        self.use(Levers.none())
+
+    def use(self, levers: Levers) -> None:
+        """Switch levers on and off. `packing` is the caller's: it decides how many parts are given at a time."""
+        self._cache: PrefixCache | None = self._own_cache if levers.prefix_cache else None
+        self._only_supervised = levers.supervised_head
+        self._linears.use_onednn(levers.fast_linear)
+
+    def release(self) -> None:
+        """Take everything off the model."""
+        self.use(Levers.none())
+        for part in (self._decoder, self._linears, self._head):
+            part.release()
+
+    def token_losses(self, split: str, parts: Sequence[Part]) -> list[Tensor]:
+        """Per part, the negative log-likelihood of its supervised tokens, row by row; fp32, each (tokens,).
+
+        Parts of one pass have equal numbers of rows. Gradients reach every part's factors.
+        """
+        order = sorted(range(len(parts)), key=lambda index: self._start(parts[index]))
+        ascending = [parts[index] for index in order]
+        examples: Sequence[Encoded] = getattr(self.dataset, split)
+        batch = collate([examples[index] for part in ascending for index in part.indices], self.pad_token_id)
+        length = batch.input_ids.shape[1]
+        groups = [self._group(split, part, length) for part in ascending]
+        members = [
+            Member(factors=part.factors, scale=part.scale, rows=group.rows)
+            for part, group in zip(ascending, groups, strict=True)
+        ]
+        labels = batch.labels.to(self.device)
+        keep = labels >= 0
+        with self._decoder.running(groups), self._linears.applied(members, length):
+            if self._only_supervised:
+                with self._head.taking() as taken:
+                    self._forward(batch.input_ids, batch.attention_mask)
+                losses = self._head.token_losses(taken[0][keep], labels[keep])
+            else:
+                logits = self._forward(batch.input_ids, batch.attention_mask)
+                losses = nn.functional.cross_entropy(logits[keep].float(), labels[keep], reduction="none")
+        counts = keep.sum(1)
+        sizes, row = [], 0
+        for group in groups:
+            sizes.append(int(counts[row : row + group.rows].sum()))
+            row += group.rows
+        found = dict(zip(order, losses.split(sizes), strict=True))
+        return [found[index] for index in range(len(parts))]
+
+    def _start(self, part: Part) -> int:
+        return 0 if self._cache is None else part.start
+
+    def _group(self, split: str, part: Part, length: int) -> Group:
+        start = self._start(part)
+        if start == 0:
+            return Group(start=0, rows=len(part.indices))
+        states = self._prefixes(split, part.indices, start)
+        return Group(start=start, rows=len(part.indices), hidden=_padded(states, length, self.device))
+
+    def _prefixes(self, split: str, indices: Sequence[int], boundary: int) -> list[Tensor]:
+        """What layer `boundary - 1` puts out for these sequences, each (tokens, hidden size); computed where missing."""
+        assert self._cache is not None
+        found = {index: self._cache.get(split, index, boundary) for index in indices}
+        missing = [index for index, states in found.items() if states is None]
+        rows = 1 if self.device.type == "cpu" and self._cache.keeps else PREFIX_ROWS
+        by_boundary: dict[int, list[int]] = {}
+        for index in missing:
+            by_boundary.setdefault(self._cache.boundary_below(split, index, boundary), []).append(index)
+        for below, needed in by_boundary.items():
+            for begin in range(0, len(needed), rows):
+                some = needed[begin : begin + rows]
+                for index, states in zip(some, self._compute(split, some, below, boundary), strict=True):
+                    found[index] = states
+                    self._cache.put(split, index, boundary, states)
+        return [states for index in indices if (states := found[index]) is not None]
+
+    def _compute(self, split: str, indices: Sequence[int], below: int, boundary: int) -> list[Tensor]:
+        assert self._cache is not None
+        examples = [getattr(self.dataset, split)[index] for index in indices]
+        batch = collate(examples, self.pad_token_id)
+        hidden = None
+        if below:
+            known = [states for i in indices if (states := self._cache.get(split, i, below)) is not None]
+            hidden = _padded(known, batch.input_ids.shape[1], self.device)
+        group = Group(start=below, rows=len(indices), hidden=hidden)
+        with torch.no_grad(), self._decoder.running([group], stop=boundary) as at, self._head.taking():
+            self._forward(batch.input_ids, batch.attention_mask)
+        assert at.reached is not None
+        return [
+            states[: len(example.input_ids)].to("cpu") for states, example in zip(at.reached, examples, strict=True)
+        ]
+
+    def _forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
+        return self._model(
+            input_ids=input_ids.to(self.device), attention_mask=attention_mask.to(self.device), use_cache=False
+        ).logits
+
+
+def _padded(states: Sequence[Tensor], length: int, device: torch.device) -> Tensor:
+    """(rows, length, hidden size), zeros behind every sequence's end: padding is masked out, whatever it holds."""
+    padded = torch.zeros(len(states), length, states[0].shape[1], dtype=states[0].dtype)
+    for row, each in enumerate(states):
+        padded[row, : len(each)] = each
+    return padded.to(device)

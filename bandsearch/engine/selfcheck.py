@@ -1,0 +1,149 @@
+"""The start-up self-check: each lever against a plain PEFT pass on the model at hand."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from bandsearch.adapters.lora import attach, detach, factors_of, initial_tensors, load_tensors
+from bandsearch.engine.batches import collate
+from bandsearch.engine.kernels import onednn_is_faster
+from bandsearch.engine.levers import Levers
+from bandsearch.engine.passes import Part, Passes
+from bandsearch.values.band import Band
+from bandsearch.values.candidate import Candidate
+from bandsearch.values.errors import ModelError
+from bandsearch.values.layout import Layout
+
+ROWS = 3
+# Relative differences of losses and gradients that rounding explains.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
+
+
+def faithful_levers(model: PreTrainedModel, layout: Layout, passes: Passes, wanted: Levers) -> Levers:
+    """`wanted` without what does not reproduce plain Transformers + PEFT on `model`; sets `passes` to it.
+
+    Two candidates of different start, rank and targets, with B away from zero, on three training examples: losses and
+    gradients of every factor, one lever after the other. Raises ModelError where even the engine's own adapter layer,
+    with every lever off, does not reproduce them.
+    """
+    candidates = _candidates(layout.layer_count)
+    tensors = [_away_from_zero(initial_tensors(each, layout, 0)) for each in candidates]
+    rows = tuple(range(min(ROWS, len(passes.dataset.train))))
+    reference = [
+        _plain(model, layout, passes, each, factors, rows) for each, factors in zip(candidates, tensors, strict=True)
+    ]
+
+    def reproduces(levers: Levers) -> bool:
+        passes.use(levers)
+        try:
+            found = _ours(passes, candidates, tensors, rows, together=levers.packing != 1)
+        except (RuntimeError, ValueError, TypeError, IndexError):
+            # A model that does not take what a lever does to it fails in ways of its own.
+            return False
+        return all(_close(ours, plain, TOLERANCE[model.dtype]) for ours, plain in zip(found, reference, strict=True))
+
+    kept = Levers.none().model_copy(
+        update={"length_grouping": wanted.length_grouping, "compile": wanted.compile}
+    )
+    if not reproduces(kept):
+        raise ModelError(
+            f"On this {layout.family} model the engine does not compute what Transformers and PEFT compute.",
+            "Its layers are called in an unusual way; use another model of the table (`bandsearch models`).",
+        )
+    steps: dict[str, Any] = {
+        "fast_linear": wanted.fast_linear and onednn_is_faster(model, layout),
+        "supervised_head": wanted.supervised_head,
+        "prefix_cache": wanted.prefix_cache,
+        "packing": wanted.packing,
+    }
+    for lever, value in steps.items():
+        more = kept.model_copy(update={lever: value})
+        if more == kept or reproduces(more):
+            kept = more
+        else:
+            warnings.warn(f"{lever} does not reproduce a plain training of this model and is off", stacklevel=2)
+    passes.use(kept)
+    return kept
+
+
+def _candidates(layers: int) -> tuple[Candidate, Candidate]:
+    upper = Candidate(
+        bands=(Band(start=layers // 2, stop=layers),), rank=4, alpha=8, targets=("all",), learning_rate=1e-3
+    )
+    lower = Candidate(
+        bands=(Band(start=layers // 4, stop=max(layers // 4 + 1, layers - 1)),),
+        rank=2,
+        alpha=4,
+        targets=("attention",),
+        learning_rate=1e-3,
+    )
+    return upper, lower
+
+
+def _away_from_zero(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: tensor if "lora_A" in name else torch.randn(tensor.shape, generator=generator) * 0.02
+        for name, tensor in tensors.items()
+    }
+
+
+def _plain(
+    model: PreTrainedModel,
+    layout: Layout,
+    passes: Passes,
+    candidate: Candidate,
+    tensors: dict[str, Tensor],
+    rows: Sequence[int],
+) -> list[Tensor]:
+    """Loss and gradients, in the order of `tensors`."""
+    batch = collate([passes.dataset.train[index] for index in rows], passes.pad_token_id).to(passes.device)
+    peft: Any = attach(model, candidate, layout, 0)
+    try:
+        load_tensors(peft, tensors)
+        peft.eval()
+        logits = peft(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
+        loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), batch.labels.flatten(), ignore_index=-100)
+        factors = factors_of(peft)
+        gradients = torch.autograd.grad(loss, [factors[name] for name in tensors])
+        return [loss.detach(), *gradients]
+    finally:
+        detach(peft)
+
+
+def _ours(
+    passes: Passes,
+    candidates: Sequence[Candidate],
+    tensors: Sequence[dict[str, Tensor]],
+    rows: tuple[int, ...],
+    *,
+    together: bool,
+) -> list[list[Tensor]]:
+    leaves = [
+        {name: tensor.to(passes.device).requires_grad_() for name, tensor in factors.items()} for factors in tensors
+    ]
+    parts = [
+        Part(indices=rows, factors=factors, scale=candidate.scale, start=candidate.bands[0].start)
+        for candidate, factors in zip(candidates, leaves, strict=True)
+    ]
+    each = passes.token_losses("train", parts) if together else [passes.token_losses("train", [p])[0] for p in parts]
+    results = []
+    for losses, factors in zip(each, leaves, strict=True):
+        loss = losses.mean()
+        gradients = torch.autograd.grad(loss, list(factors.values()), retain_graph=True)
+        results.append([loss.detach(), *gradients])
+    return results
+
+
+def _close(ours: Sequence[Tensor], plain: Sequence[Tensor], tolerance: float) -> bool:
+    pairs = list(zip(ours, plain, strict=True))
+    scale = max(float(theirs.norm()) for _, theirs in pairs[1:])
+    return float((ours[0] - plain[0]).abs()) <= tolerance * float(plain[0].abs()) and all(
+        float((mine.float() - theirs.float()).norm()) <= tolerance * scale for mine, theirs in pairs[1:]
+    )
