@@ -16,7 +16,7 @@ from bandsearch.values.candidate import Candidate
 from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.plan import Costs
 
-STEPS = 5
+STEPS = 3
 # Candidates per pass are doubled for as long as that makes each of them cheaper by this share.
 WORTHWHILE = 0.05
 MOST_PACKED = 8

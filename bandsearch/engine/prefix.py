@@ -47,9 +47,9 @@ class Shelf:
         for file, size in ((path, self._offsets[-1] * self._item), (flags_path, len(lengths))):
             with file.open("ab"):
                 os.truncate(file, size)
-        self._states = torch.from_file(
-            str(path), shared=True, size=self._offsets[-1] * hidden_size, dtype=dtype
-        ).view(-1, hidden_size)
+        self._states = torch.from_file(str(path), shared=True, size=self._offsets[-1] * hidden_size, dtype=dtype).view(
+            -1, hidden_size
+        )
         self._flags = torch.from_file(str(flags_path), shared=True, size=len(lengths), dtype=torch.uint8)
         self._flag_file = os.open(flags_path, os.O_RDWR)
         weakref.finalize(self, _close, self._file, self._flag_file)

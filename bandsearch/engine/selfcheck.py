@@ -48,9 +48,7 @@ def faithful_levers(model: PreTrainedModel, layout: Layout, passes: Passes, want
             return False
         return all(_close(ours, plain, TOLERANCE[model.dtype]) for ours, plain in zip(found, reference, strict=True))
 
-    kept = Levers.none().model_copy(
-        update={"length_grouping": wanted.length_grouping, "compile": wanted.compile}
-    )
+    kept = Levers.none().model_copy(update={"length_grouping": wanted.length_grouping, "compile": wanted.compile})
     if not reproduces(kept):
         raise ModelError(
             f"On this {layout.family} model the engine does not compute what Transformers and PEFT compute.",

@@ -32,7 +32,9 @@ class Session:
     train_losses: list[float] = field(default_factory=list)
 
     @classmethod
-    def begin(cls, name: str, candidate: Candidate, fidelity: Fidelity, layout: Layout, device: torch.device) -> Session:
+    def begin(
+        cls, name: str, candidate: Candidate, fidelity: Fidelity, layout: Layout, device: torch.device
+    ) -> Session:
         return cls.of(name, candidate, fidelity, initial_tensors(candidate, layout, fidelity.seed), device)
 
     @classmethod

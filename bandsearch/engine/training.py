@@ -68,9 +68,7 @@ class Trainer:
                         session.optimizer.zero_grad(set_to_none=True)
                     torch.cuda.empty_cache()
                     if rows == 1:
-                        raise OutOfMemoryError(
-                            "One example does not fit into memory.", "Lower --max-length."
-                        ) from None
+                        raise OutOfMemoryError("One example does not fit into memory.", "Lower --max-length.") from None
                     self._rows = max(1, rows // 2)
                     break
                 for (session, _), mean in zip(portion, means, strict=True):

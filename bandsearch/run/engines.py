@@ -5,9 +5,9 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from bandsearch.engine.devices import engine_layout
 from bandsearch.engine.levers import Levers
 from bandsearch.engine.measure import measure_costs
-from bandsearch.engine.devices import engine_layout
 from bandsearch.engine.pool import EnginePool
 from bandsearch.engine.setup import EngineSetup
 from bandsearch.run.job import Job
@@ -55,7 +55,9 @@ def measured_plan(job: Job, pool: EnginePool, *, load_seconds: float) -> Plan:
     packing = min(costs.packing for costs in measured)
     slowest = {name: max(getattr(costs, name) for costs in measured) for name in Costs.model_fields}
     # Engines that found different packs go by the smallest, which costs a candidate no more than being alone.
-    packed = max(min(costs.seconds_per_candidate_step * packing, costs.seconds_per_step * packing) for costs in measured)
+    packed = max(
+        min(costs.seconds_per_candidate_step * packing, costs.seconds_per_step * packing) for costs in measured
+    )
     slowest |= {"packing": packing, "seconds_per_packed_step": packed}
     return make_plan(
         job.spec,

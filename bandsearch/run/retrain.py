@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from bandsearch.engine.pool import EnginePool
 from bandsearch.engine.failures import DivergedError, OutOfMemoryError
+from bandsearch.engine.pool import EnginePool
 from bandsearch.rundir import write_atomically
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.errors import AdapterError

@@ -17,7 +17,6 @@ class Costs(Value):
     load_seconds: float = Field(ge=0, description="start of the engines: imports and model load")
     peak_memory_bytes: int = Field(ge=0, description="one engine")
 
-
     @property
     def seconds_per_candidate_step(self) -> float:
         """A candidate's share of a step of a full pass."""

@@ -1,0 +1,131 @@
+"""Every lever computes what the plain loop does, and one that does not is switched off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import nn
+from trainings import NARROW, SHORT
+
+from bandsearch.engine import head, selfcheck
+from bandsearch.engine.engine import Engine
+from bandsearch.engine.head import Head
+from bandsearch.engine.kernels import onednn_is_faster, onednn_product
+from bandsearch.engine.levers import Levers
+from bandsearch.engine.passes import Passes
+from bandsearch.engine.stage import Decoder
+from bandsearch.values.errors import ModelError
+
+Build = Callable[[Levers], Engine]
+
+
+@pytest.fixture
+def build(load: Callable[[str], Engine]) -> Iterator[Build]:
+    """Engines on one gemma2 model, which bounds its logits and attends in windows."""
+    first = load("gemma2")
+    first.close()
+    built: list[Engine] = []
+
+    def new(levers: Levers) -> Engine:
+        while built:
+            built.pop().close()
+        built.append(Engine(first.model, first.layout, first.tokenizer, first.dataset, levers=levers))
+        return built[-1]
+
+    yield new
+
+
+def readings(engine: Engine) -> list[float]:
+    session = engine.admit(NARROW, SHORT)
+    return [engine.advance(session, SHORT.steps).loss, *engine.train_losses(session)]
+
+
+@pytest.mark.parametrize("lever", ["prefix_cache", "supervised_head", "fast_linear"])
+def test_a_lever_alone_computes_what_the_plain_loop_does(
+    build: Build, lever: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selfcheck, "onednn_is_faster", lambda *_: True)
+    expected = readings(build(Levers.none()))
+    engine = build(Levers.none().model_copy(update={lever: True}))
+    assert getattr(engine.levers, lever)
+    assert readings(engine) == pytest.approx(expected, abs=1e-5)
+
+
+def test_with_everything_off_nothing_is_cached_or_packed(build: Build) -> None:
+    assert build(Levers.none()).levers == Levers.none()
+
+
+def test_a_lever_that_computes_something_else_is_switched_off(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Head._losses
+    monkeypatch.setattr(Head, "_losses", lambda self, hidden, labels: right(self, hidden, labels) * 1.01)
+    with pytest.warns(UserWarning, match="supervised_head"):
+        engine = build(Levers())
+    assert not engine.levers.supervised_head
+    assert engine.levers.prefix_cache
+    monkeypatch.undo()
+    assert readings(engine) == pytest.approx(
+        readings(build(Levers.none().model_copy(update={"length_grouping": True}))), abs=1e-5
+    )
+
+
+def test_a_lever_that_breaks_is_switched_off(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise IndexError("no such layer")
+
+    monkeypatch.setattr(Passes, "_compute", broken)
+    with pytest.warns(UserWarning, match="prefix_cache"):
+        assert not build(Levers()).levers.prefix_cache
+
+
+def test_a_model_that_cannot_be_trained_faithfully_is_refused(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bandsearch.engine.passes.Member", lambda factors, scale, rows: _twice(factors, scale, rows))
+    with pytest.raises(ModelError, match="does not compute what"):
+        build(Levers())
+
+
+def _twice(factors: object, scale: float, rows: int) -> object:
+    from bandsearch.engine.adapted import Member
+
+    return Member(factors=factors, scale=2 * scale, rows=rows)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gemma2"])
+def test_a_head_in_chunks_is_the_head(
+    family: str, load: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = load(family)
+    hidden = torch.randn(50, engine.layout.hidden_size, requires_grad=True)
+    labels = torch.randint(0, 300, (50,))
+    whole = engine._passes._head.token_losses(hidden, labels)
+    (expected,) = torch.autograd.grad(whole.sum(), hidden)
+    monkeypatch.setattr(head, "MOST_LOGITS", 7 * 384)
+    chunked = engine._passes._head.token_losses(hidden, labels)
+    (found,) = torch.autograd.grad(chunked.sum(), hidden)
+    assert torch.allclose(chunked, whole, atol=1e-6)
+    assert torch.allclose(found, expected, atol=1e-6)
+
+
+def test_onednn_multiplies_as_pytorch_does() -> None:
+    x, weight, bias = torch.randn(30, 24), torch.randn(16, 24), torch.randn(16)
+    assert torch.allclose(onednn_product(x, weight, bias), nn.functional.linear(x, weight, bias), atol=1e-5)
+    # Any strides: what is stored transposed, and a product with a transposed matrix.
+    assert torch.allclose(onednn_product(x, weight.T.contiguous().T), x @ weight.T, atol=1e-5)
+    assert torch.allclose(onednn_product(x.T, x.T), x.T @ x, atol=1e-4)
+
+
+def test_onednn_is_not_asked_for_where_it_is_used_anyway(load: Callable[[str], Engine]) -> None:
+    engine = load("qwen2")
+    engine.close()
+    assert not onednn_is_faster(engine.model.to(torch.bfloat16), engine.layout)
+    gpt2 = load("gpt2")
+    assert not onednn_is_faster(gpt2.model, gpt2.layout)
+
+
+def test_what_was_taken_over_is_given_back(load: Callable[[str], Engine]) -> None:
+    engine = load("falcon")
+    engine.close()
+    assert all("forward" not in vars(module) for module in engine.model.modules())
+    Decoder(engine.model, engine.layout).release()
+    assert all("forward" not in vars(module) for module in engine.model.modules())

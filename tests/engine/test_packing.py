@@ -1,0 +1,172 @@
+"""Candidates that share passes: each trains as if it were alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from trainings import NARROW, SHORT, WIDE
+
+from bandsearch.engine.conductor import Conductor
+from bandsearch.engine.engine import Engine
+from bandsearch.engine.failures import DivergedError
+from bandsearch.values.band import Band
+from bandsearch.values.candidate import Candidate, Init, Method
+from bandsearch.values.fidelity import Fidelity
+from bandsearch.values.trial import Point
+
+# Different in every way that a search varies: start, width, rank, targets, rate, scale, initialisation, seed, bands.
+PACK: tuple[tuple[Candidate, Fidelity], ...] = (
+    (NARROW, SHORT),
+    (WIDE, SHORT.model_copy(update={"seed": 5})),
+    (
+        Candidate(bands=(Band(start=3, stop=4),), rank=6, alpha=6, targets=("all",), learning_rate=1e-2),
+        SHORT.model_copy(update={"warmup_steps": 0}),
+    ),
+    (
+        Candidate(
+            bands=(Band(start=0, stop=1), Band(start=2, stop=4)),
+            rank=4,
+            alpha=3,
+            targets=("attention",),
+            learning_rate=2e-3,
+            method=Method.RSLORA,
+            init=Init.ORTHOGONAL,
+        ),
+        SHORT,
+    ),
+)
+Trained = tuple[list[float], float, dict[str, torch.Tensor]]
+
+
+def alone(engine: Engine, candidate: Candidate, fidelity: Fidelity) -> Trained:
+    session = engine.admit(candidate, fidelity)
+    point = engine.advance(session, fidelity.steps)
+    result = engine.train_losses(session), point.loss, engine.adapter(session)
+    engine.evict(session)
+    return result
+
+
+def assert_alike(found: Trained, expected: Trained) -> None:
+    assert found[0] == pytest.approx(expected[0], abs=1e-5)
+    assert found[1] == pytest.approx(expected[1], abs=1e-5)
+    assert found[2].keys() == expected[2].keys()
+    for name, factor in expected[2].items():
+        assert float((found[2][name] - factor).norm()) <= 1e-4 * float(factor.norm()), name
+
+
+def test_a_pack_trains_each_as_if_it_were_alone(family: str, load: Callable[[str], Engine]) -> None:
+    engine = load(family)
+    assert engine.levers.packing != 1
+    expected = [alone(engine, *each) for each in PACK]
+    sessions = [engine.admit(*each) for each in PACK]
+    for _ in range(SHORT.steps):
+        assert engine.train_together(sessions) == {}
+    points = engine.validate_together(sessions)
+    for session, wanted in zip(sessions, expected, strict=True):
+        point = points[session]
+        assert isinstance(point, Point)
+        assert_alike((engine.train_losses(session), point.loss, engine.adapter(session)), wanted)
+
+
+def test_one_that_diverges_ends_alone(engine: Engine) -> None:
+    expected = alone(engine, NARROW, SHORT)
+    good = engine.admit(NARROW, SHORT)
+    bad = engine.admit(NARROW.model_copy(update={"learning_rate": 1e30}), SHORT.model_copy(update={"warmup_steps": 0}))
+    sessions, failed = [good, bad], {}
+    for _ in range(SHORT.steps):
+        failures = engine.train_together(sessions)
+        failed |= failures
+        sessions = [each for each in sessions if each not in failures]
+    outcome = engine.validate_together(sessions)
+    assert sessions == [good] or isinstance(outcome[bad], DivergedError)
+    assert all(isinstance(failure, DivergedError) for failure in failed.values())
+    point = outcome[good]
+    assert isinstance(point, Point)
+    assert_alike((engine.train_losses(good), point.loss, engine.adapter(good)), expected)
+
+
+def conducted(engine: Engine, packing: int, wanted: list[tuple[str, int]]) -> tuple[list[Any], list[list[str]]]:
+    """Advances all at once; the answers, and who went through the base together."""
+    packs: list[list[str]] = []
+    train = engine.train_together
+
+    def noted(sessions: list[str]) -> Any:
+        packs.append(list(sessions))
+        return train(sessions)
+
+    engine.train_together = noted  # type: ignore[method-assign, assignment]
+
+    async def run(work: Callable[..., Any], *args: Any) -> Any:
+        await asyncio.sleep(0)
+        return work(*args)
+
+    async def everyone() -> list[Any]:
+        conductor = Conductor(engine, packing, run)
+        return await asyncio.gather(*(conductor.advance(name, steps) for name, steps in wanted), return_exceptions=True)
+
+    try:
+        return asyncio.run(everyone()), packs
+    finally:
+        engine.train_together = train  # type: ignore[method-assign]
+
+
+def test_those_behind_catch_up_and_then_share_passes(engine: Engine) -> None:
+    expected = alone(engine, NARROW, SHORT)
+    ahead, behind, third = (engine.admit(NARROW, SHORT) for _ in range(3))
+    engine.advance(ahead, 3)
+    answers, packs = conducted(engine, 2, [(ahead, 6), (behind, 6), (third, 6)])
+    assert [point.steps for point in answers] == [6, 6, 6]
+    assert packs[:3] == [[behind, third]] * 3
+    assert all(len(pack) <= 2 for pack in packs)
+    for name, point in zip((ahead, behind, third), answers, strict=True):
+        assert_alike((engine.train_losses(name), point.loss, engine.adapter(name)), expected)
+
+
+def test_a_goal_reached_makes_room_at_once(engine: Engine) -> None:
+    first, second, third = (engine.admit(NARROW, SHORT) for _ in range(3))
+    answers, packs = conducted(engine, 2, [(first, 2), (second, 4), (third, 4)])
+    assert [point.steps for point in answers] == [2, 4, 4]
+    together = sum(len(pack) for pack in packs)
+    assert together == 2 + 4 + 4
+    assert len(packs) <= 6
+
+
+def test_a_failure_reaches_only_its_own_caller(engine: Engine) -> None:
+    good = engine.admit(NARROW, SHORT)
+    bad = engine.admit(
+        NARROW.model_copy(update={"learning_rate": 1e38}), Fidelity(steps=30, batch_size=8, seed=0, warmup_steps=0)
+    )
+    answers, _ = conducted(engine, 4, [(good, 6), (bad, 30)])
+    assert isinstance(answers[0], Point)
+    assert isinstance(answers[1], DivergedError) or answers[1].loss > 6
+
+
+def test_out_of_memory_takes_passes_apart_and_changes_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = [alone(engine, *each) for each in PACK]
+    most_rows = 3
+    seen: list[int] = []
+    usual = engine._passes.token_losses
+
+    def small(split: str, parts: Any) -> Any:
+        rows = sum(len(part.indices) for part in parts)
+        seen.append(rows)
+        if rows > most_rows:
+            raise torch.OutOfMemoryError("full")
+        return usual(split, parts)
+
+    monkeypatch.setattr(engine._passes, "token_losses", small)
+    sessions = [engine.admit(*each) for each in PACK]
+    for _ in range(SHORT.steps):
+        assert engine.train_together(sessions) == {}
+    points = engine.validate_together(sessions)
+    assert max(seen) > most_rows
+    monkeypatch.undo()
+    for session, wanted in zip(sessions, expected, strict=True):
+        point = points[session]
+        assert isinstance(point, Point)
+        assert_alike((engine.train_losses(session), point.loss, engine.adapter(session)), wanted)
+    engine._trainer._rows = None

@@ -1,0 +1,152 @@
+"""The prefix cache: what it keeps is right, bounded, and safe against whoever is killed while writing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from trainings import NARROW, SHORT
+
+from bandsearch.engine.engine import Engine
+from bandsearch.engine.prefix import PrefixCache, Shelf, cache_key
+from bandsearch.engine.setup import EngineSetup
+from bandsearch.values.band import Band
+
+
+def test_a_boundary_starts_from_the_nearest_one_below(engine: Engine, tmp_path: Path) -> None:
+    cache = PrefixCache(engine.dataset, 32, torch.float32, tmp_path, "key")
+    states = torch.randn(len(engine.dataset.train[4].input_ids), 32)
+    cache.put("train", 4, 2, states)
+    assert cache.boundary_below("train", 4, 3) == 2
+    assert cache.boundary_below("train", 4, 1) == 0
+    assert cache.boundary_below("train", 5, 3) == 0
+    assert cache.boundary_below("validation", 4, 3) == 0
+    kept = cache.get("train", 4, 2)
+    assert kept is not None
+    assert torch.equal(kept, states)
+    assert cache.get("train", 5, 2) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_states_come_back_bit_for_bit_and_to_another_engine(tmp_path: Path, dtype: torch.dtype) -> None:
+    lengths = [3, 1, 7]
+    shelf = Shelf(tmp_path / "train-2.states", lengths, 16, dtype)
+    states = [torch.randn(length, 16).to(dtype) for length in lengths]
+    for index in (2, 0):
+        shelf.put(index, states[index])
+    other = Shelf(tmp_path / "train-2.states", lengths, 16, dtype)
+    assert [index in other for index in range(3)] == [True, False, True]
+    assert torch.equal(other[2], states[2])
+    other.put(1, states[1])
+    assert 1 in shelf
+    assert torch.equal(shelf[1], states[1])
+
+
+def test_it_takes_no_more_disk_than_it_may(engine: Engine, tmp_path: Path) -> None:
+    lengths = [len(example.input_ids) for example in engine.dataset.train[:3]]
+    cache = PrefixCache(engine.dataset, 8, torch.float32, tmp_path, "key", limit=sum(lengths[:2]) * 8 * 4)
+    for index, length in enumerate(lengths):
+        cache.put("train", index, 1, torch.ones(length, 8))
+    assert [cache.get("train", index, 1) is not None for index in range(3)] == [True, True, False]
+    assert not cache.keeps
+
+
+def test_a_full_disk_ends_the_keeping_not_the_training(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = PrefixCache(engine.dataset, 8, torch.float32, tmp_path, "key")
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.warns(UserWarning, match="No space left"):
+        cache.put("train", 0, 1, torch.ones(len(engine.dataset.train[0].input_ids), 8))
+    monkeypatch.undo()
+    assert cache.get("train", 0, 1) is None
+    assert not cache.keeps
+
+
+def test_without_room_the_losses_are_the_same(
+    load: Callable[[str], Engine], setup_of: Callable[[str], EngineSetup]
+) -> None:
+    usual = load("qwen2")
+    bare = Engine(
+        load("qwen2").model,
+        usual.layout,
+        usual.tokenizer,
+        usual.dataset,
+        cache=PrefixCache(usual.dataset, usual.layout.hidden_size, torch.float32, None, "k", limit=0),
+    )
+    readings = []
+    for engine in (usual, bare):
+        session = engine.admit(NARROW, SHORT)
+        readings.append([engine.advance(session, SHORT.steps).loss, *engine.train_losses(session)])
+    assert readings[0] == pytest.approx(readings[1], abs=1e-5)
+
+
+def test_the_key_names_tokens_and_facts(load: Callable[[str], Engine]) -> None:
+    dataset = load("qwen2").dataset
+    assert cache_key(dataset, "model", "fp32") == cache_key(dataset, "model", "fp32")
+    assert cache_key(dataset, "model", "fp32") != cache_key(dataset, "model", "bf16")
+    assert cache_key(dataset) != cache_key(load("gpt2").dataset)
+
+
+def test_a_second_engine_computes_no_prefix_again(
+    setup_of: Callable[[str], EngineSetup], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = setup_of("qwen2").model_copy(update={"cache_directory": str(tmp_path)})
+    first = Engine.load(setup)
+    session = first.admit(NARROW, SHORT)
+    expected = first.advance(session, SHORT.steps).loss
+    # What the self-check asks for in its own bands is there as well.
+    second = Engine.load(setup)
+    monkeypatch.setattr(second._passes, "_compute", lambda *_: pytest.fail("computed again"))
+    session = second.admit(NARROW, SHORT)
+    assert second.advance(session, SHORT.steps).loss == expected
+
+
+def test_bands_above_cost_no_layers_below(load: Callable[[str], Engine]) -> None:
+    engine = load("qwen2")
+    candidate = NARROW.model_copy(update={"bands": (Band(start=3, stop=4),)})
+    session = engine.admit(candidate, SHORT)
+    engine.advance(session, 2)
+    calls = []
+    layer = engine.model.get_submodule(f"{engine.layout.layers_path}.2.self_attn.q_proj")
+    handle = layer.register_forward_hook(lambda *_: calls.append(1))
+    session = engine.admit(candidate, SHORT)
+    engine.advance(session, 2)
+    handle.remove()
+    assert calls == []
+
+
+def test_a_writer_killed_at_any_moment_leaves_nothing_wrong(tmp_path: Path) -> None:
+    script = textwrap.dedent(
+        f"""
+        import torch
+        from pathlib import Path
+        from bandsearch.engine.prefix import Shelf
+        shelf = Shelf(Path({str(tmp_path / "train-1.states")!r}), [64] * 4000, 64, torch.float32)
+        print("ready", flush=True)
+        for index in range(4000):
+            shelf.put(index, torch.full((64, 64), float(index + 1)))
+        """
+    )
+    writer = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == b"ready\n"
+    shelf = Shelf(tmp_path / "train-1.states", [64] * 4000, 64, torch.float32)
+    while 20 not in shelf and writer.poll() is None:
+        pass
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    there = [index for index in range(4000) if index in shelf]
+    assert len(there) >= 20
+    assert all(bool((shelf[index] == index + 1).all()) for index in there)
