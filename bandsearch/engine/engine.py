@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 import os
-import shutil
 import statistics
 import tempfile
 import time
@@ -17,7 +16,8 @@ from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bandsearch.adapters.lora import attach, detach, load_tensors, tensors_of
@@ -224,7 +224,7 @@ class Engine:
         return texts
 
     def checkpoint(self, session: str, path: Path) -> None:
-        """Write everything needed to go on bit for bit, as safetensors and JSON, all or nothing."""
+        """Write everything needed to go on bit for bit to one safetensors file, which replaces the one before whole."""
         state = self._sessions[session]
         self._put_on(state)
         tensors = {f"adapter/{name}": tensor for name, tensor in self.adapter(session).items()}
@@ -237,19 +237,19 @@ class Engine:
             "train_losses": state.train_losses,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        handle, fresh = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
         try:
-            save_file(tensors, fresh / "state.safetensors")
-            (fresh / "session.json").write_text(json.dumps(facts))
-            shutil.rmtree(path, ignore_errors=True)
+            save_file(tensors, fresh, metadata={"session": json.dumps(facts)})
             os.replace(fresh, path)
         except BaseException:
-            shutil.rmtree(fresh, ignore_errors=True)
+            Path(fresh).unlink(missing_ok=True)
             raise
 
     def restore(self, path: Path) -> str:
-        facts = json.loads((path / "session.json").read_text())
-        tensors = load_file(path / "state.safetensors")
+        with safe_open(path, "pt") as file:
+            facts = json.loads(file.metadata()["session"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         name = self.admit(Candidate.model_validate(facts["candidate"]), Fidelity.model_validate(facts["fidelity"]))
         state = self._sessions[name]
         state.step, state.seconds, state.train_losses = facts["step"], facts["seconds"], facts["train_losses"]

@@ -11,14 +11,7 @@ import pytest
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.setup import EngineSetup
 from bandsearch.models.aliases import resolve
-from bandsearch.values.band import Band
-from bandsearch.values.candidate import Candidate
-from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.spec import DataSpec, ModelSpec
-
-NARROW = Candidate(bands=(Band(start=1, stop=3),), rank=4, alpha=8, targets=("all",), learning_rate=3e-3)
-WIDE = Candidate(bands=(Band(start=0, stop=4),), rank=2, alpha=4, targets=("attention",), learning_rate=1e-3)
-SHORT = Fidelity(steps=6, batch_size=8, seed=3, warmup_steps=2, validation_examples=10)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,177 @@
+"""Sessions do not see one another, and go on where they were."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from trainings import NARROW, SHORT, WIDE
+
+from bandsearch.engine.engine import Engine
+from bandsearch.engine.session import DivergedError
+from bandsearch.values.candidate import Candidate
+from bandsearch.values.errors import BandsearchError
+from bandsearch.values.fidelity import Fidelity
+
+
+def trained(engine: Engine, candidate: Candidate = NARROW) -> tuple[list[float], float, dict[str, Tensor]]:
+    """Losses of every step, the last validation loss and the factors; bit for bit comparable."""
+    session = engine.admit(candidate, SHORT)
+    point = engine.advance(session, SHORT.steps)
+    result = engine.train_losses(session), point.loss, engine.adapter(session)
+    engine.evict(session)
+    return result
+
+
+def same(
+    left: tuple[list[float], float, dict[str, Tensor]], right: tuple[list[float], float, dict[str, Tensor]]
+) -> bool:
+    return (
+        left[:2] == right[:2]
+        and left[2].keys() == right[2].keys()
+        and all(torch.equal(left[2][name], right[2][name]) for name in left[2])
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(load: Callable[[str], Engine]) -> tuple[list[float], float, dict[str, Tensor]]:
+    """NARROW in an engine that does nothing else."""
+    return trained(load("qwen2"))
+
+
+def test_after_another_candidate(engine: Engine, alone: tuple[list[float], float, dict[str, Tensor]]) -> None:
+    trained(engine, WIDE)
+    assert same(trained(engine), alone)
+    assert same(trained(engine), alone)
+
+
+def test_interleaved(engine: Engine, alone: tuple[list[float], float, dict[str, Tensor]]) -> None:
+    first, other = engine.admit(NARROW, SHORT), engine.admit(WIDE, SHORT)
+    for steps in (1, 2, 4, 6):
+        engine.advance(other, steps)
+        point = engine.advance(first, steps)
+        engine.losses("test", None, 2)
+    assert same((engine.train_losses(first), point.loss, engine.adapter(first)), alone)
+    engine.evict(first)
+    engine.evict(other)
+
+
+def test_measuring_leaves_no_trace(
+    load: Callable[[str], Engine], alone: tuple[list[float], float, dict[str, Tensor]]
+) -> None:
+    engine = load("qwen2")
+    costs = engine.measure(8, 16)
+    assert min(costs.seconds_per_step, costs.seconds_per_validation, costs.seconds_per_generation) > 0
+    assert same(trained(engine), alone)
+
+
+def test_a_checkpoint_goes_on_in_another_engine(
+    load: Callable[[str], Engine],
+    engine: Engine,
+    alone: tuple[list[float], float, dict[str, Tensor]],
+    tmp_path: Path,
+) -> None:
+    session = engine.admit(NARROW, SHORT)
+    engine.advance(session, 2)
+    engine.checkpoint(session, tmp_path / "state")
+    engine.advance(session, 3)
+    engine.checkpoint(session, tmp_path / "state")
+    engine.evict(session)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["state"]
+    other = load("qwen2")
+    restored = other.restore(tmp_path / "state")
+    assert len(other.train_losses(restored)) == 3
+    point = other.advance(restored, SHORT.steps)
+    assert same((other.train_losses(restored), point.loss, other.adapter(restored)), alone)
+
+
+def test_a_checkpoint_before_the_first_step_and_of_a_detached_session(engine: Engine, tmp_path: Path) -> None:
+    session = engine.admit(NARROW, SHORT)
+    engine.checkpoint(session, tmp_path / "state")
+    restored = engine.restore(tmp_path / "state")
+    assert engine.train_losses(restored) == []
+    first, second = engine.adapter(session), engine.adapter(restored)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    engine.evict(session)
+    engine.evict(restored)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = engine.admit(NARROW, SHORT)
+    engine.checkpoint(session, tmp_path / "state")
+    engine.advance(session, 1)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        engine.checkpoint(session, tmp_path / "state")
+    monkeypatch.undo()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["state"]
+    assert engine.train_losses(engine.restore(tmp_path / "state")) == []
+
+
+@pytest.mark.parametrize("rate", [1e6, 1e30])
+def test_divergence_is_told_and_leaves_the_engine_usable(
+    engine: Engine, alone: tuple[list[float], float, dict[str, Tensor]], rate: float
+) -> None:
+    session = engine.admit(NARROW.model_copy(update={"learning_rate": rate}), Fidelity(steps=30, batch_size=8, seed=0))
+    told: DivergedError | None = None
+    try:
+        point = engine.advance(session, 30)
+    except DivergedError as error:
+        told = error
+    if told is not None:
+        assert isinstance(told, BandsearchError)
+        assert told.remedy
+    else:
+        # fp32 and norms may carry a large rate through; what comes out is then far above where it began.
+        assert point.loss > engine.train_losses(session)[0]
+    engine.evict(session)
+    assert same(trained(engine), alone)
+
+
+def test_evicting_what_is_not_there_is_harmless(engine: Engine) -> None:
+    engine.evict("nobody")
+    session = engine.admit(NARROW, SHORT)
+    engine.evict(session)
+    engine.evict(session)
+
+
+def test_a_deadline_ends_training_early_and_it_goes_on(
+    engine: Engine, alone: tuple[list[float], float, dict[str, Tensor]]
+) -> None:
+    session = engine.admit(NARROW, SHORT)
+    point = engine.advance(session, SHORT.steps, deadline=0.0)
+    assert 1 <= point.steps < SHORT.steps
+    point = engine.advance(session, SHORT.steps)
+    assert point.steps == SHORT.steps
+    assert same((engine.train_losses(session), point.loss, engine.adapter(session)), alone)
+    engine.evict(session)
+
+
+def test_rungs_beyond_the_fidelity_train_no_further(engine: Engine) -> None:
+    session = engine.admit(NARROW, SHORT)
+    assert engine.advance(session, 1000).steps == SHORT.steps
+    before = engine.adapter(session)
+    engine.advance(session, 1000)
+    after = engine.adapter(session)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    engine.evict(session)
+
+
+def test_a_closed_engine_gives_its_model_to_another(
+    load: Callable[[str], Engine], alone: tuple[list[float], float, dict[str, Tensor]]
+) -> None:
+    first = load("qwen2")
+    first.advance(first.admit(WIDE, SHORT), 2)
+    first.close()
+    second = Engine(first.model, first.layout, first.tokenizer, first.dataset)
+    assert same(trained(second), alone)
