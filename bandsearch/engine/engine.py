@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from peft import PeftModel
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from bandsearch.adapters.lora import attach, detach, load_tensors, tensors_of
@@ -240,7 +240,8 @@ class Engine:
         handle, fresh = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         os.close(handle)
         try:
-            save_file(tensors, fresh, metadata={"session": json.dumps(facts)})
+            # What safetensors writes itself tells of a full disk without its errno.
+            Path(fresh).write_bytes(save(tensors, metadata={"session": json.dumps(facts)}))
             os.replace(fresh, path)
         except BaseException:
             Path(fresh).unlink(missing_ok=True)
