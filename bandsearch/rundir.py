@@ -49,6 +49,7 @@ class RunDirectory:
         self.evaluation = path / "evaluation.json"
         self.report = path / "report.html"
         self.scratch = path / "scratch"
+        self.is_new = False
         self._lock: IO[str] | None = None
 
     @classmethod
@@ -66,8 +67,13 @@ class RunDirectory:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunDirectoryError(f"{path} exists and is not a bandsearch run.", "Choose another --out.")
         with disk_errors(path):
-            home.scratch.mkdir(parents=True, exist_ok=True)
-            write_atomically(home.spec_file, yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False))
+            try:
+                home.scratch.mkdir(parents=True, exist_ok=True)
+                write_atomically(home.spec_file, yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False))
+            except OSError:
+                shutil.rmtree(path, ignore_errors=True)
+                raise
+        home.is_new = True
         return home
 
     @classmethod
@@ -97,6 +103,11 @@ class RunDirectory:
     ) -> None:
         if self._lock is not None:
             self._lock.close()
+
+    def discard(self) -> None:
+        """Take the whole directory away. Refused while another process works in it."""
+        with self:
+            shutil.rmtree(self.path)
 
     def read_spec(self) -> RunSpec:
         try:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from bandsearch.adapters.lora import module_paths, tensor_names
@@ -50,7 +50,8 @@ def export_adapter(
         with tempfile.TemporaryDirectory(dir=destination.parent, prefix=f".{destination.name}-") as scratch:
             fresh = Path(scratch) / "fresh"
             fresh.mkdir()
-            save_file(folded, fresh / WEIGHTS_FILE, metadata={"format": "pt"})
+            # What safetensors writes itself tells of a full disk without its errno.
+            (fresh / WEIGHTS_FILE).write_bytes(save(folded, metadata={"format": "pt"}))
             (fresh / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
             (fresh / CARD_FILE).write_text(card, encoding="utf-8")
             if destination.exists():

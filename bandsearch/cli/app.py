@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -60,6 +61,8 @@ def bandsearch_command(
 
 def main() -> None:
     """Run the command line. A BandsearchError becomes its sentence and its exit code; a bug keeps its traceback."""
+    # Without a network the hub's client writes a line for each of its attempts, before our sentence says it.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     try:
         app(prog_name="bandsearch")
     except BandsearchError as error:

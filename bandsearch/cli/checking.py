@@ -126,7 +126,7 @@ def evaluate(
 
     \b
     Examples:
-      bandsearch eval results/demo/adapter --model demo
+      bandsearch eval results/demo/adapter --model demo --tasks demo_two_step
       bandsearch eval my-adapter -m qwen2.5-7b -d my.jsonl --tasks gsm8k --task-limit 200
     """
     with session(json, stoppable=False) as at:

@@ -102,7 +102,9 @@ def specification(
     tasks: Annotated[
         str | None,
         typer.Option(
-            help="lm-eval tasks, separated by commas, run on base, baseline and winner.", rich_help_panel=TASKS
+            help="lm-eval tasks, separated by commas, run on base, baseline and winner. The demo brings demo_two_step, "
+            "demo_words, demo_symbol, demo_larger_plus and demo_swap.",
+            rich_help_panel=TASKS,
         ),
     ] = None,
     task_directory: Annotated[

@@ -1,7 +1,7 @@
 """Linear modules under the adapters of several candidates at once, over one shared base product.
 
-PEFT refuses batches of mixed adapters in training, so this layer is ours. The factors are PEFT's own, by its names. Each
-candidate's product runs on its own rows, so ranks, targets and bands may differ and nothing is padded; forward and
+PEFT refuses batches of mixed adapters in training, so this layer is ours. The factors are PEFT's own, by its names.
+Each candidate's product runs on its own rows, so ranks, targets and bands may differ and nothing is padded; forward and
 backward are one autograd node, with every small product in the orientation that is fast.
 """
 
@@ -42,7 +42,7 @@ class _Span:
     scale: float
 
 
-class _Adapted(torch.autograd.Function):
+class _Adapted(torch.autograd.Function):  # type: ignore[misc]
     """x (tokens, inputs) -> x W^T + bias, and on each span of tokens scale * x A^T B^T more. W is frozen.
 
     Without W only the spans' part.
@@ -72,10 +72,10 @@ class _Adapted(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         saved, product, count = list(ctx.saved_tensors), ctx.product, len(ctx.spans)
         weight = saved.pop(0) if ctx.has_weight else None
-        x = saved.pop(0) if count else None
+        x = saved.pop(0) if count else gradient
         cast, reduced = saved[: 2 * count], saved[2 * count :]
         gradient = gradient.contiguous()
         to_x: Tensor | None = None
@@ -135,7 +135,7 @@ class AdaptedLinears:
     def _take(self, path: str, module: nn.Module, outputs: int) -> None:
         # Loading libraries may have put a forward of their own on a module.
         self._taken.append((module, vars(module).get("forward")))
-        module.forward = partial(self._forward, module, module.forward, tensor_names(path), outputs)  # type: ignore[method-assign]
+        module.forward = partial(self._forward, module, module.forward, tensor_names(path), outputs)
 
     def _forward(
         self, module: nn.Module, original: Any, names: tuple[str, str], outputs: int, x: Tensor, *args: Any
@@ -147,11 +147,11 @@ class AdaptedLinears:
                 factors += [member.factors[name] for name in names]
             row += member.rows
         if not spans and self._product is None:
-            return original(x, *args)  # type: ignore[no-any-return]
+            return original(x, *args)
         flat = x.reshape(-1, x.shape[-1])
         weight, bias = _matrix(module)
         product = self._product or usual_product
-        adapted: Tensor = _Adapted.apply(flat, weight, bias, outputs, product, tuple(spans), *factors)  # type: ignore[no-untyped-call]
+        adapted: Tensor = _Adapted.apply(flat, weight, bias, outputs, product, tuple(spans), *factors)
         adapted = adapted.view(*x.shape[:-1], outputs)
         return adapted if weight is not None else original(x, *args) + adapted
 

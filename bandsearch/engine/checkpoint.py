@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from bandsearch.engine.session import Session
 from bandsearch.values.candidate import Candidate
@@ -31,7 +31,8 @@ def write_session(session: Session, path: Path) -> None:
     handle, fresh = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:
-        save_file(tensors, fresh, metadata={"session": json.dumps(facts)})
+        # What safetensors writes itself tells of a full disk without its errno.
+        Path(fresh).write_bytes(save(tensors, metadata={"session": json.dumps(facts)}))
         os.replace(fresh, path)
     except BaseException:
         Path(fresh).unlink(missing_ok=True)

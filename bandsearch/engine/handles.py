@@ -34,7 +34,8 @@ class EngineHandles:
         try:
             return ray.get(reference)
         except RayTaskError as error:
-            if isinstance(error.cause, BandsearchError):
+            # A full disk is told by its errno, which Ray's wrapper does not carry.
+            if isinstance(error.cause, BandsearchError | OSError):
                 raise error.cause from None
             raise
         except RayActorError as error:

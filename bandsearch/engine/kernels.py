@@ -38,7 +38,7 @@ def onednn_is_faster(model: nn.Module, layout: Layout) -> bool:
     """
     paths = [f"{layout.layers_path}.0.{linear.name}" for linear in layout.linears]
     linears = [module for path in paths if type(module := model.get_submodule(path)) is nn.Linear]
-    if not linears or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    if not linears or not torch.backends.mkldnn.is_available():
         return False
     weight = max((module.weight for module in linears), key=torch.Tensor.numel)
     if weight.device.type != "cpu" or weight.dtype != torch.float32:

@@ -8,7 +8,7 @@ from bandsearch.values.value import Value
 
 
 class Levers(Value):
-    """Each is on by default, checks itself against a plain PEFT pass when the engine starts, and can be switched off."""
+    """Each is on by default, is checked against a plain PEFT pass when the engine starts, and can be switched off."""
 
     prefix_cache: bool = Field(default=True, description="keep what the frozen layers below a band put out")
     packing: int | None = Field(default=None, ge=1, description="candidates per pass; None: measured, 1: off")

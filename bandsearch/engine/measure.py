@@ -24,7 +24,7 @@ GENERATED = 16
 
 
 def measure_costs(engine: Engine, batch_size: int, validation_examples: int) -> Costs:
-    """Time real full-depth steps of one candidate and of packs, a validation, and a few generations. Leaves no trace."""
+    """Time real full-depth steps of one candidate and of packs, a validation and a few generations. Leaves no trace."""
     alone = _seconds_per_step(engine, 1, batch_size)
     packing, packed = _best_packing(engine, batch_size, alone)
     session = engine.admit(_full_depth(engine), Fidelity(steps=1, batch_size=batch_size, seed=0))

@@ -111,7 +111,7 @@ class Passes:
         return Group(start=start, rows=len(part.indices), hidden=_padded(states, length, self.device))
 
     def _prefixes(self, split: str, indices: Sequence[int], boundary: int) -> list[Tensor]:
-        """What layer `boundary - 1` puts out for these sequences, each (tokens, hidden size); computed where missing."""
+        """What layer `boundary - 1` puts out for these sequences, each (tokens, hidden size); computed if missing."""
         assert self._cache is not None
         found = {index: self._cache.get(split, index, boundary) for index in indices}
         missing = [index for index, states in found.items() if states is None]

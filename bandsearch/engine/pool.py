@@ -65,6 +65,8 @@ class EnginePool(EngineHandles):
     def start(cls, setups: Sequence[EngineSetup]) -> EnginePool:
         # Ray lowers the priority of its workers; a budget is spent whether they get the cores or not.
         os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_DEDUP_LOGS="0", RAY_worker_niceness="0")
+        # Ray tells everyone that its cluster asks for a token; nobody but this run ever talks to it.
+        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
         if not ray.is_initialized():
             ray.init(
                 address="local",

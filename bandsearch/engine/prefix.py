@@ -21,7 +21,7 @@ DISK_SHARE = 0.25
 
 
 def cache_key(dataset: Dataset, *facts: object) -> str:
-    """A name for everything that changes a hidden state: the token ids of all splits, and `facts` (model, dtype, ...)."""
+    """A name for all that changes a hidden state: the token ids of all splits, and `facts` (model, dtype, ...)."""
     digest = hashlib.sha256(repr(facts).encode())
     for split in (dataset.train, dataset.validation, dataset.test):
         digest.update(f"\0{len(split)}\0".encode())
@@ -57,8 +57,9 @@ class Shelf:
     def __contains__(self, index: int) -> bool:
         return bool(self._flags[index])
 
-    def __getitem__(self, index: int) -> Tensor:
-        return self._states[self._offsets[index] : self._offsets[index + 1]]
+    def get(self, index: int) -> Tensor | None:
+        """(tokens, hidden size), or None where the sequence is not there."""
+        return self._states[self._offsets[index] : self._offsets[index + 1]] if index in self else None
 
     def put(self, index: int, states: Tensor) -> None:
         """Raises OSError where the disk is full (writing through a memory map would end the process instead)."""
@@ -110,8 +111,7 @@ class PrefixCache:
 
     def get(self, split: str, index: int, boundary: int) -> Tensor | None:
         """(tokens, hidden size) on the CPU, or None."""
-        shelf = self._shelf(split, boundary)
-        return shelf[index] if index in shelf else None
+        return self._shelf(split, boundary).get(index)
 
     def put(self, split: str, index: int, boundary: int, states: Tensor) -> None:
         size = states.shape[0] * self._hidden_size * self._dtype.itemsize

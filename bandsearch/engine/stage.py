@@ -69,7 +69,7 @@ class Decoder:
 
     def __init__(self, model: nn.Module, layout: Layout, *, compiled: bool = False) -> None:
         self._pass: _Pass | None = None
-        self.layers: nn.ModuleList = model.get_submodule(layout.layers_path)  # type: ignore[assignment]
+        self.layers: nn.ModuleList = model.get_submodule(layout.layers_path)
         self._tuples = _puts_out_tuples(model, self.layers[0])
         # Loading libraries may have put a forward of their own on a layer.
         self._before = [vars(layer).get("forward") for layer in self.layers]

@@ -18,7 +18,7 @@ from bandsearch.run.retrain import full_fidelity, retrain
 from bandsearch.rundir import Records, RunDirectory, disk_errors, require_disk
 from bandsearch.search.confirm import confirm
 from bandsearch.search.search import run_search
-from bandsearch.values.errors import InterruptedRunError
+from bandsearch.values.errors import BandsearchError, InterruptedRunError
 from bandsearch.values.evaluation import Evaluation, Winner
 from bandsearch.values.ledger import Ledger
 from bandsearch.values.plan import Plan
@@ -40,7 +40,8 @@ def run(spec: RunSpec, directory: Path | None = None, listen: Listener = silent,
     BandsearchError for anything a person can mend; nothing is left half-written.
     """
     job = prepare_job(spec)
-    return _complete(RunDirectory.create(directory or default_directory(spec, job.source), spec), job, listen, stop)
+    with _begun(directory or default_directory(spec, job.source), spec) as home:
+        return _complete(home, job, listen, stop)
 
 
 def resume(directory: Path, listen: Listener = silent, stop: Stop = never) -> RunOutcome:
@@ -54,8 +55,10 @@ def search(
 ) -> tuple[Path, Winner]:
     """Probe, search and confirm, without the final training; `resume` does the rest from what stays reserved for it."""
     job = prepare_job(spec)
-    home = RunDirectory.create(directory or default_directory(spec, job.source), spec)
-    with _open(home, job, listen, stop) as at:
+    with (
+        _begun(directory or default_directory(spec, job.source), spec) as home,
+        _open(home, job, listen, stop) as at,
+    ):
         return home.path, _winner(at, _profile(at))
 
 
@@ -100,6 +103,18 @@ class _Run:
             raise InterruptedRunError(
                 "Stopped; everything finished so far is saved.", f"Go on with `bandsearch resume {self.home.path}`."
             )
+
+
+@contextmanager
+def _begun(path: Path, spec: RunSpec) -> Iterator[RunDirectory]:
+    """The run's directory; taken away again where it is new and the run is refused before it has a plan."""
+    home = RunDirectory.create(path, spec)
+    try:
+        yield home
+    except BandsearchError as error:
+        if home.is_new and not home.plan.exists() and not isinstance(error, InterruptedRunError):
+            home.discard()
+        raise
 
 
 @contextmanager

@@ -70,8 +70,8 @@ def status(directory: Path) -> RunStatus:
     markers = {
         "plan": home.read(home.plan, Plan),
         "probe": home.read(home.profile, SensitivityProfile),
-        "confirm": home.read(home.winner, Winner),
-        "export": home.adapter if home.adapter.exists() else None,
+        "search and confirm": home.read(home.winner, Winner),
+        "train and export": home.adapter if home.adapter.exists() else None,
         "evaluate": home.read(home.evaluation, Evaluation),
     }
     undone = [stage for stage, found in markers.items() if found is None]

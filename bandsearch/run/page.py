@@ -112,13 +112,18 @@ def make_page(facts: ReportFacts) -> Page:
             BudgetRow(stage, "" if plan is None else charged(plan, unit), charged(seconds, unit))
             for stage, plan, seconds in stages
         ),
-        budget_words=f"{charged(spent, unit)} spent, {bound}",
+        budget_words=f"{charged(spent, unit)} spent, {bound}{_held(facts.devices, unit)}",
         samples=tuple(sample_rows(facts.samples, evaluation.arms)),
         layer_bars=tuple(
             "█" * max(1, round(24 * score / max(facts.profile.layer_scores))) if score > 0 else ""
             for score in facts.profile.layer_scores
         ),
     )
+
+
+def _held(devices: int, unit: Unit) -> str:
+    names = {Unit.GPU: "accelerator", Unit.CPU: "core"}
+    return f", on {devices} {names[unit]}{'' if devices == 1 else 's'}" if unit in names else ""
 
 
 def _subtitle(facts: ReportFacts) -> str:

@@ -49,7 +49,7 @@ def full_fidelity(plan: Plan, seed: int) -> Fidelity:
 
 
 def best_checkpoint(folder: Path, candidate: Candidate) -> Path:
-    return folder / candidate.identity / "best"
+    return folder / candidate.identity / "best.safetensors"
 
 
 def retrain(
@@ -63,8 +63,8 @@ def retrain(
 ) -> dict[str, Training]:
     """Train every arm to its end or to the deadline, side by side where there are engines. Resumable at checkpoints.
 
-    Each candidate leaves `<its identity>/best` (a checkpoint of the engine) and `training.json` under `folder`.
-    Returns early, with trainings that are not `complete`, when `stop()` is true.
+    Each candidate leaves `<its identity>/best.safetensors`, a checkpoint of the engine, and `training.json` under
+    `folder`. Returns early, with trainings that are not `complete`, when `stop()` is true.
     """
     queues = [list(arms.items())[index :: pool.size] for index in range(min(pool.size, len(arms)))]
 
@@ -119,7 +119,7 @@ def _train(
         return training
     points = list(training.points) if training else []
     retries = 0
-    session = str(call("restore", folder / "last") if points else call("admit", candidate, fidelity))
+    session = str(call("restore", folder / "last.safetensors") if points else call("admit", candidate, fidelity))
     for goal in range(1, VALIDATIONS + 1):
         target = round(fidelity.steps * goal / VALIDATIONS)
         if target <= (points[-1].steps if points else 0):
@@ -145,9 +145,9 @@ def _train(
             session = str(call("admit", candidate, fidelity))
             point = call("advance", session, target, wall_left())
         points.append(point)
-        call("checkpoint", session, folder / "last")
+        call("checkpoint", session, folder / "last.safetensors")
         if point.loss <= min(p.loss for p in points):
-            _copy(folder / "last", folder / "best")
+            _copy(folder / "last.safetensors", folder / "best.safetensors")
         best = min(points, key=lambda p: p.loss)
         complete = point.steps >= fidelity.steps or point.steps < target
         training = Training(
@@ -170,12 +170,7 @@ def _train(
 
 
 def _copy(source: Path, destination: Path) -> None:
-    """Replace `destination` by a copy of `source`; whoever is killed in between finds `source` still whole."""
+    """Replace `destination` by a copy of `source`; whoever is killed in between leaves the one before whole."""
     fresh = destination.with_name(destination.name + ".new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    if source.is_dir():
-        shutil.copytree(source, fresh)
-        shutil.rmtree(destination, ignore_errors=True)
-    else:
-        shutil.copy2(source, fresh)
+    shutil.copyfile(source, fresh)
     fresh.replace(destination)

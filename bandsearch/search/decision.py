@@ -180,7 +180,7 @@ def _finalist(contender: Contender, steps: int) -> Finalist:
 
 def _named(candidate: Candidate) -> str:
     bands = " and ".join(map(str, candidate.bands))
-    return f"band {bands} (rank {candidate.rank}, {'+'.join(candidate.targets)})"
+    return f"band of layers {bands} (rank {candidate.rank}, {'+'.join(candidate.targets)})"
 
 
 def _seeds(measured: Sequence[Contender]) -> str:

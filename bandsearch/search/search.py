@@ -39,6 +39,8 @@ STAGE = "search"
 # Ray Tune ends its processes after the last training; measured on 2 cores.
 TUNE_END_SECONDS = 2.0
 
+_TALKATIVE = ("analysis.experiment_analysis", "execution.tune_controller")
+
 # Tune's own displays, log files, snapshots and Ctrl-C handling are switched off: ours take their place.
 _TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -73,8 +75,8 @@ def run_search(
     Ray is running and `pool` is started. Everything finished is in `records` when it is counted; calling again with the
     same records and study goes on: finished candidates are known, unfinished ones are trained again first, under their
     number. With `plan.trial_limit` one candidate is trained at a time, so that seed and records alone decide what is
-    tried, interrupted or not; otherwise `plan.packing` per engine, until `wall_left()` (seconds) leaves no room for a first rung.
-    Ends early, leaving what is under way unfinished, when `stop()` is true.
+    tried, interrupted or not; otherwise `plan.packing` per engine, until `wall_left()` (seconds) leaves no room for a
+    first rung. Ends early, leaving what is under way unfinished, when `stop()` is true.
 
     Raises BandsearchError where the space does not fit the model, the study cannot be written, or an engine is lost.
     """
@@ -167,16 +169,19 @@ def _quiet_tune(places: int) -> Iterator[None]:
     settings = _TUNE_SETTINGS | {"TUNE_MAX_PENDING_TRIALS_PG": str(places)}
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
-    # Its summary of a run looks for log files, which are switched off.
-    summary = logging.getLogger("ray.tune.analysis.experiment_analysis")
-    level = summary.level
-    summary.setLevel(logging.ERROR)
+    # Its summary of a run looks for log files, which are switched off, and its controller prints the trace of every
+    # error that it then raises.
+    loggers = [logging.getLogger(f"ray.tune.{name}") for name in _TALKATIVE]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        summary.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
         for name, value in before.items():
             if value is None:
                 del os.environ[name]

@@ -30,7 +30,8 @@ class Band(Value):
         return range(self.start, self.stop)
 
     def __str__(self) -> str:
-        return f"{self.start}-{self.stop}"
+        """As people count layers: both ends are in it."""
+        return f"{self.start}" if self.width == 1 else f"{self.start}-{self.stop - 1}"
 
     @classmethod
     def full(cls, layer_count: int) -> Band:

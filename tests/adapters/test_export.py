@@ -13,7 +13,6 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from bandsearch.adapters import export as export_module
 from bandsearch.adapters import lora
 from bandsearch.adapters.export import export_adapter, fold, write_card
 from bandsearch.values.band import Band
@@ -131,13 +130,14 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch, ex
         an_export(destination)
         before = load_file(destination / "adapter_model.safetensors")
 
-    def full(tensors: dict, filename: Path, metadata: dict) -> None:
-        Path(filename).write_bytes(b"half")
+    def full(path: Path, content: bytes) -> None:
+        path.open("wb").write(content[: len(content) // 2])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(export_module, "save_file", full)
-    with pytest.raises(AdapterError, match="disk is full"):
-        an_export(destination)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        with pytest.raises(AdapterError, match="disk is full"):
+            an_export(destination)
     assert [p.name for p in tmp_path.iterdir()] == (["adapter"] if existing else [])
     if existing:
         after = load_file(destination / "adapter_model.safetensors")

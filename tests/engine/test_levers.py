@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ Build = Callable[[Levers], Engine]
 
 
 @pytest.fixture
-def build(load: Callable[[str], Engine]) -> Iterator[Build]:
+def build(load: Callable[[str], Engine]) -> Build:
     """Engines on one gemma2 model, which bounds its logits and attends in windows."""
     first = load("gemma2")
     first.close()
@@ -34,7 +34,7 @@ def build(load: Callable[[str], Engine]) -> Iterator[Build]:
         built.append(Engine(first.model, first.layout, first.tokenizer, first.dataset, levers=levers))
         return built[-1]
 
-    yield new
+    return new
 
 
 def readings(engine: Engine) -> list[float]:

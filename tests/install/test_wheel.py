@@ -45,6 +45,7 @@ def test_the_wheel_holds_everything_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "bandsearch/search_spaces/default.yaml" in names
     assert "bandsearch/demo/model/model.safetensors" in names
+    assert "bandsearch/demo/lm_eval/demo_two_step.yaml" in names
     assert not [name for name in names if not name.startswith(("bandsearch/", "bandsearch-"))]
     assert wheel.stat().st_size < 16 * 2**20
 

@@ -93,3 +93,13 @@ def test_too_small_a_disk_is_refused_before_the_start(tmp_path: Path) -> None:
     require_disk(tmp_path / "not" / "there", 1)
     with pytest.raises(RunDirectoryError, match="GB free"):
         require_disk(tmp_path / "not" / "there", 10**18)
+
+
+def test_a_directory_is_discarded_whole_but_never_under_another_process(tmp_path: Path) -> None:
+    home = RunDirectory.create(tmp_path / "run", SPEC)
+    assert home.is_new
+    assert not RunDirectory.create(tmp_path / "run", SPEC).is_new
+    with RunDirectory.open(tmp_path / "run"), pytest.raises(RunDirectoryError, match="Another process"):
+        home.discard()
+    home.discard()
+    assert list(tmp_path.iterdir()) == []

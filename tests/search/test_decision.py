@@ -92,7 +92,7 @@ def test_what_is_handed_over_is_not_clearly_worse_than_the_baseline() -> None:
 def test_reasons_name_their_numbers() -> None:
     won = decided([[0.40, 0.41, 0.42], [0.20, 0.21, 0.23]])
     assert won.choice is Choice.BEATS_BASELINE
-    assert "The band 1-12 (rank 8, all) reaches a validation loss of 0.2133 against 0.4100" in won.reason
+    assert "The band of layers 1-11 (rank 8, all) reaches a validation loss of 0.2133 against 0.4100" in won.reason
     assert "It trains 90% of the baseline's parameters." in won.reason
     equal = decided([[0.40, 0.41, 0.42], [0.401, 0.408, 0.421], [0.5, 0.55, 0.56]])
     assert equal.choice is Choice.SMALLEST_WITHIN_NOISE

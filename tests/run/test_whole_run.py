@@ -1,0 +1,164 @@
+"""Whole runs on a random model and a file of one's own, through the command line as a person starts it."""
+
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+KEPT = ("spec.yaml", "plan.json", "profile.json", "trials.jsonl", "winner.json", "evaluation.json")
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "bandsearch", *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def bandsearch(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, env=environment(), check=False)
+
+
+@pytest.fixture(scope="module")
+def options(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> list[str | Path]:
+    """A run bounded by its number of candidates: 7, five of them baselines."""
+    data = tmp_path_factory.mktemp("data") / "mine.jsonl"
+    data.write_text(
+        "".join(
+            json.dumps({"question": f"Compute {a} + {b}", "answer": f"the answer is {a + b}"}) + "\n"
+            for a in range(12)
+            for b in range(12)
+        )
+    )
+    model = tiny_model("qwen2")
+    return ["run", "-m", model, "-d", data, "--space", "quick", "--trials", "7", "--steps", "24", "--batch-size", "8"]
+
+
+@pytest.fixture(scope="module")
+def finished(options: list[str | Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict]]:
+    """A run's directory, and what it wrote as JSON lines."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    done = bandsearch(*options, "--out", out, "--json")
+    assert done.returncode == 0, done.stderr
+    return out, [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_it_leaves_everything_and_its_claims_follow_from_the_files(finished: tuple[Path, list[dict]]) -> None:
+    out, _ = finished
+    assert runpy.run_path(str(ROOT / ".ci" / "check_run.py"))["check"](out) == []
+
+
+def test_display_ledger_and_result_agree(finished: tuple[Path, list[dict]]) -> None:
+    out, lines = finished
+    result = lines[-1]
+    assert result["event"] == "result"
+    assert all(line["event"] == "update" for line in lines[:-1])
+    ledger = [json.loads(line) for line in (out / "ledger.jsonl").read_text().splitlines()]
+    assert result["spent_seconds"] == pytest.approx(ledger[-1]["spent"], abs=0.01)
+    shown = [line["spent"] for line in lines[:-1] if "spent" in line]
+    assert shown == sorted(shown)
+    assert shown[-1] <= result["spent_seconds"]
+
+
+def test_the_adapter_loads_in_peft_and_scores_as_reported(
+    finished: tuple[Path, list[dict]], options: list[str | Path]
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from bandsearch.data.dataset import prepare
+    from bandsearch.values.spec import DataSpec
+
+    out, _ = finished
+    directory, data = options[2], options[4]
+    base = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, out / "adapter").eval()
+    # The longest the tiny model reads.
+    test = prepare(DataSpec(name=str(data), max_length=256), AutoTokenizer.from_pretrained(directory), seed=0).test
+    reported = json.loads((out / "evaluation.json").read_text())["arms"]
+    scores = next(arm["examples"] for arm in reported if arm["arm"] == "winner")
+    assert len(scores) == len(test)
+    for example, score in zip(test, scores, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([example.input_ids])).logits[0]
+        places = [place for place, learned in enumerate(example.supervised) if learned]
+        asked = torch.tensor([example.input_ids[place] for place in places])
+        loss = torch.nn.functional.cross_entropy(logits[[place - 1 for place in places]], asked)
+        assert float(loss) == pytest.approx(score["loss"], abs=1e-5)
+
+
+def test_going_on_with_a_complete_run_changes_nothing(
+    finished: tuple[Path, list[dict]], options: list[str | Path]
+) -> None:
+    out, _ = finished
+    before = {name: (out / name).read_bytes() for name in KEPT}
+    spent = (out / "ledger.jsonl").read_bytes()
+    assert bandsearch("resume", out).returncode == 0
+    assert bandsearch(*options, "--out", out).returncode == 0
+    assert {name: (out / name).read_bytes() for name in KEPT} == before
+    assert (out / "ledger.jsonl").read_bytes() == spent
+
+
+def test_another_spec_is_refused_by_name(finished: tuple[Path, list[dict]], options: list[str | Path]) -> None:
+    done = bandsearch(*options, "--out", finished[0], "--seed", "5")
+    assert done.returncode == 2
+    assert "seed 0 -> 5" in done.stderr
+
+
+def test_report_status_and_export_work_from_the_files(finished: tuple[Path, list[dict]], tmp_path: Path) -> None:
+    out, _ = finished
+    written = (out / "report.md").read_text()
+    (out / "report.md").unlink()
+    assert bandsearch("report", out).returncode == 0
+    assert (out / "report.md").read_text() == written
+    status = json.loads(bandsearch("status", out, "--json").stdout)
+    assert status["next_command"] is None
+    assert bandsearch("export", out, tmp_path / "copy").returncode == 0
+    assert {file.name for file in (tmp_path / "copy").iterdir()} == {file.name for file in (out / "adapter").iterdir()}
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
+def test_stopped_in_the_search_and_resumed_it_comes_out_the_same(
+    finished: tuple[Path, list[dict]], options: list[str | Path], blow: signal.Signals, tmp_path: Path
+) -> None:
+    out = tmp_path / "stopped"
+    worker = subprocess.Popen(
+        command(*options, "--out", out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment()
+    )
+    records = out / "trials.jsonl"
+    while worker.poll() is None and not (records.exists() and records.read_text().count("\n") >= 2):
+        time.sleep(0.02)
+    worker.send_signal(blow)
+    _, said = worker.communicate(timeout=120)
+    assert worker.returncode == (130 if blow is signal.SIGINT else -signal.SIGKILL)
+    if blow is signal.SIGINT:
+        assert f"bandsearch resume {out}" in said
+        assert "Traceback" not in said
+    assert not (out / "winner.json").exists()
+    assert bandsearch("resume", out).returncode == 0
+    whole = finished[0]
+    assert (out / "winner.json").read_bytes() == (whole / "winner.json").read_bytes()
+    tensors = "adapter/adapter_model.safetensors"
+    assert (out / tensors).read_bytes() == (whole / tensors).read_bytes()
+    found = [json.loads(line) for line in records.read_text().splitlines()]
+    trainings = [(trial["stage"], trial["number"], trial["seed"]) for trial in found]
+    assert len(set(trainings)) == len(trainings)
+
+
+def test_a_budget_too_small_names_one_that_works_and_leaves_nothing(options: list[str | Path], tmp_path: Path) -> None:
+    given = options[: options.index("--trials")]
+    done = bandsearch(*given, "--budget", "2s", "--out", tmp_path / "run")
+    assert done.returncode == 2
+    assert "The smallest that works is about" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
