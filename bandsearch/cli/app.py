@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -63,6 +64,8 @@ def main() -> None:
     """Run the command line. A BandsearchError becomes its sentence and its exit code; a bug keeps its traceback."""
     # Without a network the hub's client writes a line for each of its attempts, before our sentence says it.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    # Libraries warn each other of what will change; nobody at a terminal can act on it.
+    warnings.simplefilter("ignore", FutureWarning)
     try:
         app(prog_name="bandsearch")
     except BandsearchError as error:

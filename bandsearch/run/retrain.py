@@ -114,59 +114,68 @@ def _train(
 
     folder.mkdir(parents=True, exist_ok=True)
     record = folder / "training.json"
-    training = Training.model_validate_json(record.read_text()) if record.exists() else None
+    training = Training.model_validate_json(record.read_text(encoding="utf-8")) if record.exists() else None
     if training is not None and training.complete:
         return training
     points = list(training.points) if training else []
+    if training is None:
+        session = str(call("admit", candidate, fidelity))
+    else:
+        candidate = training.candidate
+        session = str(call("restore", folder / "last.safetensors"))
     retries = 0
-    session = str(call("restore", folder / "last.safetensors") if points else call("admit", candidate, fidelity))
-    for goal in range(1, VALIDATIONS + 1):
-        target = round(fidelity.steps * goal / VALIDATIONS)
-        if target <= (points[-1].steps if points else 0):
-            continue
-        if stop():
-            break
+    while not (training and training.complete) and not stop():
+        done = points[-1].steps if points else 0
+        target = next(goal for goal in _goals(fidelity.steps) if goal > done)
         try:
             point = call("advance", session, target, wall_left())
-        except (DivergedError, OutOfMemoryError):
+        except (DivergedError, OutOfMemoryError) as error:
             if training is not None:
+                # The best that was kept is an adapter; a run must end with one.
                 training = training.model_copy(update={"complete": True})
                 write_atomically(record, training.model_dump_json(indent=2))
                 break
-            retries += 1
-            if retries > RETRIES:
+            if isinstance(error, OutOfMemoryError):
+                raise
+            if retries == RETRIES:
                 raise AdapterError(
-                    f"The final training of {candidate} diverged {retries} times, the last at a rate of "
-                    f"{candidate.learning_rate:.2g}.",
+                    f"The final training of {candidate} diverged, as it did at {retries} higher rates.",
                     "Look at the data (`bandsearch data`), or give a narrower learning rate in the search space.",
                 ) from None
-            # A rate that was fine for a proxy can be too high for the whole length; a run must end with an adapter.
+            # A rate that was fine for a proxy can be too high for the whole length.
+            retries += 1
             candidate = candidate.model_copy(update={"learning_rate": candidate.learning_rate / 3})
             session = str(call("admit", candidate, fidelity))
-            point = call("advance", session, target, wall_left())
+            continue
         points.append(point)
         call("checkpoint", session, folder / "last.safetensors")
-        if point.loss <= min(p.loss for p in points):
-            _copy(folder / "last.safetensors", folder / "best.safetensors")
         best = min(points, key=lambda p: p.loss)
-        complete = point.steps >= fidelity.steps or point.steps < target
+        if best is point:
+            _copy(folder / "last.safetensors", folder / "best.safetensors")
         training = Training(
-            arm=arm, candidate=candidate, points=tuple(points), best_steps=best.steps, complete=complete
+            arm=arm,
+            candidate=candidate,
+            points=tuple(points),
+            best_steps=best.steps,
+            # Fewer steps than asked for: the deadline came first.
+            complete=point.steps >= fidelity.steps or point.steps < target,
         )
         write_atomically(record, training.model_dump_json(indent=2))
         listen(
             Update(
                 stage="retrain",
-                message=f"{arm}: step {point.steps}/{fidelity.steps}, validation loss {point.loss:.4f}",
+                message=f"{arm.replace('_', ' ')}: step {point.steps}/{fidelity.steps}, "
+                f"validation loss {point.loss:.4f}",
                 done=point.steps / fidelity.steps,
             )
         )
-        if complete:
-            break
     call("evict", session)
-    if training is None:
-        return Training(arm=arm, candidate=candidate, points=tuple(points), best_steps=0, complete=False)
-    return training
+    return training or Training(arm=arm, candidate=candidate, points=(), best_steps=0, complete=False)
+
+
+def _goals(steps: int) -> list[int]:
+    """Where a training of `steps` steps validates."""
+    return [round(steps * goal / VALIDATIONS) for goal in range(1, VALIDATIONS + 1)]
 
 
 def _copy(source: Path, destination: Path) -> None:

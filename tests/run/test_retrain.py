@@ -1,0 +1,126 @@
+"""The final training: the best point is kept, divergence is met with a lower rate, and it goes on where it stopped."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bandsearch.engine.session import DivergedError
+from bandsearch.run.retrain import Training, best_checkpoint, retrain
+from bandsearch.values.band import Band
+from bandsearch.values.candidate import Candidate
+from bandsearch.values.errors import AdapterError
+from bandsearch.values.fidelity import Fidelity
+from bandsearch.values.progress import silent
+from bandsearch.values.trial import Point
+
+FIDELITY = Fidelity(steps=80, batch_size=8, seed=0)
+
+
+class ScriptedPool:
+    """One engine whose validation loss is `loss(rate, steps)`; None diverges. Checkpoints hold their rate and steps."""
+
+    size = 1
+
+    def __init__(self, loss: Callable[[float, int], float | None], reach: int = 1000) -> None:
+        self.loss, self.reach = loss, reach
+        self.rates: list[float] = []
+        self.rate, self.steps = 0.0, 0
+
+    def submit(self, index: int, method: str, *args: Any) -> Any:
+        return lambda: getattr(self, method)(*args)
+
+    def get(self, reference: Any) -> Any:
+        return reference()
+
+    def admit(self, candidate: Candidate, fidelity: Fidelity) -> str:
+        self.rate, self.steps = candidate.learning_rate, 0
+        self.rates.append(self.rate)
+        return "0"
+
+    def advance(self, session: str, steps: int, deadline: float) -> Point:
+        self.steps = min(steps, self.reach)
+        loss = self.loss(self.rate, self.steps)
+        if loss is None:
+            raise DivergedError("It diverged.")
+        return Point(steps=self.steps, loss=loss, seconds=1.0)
+
+    def checkpoint(self, session: str, path: Path) -> None:
+        path.write_text(json.dumps([self.rate, self.steps]))
+
+    def restore(self, path: Path) -> str:
+        self.rate, self.steps = json.loads(path.read_text())
+        return "0"
+
+    def evict(self, session: str) -> None:
+        pass
+
+
+def candidate(rate: float) -> Candidate:
+    return Candidate(bands=(Band(start=1, stop=3),), rank=4, alpha=8, targets=("all",), learning_rate=rate)
+
+
+def train(
+    pool: ScriptedPool, folder: Path, rate: float = 0.09, stop: Callable[[], bool] = lambda: False
+) -> tuple[Training, list[Any]]:
+    done = retrain(pool, {"winner": candidate(rate)}, FIDELITY, folder, lambda: 100.0, silent, stop)  # type: ignore[arg-type]
+    best = best_checkpoint(folder, candidate(rate))
+    return done["winner"], json.loads(best.read_text()) if best.exists() else []
+
+
+def test_the_best_point_is_kept_not_the_last(tmp_path: Path) -> None:
+    training, best = train(ScriptedPool(lambda rate, steps: abs(steps - 50) / 100), tmp_path)
+    assert training.complete
+    assert [point.steps for point in training.points] == list(range(10, 81, 10))
+    assert (training.best_steps, training.best_loss) == (50, 0.0)
+    assert best == [0.09, 50]
+
+
+def test_a_rate_that_diverges_at_once_is_lowered_until_it_does_not(tmp_path: Path) -> None:
+    pool = ScriptedPool(lambda rate, steps: 1 / steps if rate < 0.02 else None)
+    training, _ = train(pool, tmp_path)
+    assert pool.rates == pytest.approx([0.09, 0.03, 0.01])
+    assert training.candidate.learning_rate == pytest.approx(0.01)
+    assert training.complete
+
+
+def test_data_on_which_every_rate_diverges_end_in_words(tmp_path: Path) -> None:
+    pool = ScriptedPool(lambda rate, steps: None)
+    with pytest.raises(AdapterError, match="at 3 higher rates"):
+        train(pool, tmp_path)
+    assert len(pool.rates) == 4
+
+
+def test_divergence_later_on_hands_over_the_best_so_far(tmp_path: Path) -> None:
+    training, best = train(ScriptedPool(lambda rate, steps: 1 / steps if steps < 35 else None), tmp_path)
+    assert training.complete
+    assert best == [0.09, 30]
+
+
+def test_a_deadline_ends_it_complete(tmp_path: Path) -> None:
+    training, best = train(ScriptedPool(lambda rate, steps: 1 / steps, reach=44), tmp_path)
+    assert training.complete
+    assert training.points[-1].steps == 44
+    assert best == [0.09, 44]
+
+
+def test_stopped_and_gone_on_it_is_the_same_training(tmp_path: Path) -> None:
+    def loss(rate: float, steps: int) -> float | None:
+        return abs(steps - 50) / 100 if rate < 0.02 else None
+
+    whole, best = train(ScriptedPool(loss), tmp_path / "whole")
+    asked = iter([False] * 6)
+    part, _ = train(ScriptedPool(loss), tmp_path / "part", stop=lambda: next(asked, True))
+    assert not part.complete
+    assert part.points == whole.points[: len(part.points)]
+    # Another process; the rate that was lowered stays so.
+    assert train(ScriptedPool(loss), tmp_path / "part") == (whole, best)
+    assert train(ScriptedPool(lambda rate, steps: None), tmp_path / "part") == (whole, best)
+
+
+def test_stopped_before_anything_was_trained_leaves_no_record(tmp_path: Path) -> None:
+    training, best = train(ScriptedPool(lambda rate, steps: 1.0), tmp_path, stop=lambda: True)
+    assert not training.complete
+    assert best == []
