@@ -1,0 +1,72 @@
+"""A benchmark: a study measured from beginning to end."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.ablations import measure_ablations
+from benchmarks.environment import environment
+from benchmarks.equal import equal_math, measure_rounds
+from benchmarks.outcome import Measured, Outcome
+from benchmarks.scale import GPU, Study
+from benchmarks.scaling import measure_scaling
+from benchmarks.screening import screen
+from benchmarks.table import page
+from benchmarks.workload import Workload, make_workload
+
+
+def run(study: Study, device: str, out: Path) -> str:
+    """Write JSON and table to `out` and return the one line. What is under way goes to stderr."""
+    began, where = time.perf_counter(), environment()
+    with tempfile.TemporaryDirectory(prefix="bandsearch-bench-") as scratch:
+        folder = Path(scratch)
+        main_workload = make_workload(study.main, folder / "main", device)
+        workloads = [measured(main_workload)]
+        for index, scale in enumerate(study.others):
+            workloads.append(measured(make_workload(scale, folder / f"other-{index}", device)))
+        ablations, scaling = None, ()
+        if study.ablated_candidates:
+            say("ablations")
+            ablations = measure_ablations(main_workload, study.ablated_candidates, study.batch_sizes)
+        if study.scaling_candidates:
+            say("scaling")
+            scaling = measure_scaling(main_workload, study, folder)
+    outcome = Outcome(
+        study=study.name,
+        seconds=time.perf_counter() - began,
+        environment=where,
+        workloads=tuple(workloads),
+        ablations=ablations,
+        scaling=scaling,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{study.name}.json").write_text(outcome.document())
+    (out / f"{study.name}.md").write_text(page(outcome, gpu_measured=(out / f"{GPU.name}.json").exists()))
+    return outcome.line()
+
+
+def measured(workload: Workload) -> Measured:
+    """A and, where the scale asks for it, B."""
+    scale = workload.scale
+    say(f"{scale.name}: A, {scale.rounds} round(s) of {scale.candidates} candidates")
+    rounds = measure_rounds(workload)
+    equal = equal_math(workload, rounds)
+    screening = None
+    if scale.search_trials:
+        say(f"{scale.name}: B, {scale.search_trials} candidates")
+        screening = screen(workload, rounds[-1].naive, list(rounds[-1].ours.trials))
+    return Measured(
+        scale=scale,
+        device=workload.device,
+        parameters=workload.summary.parameters,
+        layers=workload.layer_count,
+        equal=equal,
+        screening=screening,
+    )
+
+
+def say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

@@ -1,0 +1,140 @@
+"""Scale: every number that decides how large a benchmark is and how long it takes."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from bandsearch.values.value import Value
+
+
+class Shape(Value):
+    """The sizes of a llama-shaped decoder with random weights: they decide its speed and say nothing of quality."""
+
+    layers: int = Field(ge=1)
+    width: int = Field(ge=32)
+    inner: int = Field(ge=32)
+    heads: int = Field(ge=1)
+    key_heads: int = Field(ge=1)
+    vocabulary: int = Field(ge=300)
+
+
+class Lengths(Value):
+    """Words of an example: lognormal with `median` and `sigma`, cut to the range; sigma 0 gives one length to all."""
+
+    median: int = Field(ge=8)
+    sigma: float = Field(ge=0)
+    shortest: int = Field(ge=8)
+    longest: int = Field(ge=8)
+
+
+class Scale(Value):
+    """`shape` None is the embedded demo model. All trials train to the last of `rungs`; all evaluate at each of them.
+
+    `naive_trials` and `strong_trials` are how many candidates those arms train in a round; ours trains all of them.
+    """
+
+    name: str
+    shape: Shape | None
+    lengths: Lengths
+    rows: int = Field(ge=10)
+    batch_size: int = Field(ge=1)
+    rungs: tuple[int, ...] = Field(min_length=1)
+    validation_examples: int = Field(ge=1)
+    rates: float = Field(gt=0, description="factor on the candidates' learning rates, for what the model bears")
+    candidates: int = Field(ge=1, le=24)
+    rounds: int = Field(ge=1)
+    naive_trials: int = Field(ge=1)
+    strong_trials: int = Field(ge=1)
+    search_trials: int = Field(ge=0, description="candidates that B screens; 0 leaves B out")
+    probe_steps: int = Field(ge=1, description="the probe's deadline in training steps")
+    full_steps: int = Field(ge=1, description="the retraining of both winners")
+    choose_threads: bool = Field(default=False, description="measure whether the plain arms gain from all cores")
+    dtype: str = "float32"
+    seed: int = 0
+
+    @property
+    def steps(self) -> int:
+        return self.rungs[-1]
+
+
+class Study(Value):
+    """What a benchmark consists of. The figures in the one line of JSON are those of `main`."""
+
+    name: str
+    main: Scale
+    others: tuple[Scale, ...] = ()
+    ablated_candidates: int = Field(ge=0, description="candidates of every ablation; 0 leaves the ablations out")
+    scaling_candidates: int = Field(ge=0, description="trials of every point of the scaling curves; 0 leaves them out")
+    depths: tuple[int, ...] = ()
+    widths: tuple[int, ...] = ()
+    packings: tuple[int, ...] = ()
+    data_sizes: tuple[int, ...] = ()
+    batch_sizes: tuple[int, ...] = ()
+
+
+INSTRUCTIONS = Lengths(median=64, sigma=0.6, shortest=16, longest=256)
+UNIFORM = Lengths(median=77, sigma=0.0, shortest=77, longest=77)
+BENCH_SHAPE = Shape(layers=16, width=512, inner=1408, heads=8, key_heads=8, vocabulary=32_000)
+# Sizes of Qwen2.5-7B.
+SEVEN_B_SHAPE = Shape(layers=28, width=3584, inner=18_944, heads=28, key_heads=4, vocabulary=152_064)
+
+BENCH = Scale(
+    name="bench",
+    shape=BENCH_SHAPE,
+    lengths=INSTRUCTIONS,
+    rows=480,
+    batch_size=8,
+    rungs=(3, 9, 27),
+    validation_examples=32,
+    rates=1.0,
+    candidates=24,
+    rounds=3,
+    naive_trials=4,
+    strong_trials=8,
+    search_trials=72,
+    probe_steps=60,
+    full_steps=81,
+)
+DEMO = BENCH.model_copy(
+    update={"name": "demo", "shape": None, "rows": 960, "batch_size": 16, "rates": 1.0, "rungs": (10, 30, 90)}
+    | {"choose_threads": True}
+    | {"full_steps": 180, "lengths": Lengths(median=32, sigma=0.5, shortest=12, longest=96)}
+)
+CONTROL = BENCH.model_copy(
+    update={"name": "bench, uniform length", "lengths": UNIFORM, "rounds": 1, "candidates": 12, "search_trials": 0}
+)
+
+QUICK = Study(
+    name="quick",
+    main=BENCH.model_copy(
+        update={"rows": 240, "batch_size": 4, "rungs": (2, 6, 18), "validation_examples": 16, "rounds": 1}
+        | {"naive_trials": 3, "strong_trials": 4, "search_trials": 24, "probe_steps": 15, "full_steps": 36}
+    ),
+    ablated_candidates=0,
+    scaling_candidates=0,
+)
+FULL = Study(
+    name="cpu",
+    main=BENCH,
+    others=(CONTROL, DEMO),
+    ablated_candidates=8,
+    scaling_candidates=8,
+    depths=(4, 8, 16),
+    widths=(128, 256, 512),
+    packings=(1, 2, 4, 8),
+    data_sizes=(60, 120, 240),
+    batch_sizes=(1, 2, 4, 8, 16),
+)
+GPU = Study(
+    name="cuda",
+    main=BENCH.model_copy(
+        update={"name": "7B", "shape": SEVEN_B_SHAPE, "dtype": "bfloat16", "rows": 2000, "batch_size": 16}
+        | {"lengths": Lengths(median=180, sigma=0.7, shortest=24, longest=1024), "rates": 0.1, "rounds": 3}
+        | {"naive_trials": 2, "strong_trials": 4, "validation_examples": 64}
+    ),
+    ablated_candidates=8,
+    scaling_candidates=4,
+    packings=(1, 2, 4, 8),
+    data_sizes=(240, 480, 960),
+    batch_sizes=(2, 4, 8, 16),
+)
