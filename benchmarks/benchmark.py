@@ -23,17 +23,17 @@ def run(study: Study, device: str, out: Path) -> str:
     began, where = time.perf_counter(), environment()
     with tempfile.TemporaryDirectory(prefix="bandsearch-bench-") as scratch:
         folder = Path(scratch)
-        main_workload = make_workload(study.main, folder / "main", device)
-        workloads = [measured(main_workload)]
-        for index, scale in enumerate(study.others):
-            workloads.append(measured(make_workload(scale, folder / f"other-{index}", device)))
+        scales = (study.main, *study.others)
+        workloads = [
+            measured(make_workload(scale, folder / f"workload-{index}", device)) for index, scale in enumerate(scales)
+        ]
         ablations, scaling = None, ()
-        if study.ablated_candidates:
-            say("ablations")
-            ablations = measure_ablations(main_workload, study.ablated_candidates, study.batch_sizes)
-        if study.scaling_candidates:
-            say("scaling")
-            scaling = measure_scaling(main_workload, study, folder)
+        if study.ablated is not None:
+            ablated = make_workload(study.ablated, folder / "ablated", device)
+            say(f"{study.ablated.name}: ablations")
+            ablations = measure_ablations(ablated, study.count, study.batch_sizes)
+            say(f"{study.ablated.name}: scaling")
+            scaling = measure_scaling(ablated, study, folder)
     outcome = Outcome(
         study=study.name,
         seconds=time.perf_counter() - began,

@@ -22,7 +22,10 @@ class Round(NamedTuple):
 
 
 class EqualMath(Value):
-    """Seconds are for the whole list of candidates, medians over rounds. Memory is the sum over the arm's processes."""
+    """`naive_repeat_deviation` is that of two naive runs from each other, None on a CPU, where they are equal.
+
+    Seconds are for the whole list of candidates, medians over rounds. Memory is the sum over the arm's processes.
+    """
 
     a_naive: float
     a_strong: float
@@ -30,6 +33,7 @@ class EqualMath(Value):
     max_loss_deviation: float
     naive_loss_deviation: float
     strong_loss_deviation: float
+    naive_repeat_deviation: float | None
     trials: int
     rounds: int
     naive_measured: int
@@ -108,6 +112,7 @@ def equal_math(workload: Workload, rounds: Sequence[Round]) -> EqualMath:
         max_loss_deviation=max(naive_deviation, strong_deviation),
         naive_loss_deviation=naive_deviation,
         strong_loss_deviation=strong_deviation,
+        naive_repeat_deviation=_repeated(workload, rounds[0].naive.trials[0]),
         trials=count,
         rounds=len(rounds),
         naive_measured=sum(len(each.naive.trials) for each in rounds),
@@ -130,6 +135,12 @@ def equal_math(workload: Workload, rounds: Sequence[Round]) -> EqualMath:
         largest_last_loss=max(trial.validation_losses[-1] for trial in all_ours),
         smallest_change=min(trial.change for trial in all_ours),
     )
+
+
+def _repeated(workload: Workload, trial: Trained) -> float | None:
+    if workload.device == "cpu":
+        return None
+    return deviation(run_naive(workload, [trial.candidate]).trials, [trial])
 
 
 def check(rounds: Sequence[Round]) -> None:

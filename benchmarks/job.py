@@ -9,13 +9,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.value import Value
 
+# The exit status of a process whose passes do not fit into the accelerator's memory.
+OUT_OF_MEMORY = 77
+
 
 class Job(Value):
-    """`examples` is a file of encoded splits, `order` the training rows of every optimiser step."""
+    """`examples` is a file of encoded splits, `order` the training rows of every optimiser step.
+
+    `pass_rows` rows go through the model at once; a step accumulates the gradients of as many passes as it takes.
+    """
 
     model: str
     dtype: str
@@ -26,6 +34,7 @@ class Job(Value):
     rungs: tuple[int, ...]
     examples: str
     order: tuple[tuple[int, ...], ...]
+    pass_rows: int
 
 
 class Trained(Value):
@@ -63,8 +72,6 @@ def read_examples(path: str) -> Examples:
 def peak_memory(device: str) -> int:
     """Of this process: bytes on the accelerator, or resident bytes on the CPU."""
     if device.startswith("cuda"):
-        import torch
-
         return int(torch.cuda.max_memory_allocated())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
@@ -72,4 +79,8 @@ def peak_memory(device: str) -> int:
 def answer(work: Callable[[Job], Answer]) -> None:
     """The main function of a process: read the job named first, write the answer to the file named second."""
     job = Job.model_validate_json(Path(sys.argv[1]).read_text())
-    Path(sys.argv[2]).write_text(work(job).model_dump_json())
+    try:
+        reply = work(job)
+    except torch.OutOfMemoryError:
+        sys.exit(OUT_OF_MEMORY)
+    Path(sys.argv[2]).write_text(reply.model_dump_json())

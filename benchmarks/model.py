@@ -48,3 +48,6 @@ def build_model(shape: Shape, directory: Path, *, dtype: str, device: str, seed:
         finally:
             torch.set_default_dtype(before)
     model.save_pretrained(directory)
+    del model
+    if device != "cpu":
+        torch.cuda.empty_cache()

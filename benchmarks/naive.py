@@ -27,11 +27,11 @@ from benchmarks.job import Answer, Example, Job, Trained, answer, peak_memory, r
 
 
 class _Recorder(Trainer):
-    """Keeps every step's loss as it was; the log rounds it."""
+    """Keeps every pass's share of the loss as it was; the log rounds it."""
 
     def training_step(self, *args: Any, **keywords: Any) -> torch.Tensor:
         loss = super().training_step(*args, **keywords)
-        self.step_losses.append(loss.detach())
+        self.pass_losses.append(loss.detach())
         return loss
 
 
@@ -72,8 +72,9 @@ def train(job: Job) -> Answer:
             args=TrainingArguments(
                 output_dir=folder,
                 max_steps=fidelity.steps,
-                per_device_train_batch_size=fidelity.batch_size,
-                per_device_eval_batch_size=max(8, fidelity.batch_size),
+                per_device_train_batch_size=job.pass_rows,
+                gradient_accumulation_steps=fidelity.batch_size // job.pass_rows,
+                per_device_eval_batch_size=max(8, job.pass_rows),
                 max_grad_norm=1.0,
                 train_sampling_strategy="sequential",
                 gradient_checkpointing=False,
@@ -94,13 +95,13 @@ def train(job: Job) -> Answer:
             ),
             callbacks=[callback],
         )
-        trainer.step_losses = []
+        trainer.pass_losses = []
         trainer.train()
     change = max(float(tensor.abs().max()) for name, tensor in tensors_of(peft).items() if "lora_B" in name)
     trained = Trained(
         candidate=candidate,
         seconds=time.perf_counter() - started,
-        train_losses=tuple(torch.stack(trainer.step_losses).tolist()),
+        train_losses=tuple(torch.stack(trainer.pass_losses).view(fidelity.steps, -1).sum(1).tolist()),
         validation_losses=tuple(callback.losses),
         change=change,
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.value import Value
 from benchmarks.costs import total_flops
-from benchmarks.job import Answer, Job, Trained
+from benchmarks.job import OUT_OF_MEMORY, Answer, Job, Trained
 from benchmarks.workload import Workload
 
 MESSAGE = 2000
@@ -64,9 +64,17 @@ def run_strong(workload: Workload, candidates: Sequence[Candidate], threads: int
 
 
 def _timed(module: str, job: Job) -> Timing:
-    started = time.perf_counter()
-    answer = _run(module, job)
-    wall = time.perf_counter() - started
+    """With the most rows per pass that fit into memory; tries that did not fit are not charged."""
+    rows = _fitting.get((module, job.model), job.pass_rows)
+    while True:
+        started = time.perf_counter()
+        answer = _run(module, job.model_copy(update={"pass_rows": min(rows, job.pass_rows)}))
+        wall = time.perf_counter() - started
+        if answer is not None:
+            break
+        rows = _fitting[module, job.model] = min(rows, job.pass_rows) // 2
+        if not rows:
+            raise MemoryError(f"{module}: not even one example at a time fits into the device's memory.")
     return Timing(
         start_seconds=wall - sum(trial.seconds for trial in answer.trials),
         trials=answer.trials,
@@ -74,7 +82,11 @@ def _timed(module: str, job: Job) -> Timing:
     )
 
 
-def _run(module: str, job: Job) -> Answer:
+_fitting: dict[tuple[str, str], int] = {}
+
+
+def _run(module: str, job: Job) -> Answer | None:
+    """None where the passes do not fit into memory."""
     root = Path(__file__).parents[1]
     environment = os.environ | {
         "OMP_NUM_THREADS": str(job.threads),
@@ -92,6 +104,8 @@ def _run(module: str, job: Job) -> Answer:
             text=True,
             check=False,
         )
+        if done.returncode == OUT_OF_MEMORY:
+            return None
         if done.returncode:
             raise RuntimeError(f"{module} failed:\n{done.stderr[-MESSAGE:]}")
         return Answer.model_validate_json(reply.read_text())

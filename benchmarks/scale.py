@@ -58,13 +58,16 @@ class Scale(Value):
 
 
 class Study(Value):
-    """What a benchmark consists of. The figures in the one line of JSON are those of `main`."""
+    """What a benchmark consists of. The figures in the one line of JSON are those of `main`.
+
+    Ablations and scaling curves are many, so they have a smaller scale of their own; None leaves them out.
+    """
 
     name: str
     main: Scale
     others: tuple[Scale, ...] = ()
-    ablated_candidates: int = Field(ge=0, description="candidates of every ablation; 0 leaves the ablations out")
-    scaling_candidates: int = Field(ge=0, description="trials of every point of the scaling curves; 0 leaves them out")
+    ablated: Scale | None = None
+    count: int = Field(default=8, ge=1, description="candidates of every ablation and of every point of a curve")
     depths: tuple[int, ...] = ()
     widths: tuple[int, ...] = ()
     packings: tuple[int, ...] = ()
@@ -90,51 +93,47 @@ BENCH = Scale(
     candidates=24,
     rounds=3,
     naive_trials=4,
-    strong_trials=8,
+    strong_trials=4,
     search_trials=72,
     probe_steps=60,
     full_steps=81,
 )
+SMALL = BENCH.model_copy(
+    update={"name": "bench, small", "lengths": Lengths(median=48, sigma=0.6, shortest=16, longest=192), "rows": 240}
+    | {"batch_size": 4, "rungs": (2, 6, 18), "validation_examples": 16, "rounds": 1, "naive_trials": 3}
+    | {"search_trials": 24, "probe_steps": 15, "full_steps": 36}
+)
 DEMO = BENCH.model_copy(
-    update={"name": "demo", "shape": None, "rows": 960, "batch_size": 16, "rates": 1.0, "rungs": (10, 30, 90)}
-    | {"choose_threads": True}
-    | {"full_steps": 180, "lengths": Lengths(median=32, sigma=0.5, shortest=12, longest=96)}
+    update={"name": "demo", "shape": None, "lengths": Lengths(median=32, sigma=0.5, shortest=12, longest=96)}
+    | {"rungs": (5, 15, 45), "full_steps": 90, "choose_threads": True}
 )
 CONTROL = BENCH.model_copy(
     update={"name": "bench, uniform length", "lengths": UNIFORM, "rounds": 1, "candidates": 12, "search_trials": 0}
 )
-
-QUICK = Study(
-    name="quick",
-    main=BENCH.model_copy(
-        update={"rows": 240, "batch_size": 4, "rungs": (2, 6, 18), "validation_examples": 16, "rounds": 1}
-        | {"naive_trials": 3, "strong_trials": 4, "search_trials": 24, "probe_steps": 15, "full_steps": 36}
-    ),
-    ablated_candidates=0,
-    scaling_candidates=0,
+SEVEN_B = BENCH.model_copy(
+    update={"name": "7B", "shape": SEVEN_B_SHAPE, "dtype": "bfloat16", "rows": 1000, "batch_size": 16, "rates": 0.1}
+    | {"lengths": Lengths(median=180, sigma=0.7, shortest=24, longest=1000), "validation_examples": 64}
+    | {"naive_trials": 2}
 )
+
+QUICK = Study(name="quick", main=SMALL)
 FULL = Study(
     name="cpu",
     main=BENCH,
     others=(CONTROL, DEMO),
-    ablated_candidates=8,
-    scaling_candidates=8,
+    ablated=SMALL,
     depths=(4, 8, 16),
     widths=(128, 256, 512),
     packings=(1, 2, 4, 8),
-    data_sizes=(60, 120, 240),
+    data_sizes=(48, 96, 192),
     batch_sizes=(1, 2, 4, 8, 16),
 )
 GPU = Study(
     name="cuda",
-    main=BENCH.model_copy(
-        update={"name": "7B", "shape": SEVEN_B_SHAPE, "dtype": "bfloat16", "rows": 2000, "batch_size": 16}
-        | {"lengths": Lengths(median=180, sigma=0.7, shortest=24, longest=1024), "rates": 0.1, "rounds": 3}
-        | {"naive_trials": 2, "strong_trials": 4, "validation_examples": 64}
-    ),
-    ablated_candidates=8,
-    scaling_candidates=4,
+    main=SEVEN_B,
+    ablated=SEVEN_B.model_copy(update={"name": "7B, small", "batch_size": 8, "rungs": (2, 6, 18)}),
+    count=4,
     packings=(1, 2, 4, 8),
-    data_sizes=(240, 480, 960),
+    data_sizes=(200, 400, 800),
     batch_sizes=(2, 4, 8, 16),
 )

@@ -12,12 +12,12 @@ from bandsearch.values.value import Value
 from benchmarks.candidates import alike
 from benchmarks.fits import PowerLaw, power_law
 from benchmarks.ours import run_ours
-from benchmarks.scale import Scale, Study
+from benchmarks.scale import Study
 from benchmarks.workload import Workload, make_workload
 
 
 class Curve(Value):
-    """Trials per hour on warm engines at each value of `axis`; all else is as in the main workload."""
+    """Trials per hour on warm engines at each value of `axis`; all else is as in the ablated workload."""
 
     axis: str
     values: tuple[float, ...]
@@ -27,7 +27,7 @@ class Curve(Value):
 
 def measure_scaling(workload: Workload, study: Study, folder: Path) -> tuple[Curve, ...]:
     """Trials on the upper half of the layers. Depth and width need a model of given sizes."""
-    count, scale = study.scaling_candidates, workload.scale
+    count, scale = study.count, workload.scale
 
     def curve(axis: str, values: Sequence[int], measure: Callable[[int], float]) -> Curve | None:
         if len(values) < 2:
@@ -58,10 +58,8 @@ def measure_scaling(workload: Workload, study: Study, folder: Path) -> tuple[Cur
 
 def _epoch_of(workload: Workload, examples: int) -> Workload:
     """One pass over so many examples."""
-    scale: Scale = workload.scale
-    dataset = replace(workload.dataset, train=workload.dataset.train[:examples])
-    steps = max(1, examples // scale.batch_size)
-    return replace(workload, scale=scale.model_copy(update={"rungs": (steps,)}), dataset=dataset)
+    steps = max(1, examples // workload.scale.batch_size)
+    return replace(workload, scale=workload.scale.model_copy(update={"rungs": (steps,)}))
 
 
 def _rate(workload: Workload, count: int, levers: Levers | None = None) -> float:

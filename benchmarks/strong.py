@@ -48,12 +48,10 @@ def _trial(model: Any, candidate: Candidate, job: Job, examples: Examples) -> Tr
     losses, readings = [], []
     for step, rows in enumerate(job.order):
         optimizer.param_groups[0]["lr"] = candidate.learning_rate * fidelity.learning_rate_factor(step)
-        loss = _loss(peft, [examples.train[index] for index in rows], examples.pad, job.device)
-        loss.backward()
+        losses.append(_backward(peft, [examples.train[index] for index in rows], examples.pad, job))
         nn.utils.clip_grad_norm_(factors, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        losses.append(loss.detach())
         if step + 1 in job.rungs:
             readings.append(_validated(peft, validation, examples.pad, job.device))
     change = max(float(tensor.abs().max()) for name, tensor in tensors_of(peft).items() if "lora_B" in name)
@@ -65,6 +63,19 @@ def _trial(model: Any, candidate: Candidate, job: Job, examples: Examples) -> Tr
         validation_losses=tuple(readings),
         change=change,
     )
+
+
+def _backward(model: Any, examples: Sequence[Example], pad: int, job: Job) -> Tensor:
+    """The mean loss per supervised token of a step; its gradients are accumulated."""
+    tokens = sum(sum(example.supervised) for example in examples)
+    total = torch.zeros((), device=job.device)
+    for begin in range(0, len(examples), job.pass_rows):
+        part = examples[begin : begin + job.pass_rows]
+        share = sum(sum(example.supervised) for example in part) / tokens
+        loss = _loss(model, part, pad, job.device) * share
+        loss.backward()
+        total += loss.detach()
+    return total
 
 
 def _validated(model: Any, examples: Sequence[Example], pad: int, device: str) -> float:

@@ -66,6 +66,10 @@ def _equal(workloads: Sequence[Measured]) -> str:
             lambda e: f"{e.naive_loss_deviation:.1e}, {e.strong_loss_deviation:.1e}",
         ),
         (
+            "the same, of two naive runs",
+            lambda e: "0" if e.naive_repeat_deviation is None else f"{e.naive_repeat_deviation:.1e}",
+        ),
+        (
             "validation loss: bare base, worst trained",
             lambda e: f"{e.base_loss:.3f}, {e.largest_last_loss:.3f}",
         ),

@@ -118,6 +118,7 @@ class Workload:
             fidelity=self.proxy,
             rungs=self.scale.rungs,
             examples=str(self._examples),
+            pass_rows=self.scale.batch_size,
             order=self._shuffled(self.proxy) if shuffled else self.order(self.proxy),
         )
 

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from bandsearch.engine.engine import Engine
+from benchmarks import processes
 from benchmarks.ablations import pays_after
 from benchmarks.benchmark import run
 from benchmarks.candidates import FROZEN, alike, frozen_candidates
 from benchmarks.costs import PEAKS, Volume, peak_flops
 from benchmarks.equal import deviation
 from benchmarks.fits import power_law
-from benchmarks.job import Trained
+from benchmarks.job import Answer, Job, Trained
 from benchmarks.processes import Timing, run_naive, run_strong
 from benchmarks.scale import FULL, GPU, QUICK, SEVEN_B_SHAPE, Scale, Study
 from benchmarks.workload import Workload
@@ -80,9 +81,9 @@ def test_lengths_vary_and_a_quarter_is_learned(workload: Workload) -> None:
 
 @pytest.mark.parametrize("study", [QUICK, FULL, GPU], ids=lambda study: study.name)
 def test_every_scale_has_rows_for_its_steps(study: Study) -> None:
-    for scale in (study.main, *study.others):
+    for scale in filter(None, (study.main, *study.others, study.ablated)):
         assert scale.rungs == tuple(sorted(set(scale.rungs)))
-        assert scale.candidates >= scale.naive_trials
+        assert scale.candidates >= max(scale.naive_trials, scale.strong_trials)
         assert 0.1 * scale.rows >= scale.validation_examples
     assert study.main.candidates >= 24
 
@@ -102,6 +103,21 @@ def test_arms_train_the_same_steps(workload: Workload) -> None:
     assert naive.start_seconds > 0
 
 
+def test_passes_of_fewer_rows_add_up_to_the_same_steps(workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+    candidates = workload.candidates[:1]
+    whole, seen, run = run_strong(workload, candidates, 1), [], processes._run
+
+    def small_memory(module: str, job: Job) -> Answer | None:
+        seen.append((module.rpartition(".")[2], job.pass_rows))
+        return run(module, job) if job.pass_rows < 4 else None
+
+    monkeypatch.setattr(processes, "_run", small_memory)
+    monkeypatch.setattr(processes, "_fitting", {})
+    for arm in (run_naive, run_strong):
+        assert deviation(arm(workload, candidates, 1).trials, whole.trials) < 1e-5
+    assert seen == [("naive", 4), ("naive", 2), ("strong", 4), ("strong", 2)]
+
+
 def test_what_was_not_measured_follows_from_its_operations(workload: Workload) -> None:
     candidates = workload.candidates
     volume = workload.volume(workload.proxy)
@@ -116,8 +132,9 @@ def _trained(candidate: object, seconds: float = 1.0, change: float = 0.1) -> Tr
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_study_writes_its_figures_and_ends_with_one_line(scale: Scale, tmp_path: Path) -> None:
-    study = Study(name="tiny", main=scale, ablated_candidates=0, scaling_candidates=0)
+    study = Study(name="tiny", main=scale)
     line = json.loads(run(study, "cpu", tmp_path))
     document = json.loads((tmp_path / "tiny.json").read_text())
     keys = {"a_naive", "a_strong", "b_naive", "max_loss_deviation", "trials"}
