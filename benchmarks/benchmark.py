@@ -11,6 +11,7 @@ from benchmarks.ablations import measure_ablations
 from benchmarks.environment import environment
 from benchmarks.equal import equal_math, measure_rounds
 from benchmarks.outcome import Measured, Outcome
+from benchmarks.processes import pooled
 from benchmarks.scale import GPU, Study
 from benchmarks.scaling import measure_scaling
 from benchmarks.screening import screen
@@ -57,7 +58,7 @@ def measured(workload: Workload) -> Measured:
     screening = None
     if scale.search_trials:
         say(f"{scale.name}: B, {scale.search_trials} candidates")
-        screening = screen(workload, rounds[-1].naive, list(rounds[-1].ours.trials))
+        screening = screen(workload, pooled([each.naive for each in rounds]), list(rounds[-1].ours.trials))
     return Measured(
         scale=scale,
         device=workload.device,

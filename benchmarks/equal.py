@@ -11,7 +11,7 @@ from bandsearch.values.value import Value
 from benchmarks.costs import peak_flops
 from benchmarks.job import Trained
 from benchmarks.ours import OurTiming, run_ours
-from benchmarks.processes import Timing, best_threads, run_naive, run_strong
+from benchmarks.processes import Timing, best_threads, pooled, run_naive, run_strong
 from benchmarks.workload import Workload
 
 
@@ -67,27 +67,20 @@ def measure_rounds(workload: Workload) -> list[Round]:
         naive = _turn(workload, number, scale.naive_trials)
         strong = _turn(workload, number, scale.strong_trials)
         half, middle = (len(naive) + 1) // 2, (len(strong) + 1) // 2
-        first = run_naive(workload, naive[:half], threads), run_strong(workload, strong[:middle], threads)
+        naive_timings = [run_naive(workload, naive[:half], threads)]
+        strong_timings = [run_strong(workload, strong[:middle], threads)]
         ours = run_ours(workload, workload.candidates)
-        last_strong = run_strong(workload, strong[middle:], threads) if strong[middle:] else None
-        last_naive = run_naive(workload, naive[half:], threads) if naive[half:] else None
-        rounds.append(Round(_joined(first[0], last_naive), _joined(first[1], last_strong), ours))
+        if strong[middle:]:
+            strong_timings.append(run_strong(workload, strong[middle:], threads))
+        if naive[half:]:
+            naive_timings.append(run_naive(workload, naive[half:], threads))
+        rounds.append(Round(pooled(naive_timings), pooled(strong_timings), ours))
     return rounds
 
 
 def _turn(workload: Workload, number: int, count: int) -> list[Candidate]:
     candidates = workload.candidates
     return [candidates[(number * count + index) % len(candidates)] for index in range(min(count, len(candidates)))]
-
-
-def _joined(first: Timing, second: Timing | None) -> Timing:
-    if second is None:
-        return first
-    return Timing(
-        start_seconds=(first.start_seconds + second.start_seconds) / 2,
-        trials=first.trials + second.trials,
-        peak_memory_bytes=max(first.peak_memory_bytes, second.peak_memory_bytes),
-    )
 
 
 def equal_math(workload: Workload, rounds: Sequence[Round]) -> EqualMath:

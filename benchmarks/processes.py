@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import mean
 
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.value import Value
@@ -51,11 +52,21 @@ def run_naive(
     jobs = [workload.job((candidate,), threads, shuffled=shuffled) for candidate in candidates]
     with ThreadPoolExecutor(side_by_side) as lanes:
         timings = list(lanes.map(lambda job: _timed("benchmarks.naive", job), jobs))
-    trials = tuple(
-        trial.model_copy(update={"seconds": trial.seconds / side_by_side}) for each in timings for trial in each.trials
+    together = pooled(timings)
+    return Timing(
+        start_seconds=together.start_seconds / side_by_side,
+        trials=tuple(trial.model_copy(update={"seconds": trial.seconds / side_by_side}) for trial in together.trials),
+        peak_memory_bytes=together.peak_memory_bytes * side_by_side,
     )
-    start = sum(each.start_seconds for each in timings) / len(timings) / side_by_side
-    return Timing(start_seconds=start, trials=trials, peak_memory_bytes=max(each.peak_memory_bytes for each in timings))
+
+
+def pooled(timings: Sequence[Timing]) -> Timing:
+    """All their trials, the mean start, the largest memory."""
+    return Timing(
+        start_seconds=mean(timing.start_seconds for timing in timings),
+        trials=tuple(trial for timing in timings for trial in timing.trials),
+        peak_memory_bytes=max(timing.peak_memory_bytes for timing in timings),
+    )
 
 
 def run_strong(workload: Workload, candidates: Sequence[Candidate], threads: int | None = None) -> Timing:

@@ -89,7 +89,7 @@ BENCH = Scale(
     batch_size=8,
     rungs=(3, 9, 27),
     validation_examples=32,
-    rates=1.0,
+    rates=3.0,
     candidates=24,
     rounds=3,
     naive_trials=4,
@@ -105,7 +105,7 @@ SMALL = BENCH.model_copy(
 )
 DEMO = BENCH.model_copy(
     update={"name": "demo", "shape": None, "lengths": Lengths(median=32, sigma=0.5, shortest=12, longest=96)}
-    | {"rungs": (5, 15, 45), "full_steps": 90, "choose_threads": True}
+    | {"rungs": (5, 15, 45), "full_steps": 90, "choose_threads": True, "rates": 1.0}
 )
 CONTROL = BENCH.model_copy(
     update={"name": "bench, uniform length", "lengths": UNIFORM, "rounds": 1, "candidates": 12, "search_trials": 0}
