@@ -23,6 +23,8 @@ OFF: dict[str, Levers] = {
     "all": Levers(prefix_cache=False, packing=1, supervised_head=False, length_grouping=False),
 }
 PAYING_TRIALS = 12
+# Trials of a plain arm where it is compared; the others follow from their operations.
+MEASURED = 2
 
 
 class Lever(Value):
@@ -61,7 +63,7 @@ def measure_ablations(workload: Workload, count: int, batch_sizes: Sequence[int]
         by_start=_by_start(workload, count),
         by_tokens_per_step=_by_tokens(workload, candidates, batch_sizes),
         cache_pays_after=_cache_pays_after(workload),
-        naive_variants=_naive_variants(workload, candidates[:2]),
+        naive_variants=_naive_variants(workload, candidates[:MEASURED]),
     )
 
 
@@ -86,7 +88,7 @@ def _by_start(workload: Workload, count: int) -> tuple[Ratio, ...]:
     ratios = []
     for start in sorted({depth * quarter // 4 for quarter in range(4)}):
         candidates = alike(start, depth, count, rates)
-        ratios.append(Ratio(at=start, ratio=_ratio(workload, candidates, measured=1)))
+        ratios.append(Ratio(at=start, ratio=_ratio(workload, candidates)))
     return tuple(ratios)
 
 
@@ -95,12 +97,12 @@ def _by_tokens(workload: Workload, candidates: Sequence[Candidate], batch_sizes:
     for size in batch_sizes:
         changed = replace(workload, scale=workload.scale.model_copy(update={"batch_size": size}))
         tokens = changed.volume(changed.proxy).trained_tokens / changed.scale.steps
-        ratios.append(Ratio(at=tokens, ratio=_ratio(changed, candidates, measured=2)))
+        ratios.append(Ratio(at=tokens, ratio=_ratio(changed, candidates)))
     return tuple(ratios)
 
 
-def _ratio(workload: Workload, candidates: Sequence[Candidate], measured: int) -> float:
-    strong = run_strong(workload, candidates[:measured])
+def _ratio(workload: Workload, candidates: Sequence[Candidate]) -> float:
+    strong = run_strong(workload, candidates[:MEASURED])
     return strong.seconds(workload, candidates, starts=0) / run_ours(workload, candidates).warm_seconds
 
 

@@ -88,9 +88,14 @@ def test_every_scale_has_rows_for_its_steps(study: Study) -> None:
     assert study.main.candidates >= 24
 
 
-def test_arms_train_the_same_steps(workload: Workload) -> None:
+@pytest.fixture(scope="module")
+def strong(workload: Workload) -> Timing:
+    return run_strong(workload, workload.candidates[:1], 1)
+
+
+def test_arms_train_the_same_steps(workload: Workload, strong: Timing) -> None:
     candidates = workload.candidates[:1]
-    naive, strong = run_naive(workload, candidates, 1), run_strong(workload, candidates, 1)
+    naive = run_naive(workload, candidates, 1)
     engine = Engine.load(workload.setups(workload.folder / "cache")[0])
     session = engine.admit(candidates[0], workload.proxy)
     readings = [engine.advance(session, steps).loss for steps in workload.scale.rungs]
@@ -103,18 +108,19 @@ def test_arms_train_the_same_steps(workload: Workload) -> None:
     assert naive.start_seconds > 0
 
 
-def test_passes_of_fewer_rows_add_up_to_the_same_steps(workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
-    candidates = workload.candidates[:1]
-    whole, seen, run = run_strong(workload, candidates, 1), [], processes._run
+def test_passes_of_fewer_rows_add_up_to_the_same_steps(
+    workload: Workload, strong: Timing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, once = [], processes._run
 
     def small_memory(module: str, job: Job) -> Answer | None:
         seen.append((module.rpartition(".")[2], job.pass_rows))
-        return run(module, job) if job.pass_rows < 4 else None
+        return once(module, job) if job.pass_rows < 4 else None
 
     monkeypatch.setattr(processes, "_run", small_memory)
     monkeypatch.setattr(processes, "_fitting", {})
     for arm in (run_naive, run_strong):
-        assert deviation(arm(workload, candidates, 1).trials, whole.trials) < 1e-5
+        assert deviation(arm(workload, workload.candidates[:1], 1).trials, strong.trials) < 1e-5
     assert seen == [("naive", 4), ("naive", 2), ("strong", 4), ("strong", 2)]
 
 
