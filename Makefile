@@ -6,7 +6,7 @@ BUDGET ?= 10min
 TASK ?=
 RUN ?= results/demo
 
-.PHONY: demo test lint wheel-test test-vllm docs clean
+.PHONY: demo test lint bench bench-quick wheel-test test-vllm docs clean
 
 demo: .venv-run/ready
 	.venv-run/bin/bandsearch run --model demo $(if $(TASK),--dataset demo:$(TASK)) --budget $(BUDGET) --out $(RUN)
@@ -24,6 +24,15 @@ lint: .venv/ready
 # results/reference/vllm.*. `make test-vllm ADAPTER=results/demo/adapter` adds a run's own winner.
 test-vllm: .venv-vllm/ready
 	OMP_NUM_THREADS=1 .venv-vllm/bin/python tests/serving/run_vllm.py $(if $(ADAPTER),--adapter $(ADAPTER) --model $(or $(MODEL),demo))
+
+# Trials per hour against today's practice, with ablations and scaling: one to three hours on 2 cores. `make bench
+# DEVICE=cuda` takes random weights of the sizes of Qwen2.5-7B. Writes results/benchmarks/.
+bench: .venv/ready
+	.venv/bin/python -m benchmarks --device $(or $(DEVICE),cpu)
+
+# A small, honest version; its last line is one JSON object.
+bench-quick: .venv/ready
+	.venv/bin/python -m benchmarks --quick
 
 docs: .venv/ready
 	.venv/bin/python docs/cli.py

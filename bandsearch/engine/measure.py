@@ -26,7 +26,7 @@ GENERATED = 16
 def measure_costs(engine: Engine, batch_size: int, validation_examples: int) -> Costs:
     """Time real full-depth steps of one candidate and of packs, a validation and a few generations. Leaves no trace."""
     alone = _seconds_per_step(engine, 1, batch_size)
-    packing, packed = _best_packing(engine, batch_size, alone)
+    packing, packed = best_packing(engine, batch_size, alone)
     session = engine.admit(_full_depth(engine), Fidelity(steps=1, batch_size=batch_size, seed=0))
     count = min(validation_examples, len(engine.dataset.validation), 64)
     per_example = _timed(lambda: engine.losses("validation", session, count)) / count
@@ -45,11 +45,12 @@ def measure_costs(engine: Engine, batch_size: int, validation_examples: int) -> 
     )
 
 
-def _best_packing(engine: Engine, batch_size: int, alone: float) -> tuple[int, float]:
-    """Candidates per pass, and seconds per step of all of them together."""
+def best_packing(engine: Engine, batch_size: int, alone: float | None = None) -> tuple[int, float]:
+    """Candidates per pass, and seconds per step of all of them together. `alone`: what a step of one takes."""
     if engine.levers.packing is not None:
-        packing = engine.levers.packing
-        return packing, alone if packing == 1 else _seconds_per_step(engine, packing, batch_size)
+        return engine.levers.packing, _seconds_per_step(engine, engine.levers.packing, batch_size)
+    if alone is None:
+        alone = _seconds_per_step(engine, 1, batch_size)
     packing, packed = 1, alone
     while 2 * packing <= MOST_PACKED:
         try:

@@ -1,0 +1,139 @@
+"""Ablations: what every lever is worth, where the gain comes from, and what the naive arm could do better."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
+
+from bandsearch.engine.levers import Levers
+from bandsearch.values.candidate import Candidate
+from bandsearch.values.value import Value
+from benchmarks.candidates import alike
+from benchmarks.ours import run_ours, started, train_all
+from benchmarks.processes import run_naive, run_strong
+from benchmarks.workload import Workload
+
+OFF: dict[str, Levers] = {
+    "prefix cache": Levers(prefix_cache=False),
+    "packing": Levers(packing=1),
+    "supervised head": Levers(supervised_head=False),
+    "fast products": Levers(fast_linear=False),
+    "length grouping": Levers(length_grouping=False),
+    "all": Levers.none(),
+}
+PAYING_TRIALS = 12
+# Trials of a plain arm where it is compared; the others follow from their operations.
+MEASURED = 2
+
+
+class Lever(Value):
+    """`slowdown` is the time without the lever divided by the time with all of them, engines warm."""
+
+    off: str
+    seconds: float
+    slowdown: float
+    peak_memory_bytes: int
+
+
+class Ratio(Value):
+    """Trials per hour, ours (warm) by strong (warm), at a start layer or at so many tokens per step."""
+
+    at: float
+    ratio: float
+
+
+class Ablations(Value):
+    """`cache_pays_after`: trials, one at a time from half depth, until the cache has saved what it cost to build.
+
+    `naive_variants` are trials per hour relative to the naive arm as measured in A.
+    """
+
+    levers: tuple[Lever, ...]
+    by_start: tuple[Ratio, ...]
+    by_tokens_per_step: tuple[Ratio, ...]
+    cache_pays_after: int | None
+    naive_variants: dict[str, float]
+
+
+def measure_ablations(workload: Workload, count: int, batch_sizes: Sequence[int]) -> Ablations:
+    candidates = workload.candidates[:count]
+    return Ablations(
+        levers=_levers(workload, candidates),
+        by_start=_by_start(workload, count),
+        by_tokens_per_step=_by_tokens(workload, candidates, batch_sizes),
+        cache_pays_after=_cache_pays_after(workload),
+        naive_variants=_naive_variants(workload, candidates[:MEASURED]),
+    )
+
+
+def _levers(workload: Workload, candidates: Sequence[Candidate]) -> tuple[Lever, ...]:
+    on = run_ours(workload, candidates)
+    rows = [Lever(off="none", seconds=on.warm_seconds, slowdown=1.0, peak_memory_bytes=on.peak_memory_bytes)]
+    for name, levers in OFF.items():
+        off = run_ours(workload, candidates, levers)
+        rows.append(
+            Lever(
+                off=name,
+                seconds=off.warm_seconds,
+                slowdown=off.warm_seconds / on.warm_seconds,
+                peak_memory_bytes=off.peak_memory_bytes,
+            )
+        )
+    return tuple(rows)
+
+
+def _by_start(workload: Workload, count: int) -> tuple[Ratio, ...]:
+    depth, rates = workload.layer_count, workload.scale.rates
+    ratios = []
+    for start in sorted({depth * quarter // 4 for quarter in range(4)}):
+        candidates = alike(start, depth, count, rates)
+        ratios.append(Ratio(at=start, ratio=_ratio(workload, candidates)))
+    return tuple(ratios)
+
+
+def _by_tokens(workload: Workload, candidates: Sequence[Candidate], batch_sizes: Sequence[int]) -> tuple[Ratio, ...]:
+    ratios = []
+    for size in batch_sizes:
+        changed = replace(workload, scale=workload.scale.model_copy(update={"batch_size": size}))
+        tokens = changed.volume(changed.proxy).trained_tokens / changed.scale.steps
+        ratios.append(Ratio(at=tokens, ratio=_ratio(changed, candidates)))
+    return tuple(ratios)
+
+
+def _ratio(workload: Workload, candidates: Sequence[Candidate]) -> float:
+    strong = run_strong(workload, candidates[:MEASURED])
+    return strong.seconds(workload, candidates, starts=0) / run_ours(workload, candidates).warm_seconds
+
+
+def _cache_pays_after(workload: Workload) -> int | None:
+    depth = workload.layer_count
+    candidates = alike(depth // 2, depth, PAYING_TRIALS, workload.scale.rates)
+    seconds = []
+    for cached in (True, False):
+        with started(workload, Levers(prefix_cache=cached, packing=1)) as at:
+            trials = train_all(at._replace(slots=[0]), candidates, workload.proxy, workload.scale.rungs)
+        seconds.append([trial.seconds for trial in trials])
+    return pays_after(*seconds)
+
+
+def pays_after(cached: Sequence[float], plain: Sequence[float]) -> int | None:
+    """The number of trials from which on the sum of seconds with the cache stays at or below that without it."""
+    behind = [
+        number
+        for number, (one, other) in enumerate(zip(accumulate(cached), accumulate(plain), strict=True), start=1)
+        if one > other
+    ]
+    after = max(behind, default=0) + 1
+    return after if after <= len(cached) else None
+
+
+def _naive_variants(workload: Workload, candidates: Sequence[Candidate]) -> dict[str, float]:
+    def seconds(**options: int | bool) -> float:
+        return run_naive(workload, candidates, **options).seconds(workload, candidates, starts=len(candidates))
+
+    plain = seconds()
+    variants = {"in shuffled order": plain / seconds(shuffled=True)}
+    if workload.device == "cpu" and workload.inventory.cores > 1:
+        variants["two processes side by side"] = plain / seconds(side_by_side=2)
+    return variants

@@ -1,0 +1,158 @@
+"""Our arm: the engines of a run of bandsearch, with as many trials under way as an engine trains in one pass."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Lock
+from typing import Any, NamedTuple
+
+from bandsearch.engine.engine import Engine
+from bandsearch.engine.levers import Levers
+from bandsearch.engine.measure import best_packing
+from bandsearch.engine.pool import EnginePool
+from bandsearch.values.candidate import Candidate
+from bandsearch.values.fidelity import Fidelity
+from bandsearch.values.trial import Point
+from bandsearch.values.value import Value
+from benchmarks.job import Trained, peak_memory
+from benchmarks.workload import Workload
+
+
+class OurTiming(Value):
+    """`start_seconds`: Ray, engines, their self-checks and the choice of K; `total_seconds` also holds the end."""
+
+    start_seconds: float
+    total_seconds: float
+    trials: tuple[Trained, ...]
+    base_loss: float
+    engines: int
+    packing: int
+    peak_memory_bytes: int
+
+    @property
+    def warm_seconds(self) -> float:
+        return self.total_seconds - self.start_seconds
+
+
+class Started(NamedTuple):
+    """`slots`: for every trial that may be under way at once, the engine it goes to."""
+
+    pool: EnginePool
+    slots: list[int]
+    packing: int
+
+
+@contextmanager
+def started(workload: Workload, levers: Levers | None = None) -> Iterator[Started]:
+    """Engines with an empty prefix cache of their own."""
+    with TemporaryDirectory(dir=workload.folder, prefix="cache-") as cache:
+        pool = EnginePool.start(workload.setups(Path(cache), levers))
+        try:
+            with ThreadPoolExecutor(pool.size) as threads:
+                packing = min(threads.map(lambda index: _packing(pool, index, workload), range(pool.size)))
+            pool.pack(packing)
+            # Round the engines, so that the first trials spread over all of them.
+            yield Started(pool, list(range(pool.size)) * packing, packing)
+        finally:
+            pool.stop()
+
+
+def _packing(pool: EnginePool, index: int, workload: Workload) -> int:
+    return pool.apply(index, best_packing, workload.scale.batch_size)[0]
+
+
+def call(pool: EnginePool, index: int, method: str, *arguments: Any) -> Any:
+    return pool.get(pool.submit(index, method, *arguments))
+
+
+def run_ours(
+    workload: Workload,
+    candidates: Sequence[Candidate],
+    levers: Levers | None = None,
+    fidelity: Fidelity | None = None,
+) -> OurTiming:
+    """All candidates, from a cold start to the end of the engines; every adapter is fetched.
+
+    They are admitted by the start of their bands, so that those trained in one pass share a long prefix: the list is
+    known beforehand, and no result depends on the order.
+    """
+    began = time.perf_counter()
+    with started(workload, levers) as at:
+        ready = time.perf_counter()
+        queue = sorted(candidates, key=lambda candidate: candidate.layers[0])
+        trials = train_all(at, queue, fidelity or workload.proxy, workload.scale.rungs)
+        trained = time.perf_counter()
+        base_loss = validation_loss(at.pool, workload)
+        memory = sum(at.pool.apply(index, _peak_memory) for index in range(at.pool.size))
+        asked = time.perf_counter() - trained
+        engines, packing = at.pool.size, at.packing
+    return OurTiming(
+        start_seconds=ready - began,
+        total_seconds=time.perf_counter() - began - asked,
+        trials=tuple(trials),
+        base_loss=base_loss,
+        engines=engines,
+        packing=packing,
+        peak_memory_bytes=memory,
+    )
+
+
+def train_all(
+    at: Started, candidates: Sequence[Candidate], fidelity: Fidelity, rungs: tuple[int, ...]
+) -> list[Trained]:
+    """In the order of `candidates`; a slot that becomes free takes the next one."""
+    results: list[Trained | None] = [None] * len(candidates)
+    waiting, lock = iter(enumerate(candidates)), Lock()
+    stages = (*(rung for rung in rungs if rung < fidelity.steps), fidelity.steps)
+
+    def work(engine: int) -> None:
+        while True:
+            with lock:
+                place, candidate = next(waiting, (-1, None))
+            if candidate is None:
+                return
+            results[place] = _train(at.pool, engine, candidate, fidelity, stages)
+
+    in_slots(at.slots, work)
+    return [result for result in results if result is not None]
+
+
+def in_slots(slots: Sequence[int], work: Callable[[int], None]) -> None:
+    """Run `work(engine)` for every slot at once; raises what one of them raised."""
+    with ThreadPoolExecutor(len(slots)) as threads:
+        for future in [threads.submit(work, engine) for engine in slots]:
+            future.result()
+
+
+def _train(pool: EnginePool, engine: int, candidate: Candidate, fidelity: Fidelity, stages: tuple[int, ...]) -> Trained:
+    began = time.perf_counter()
+    session = call(pool, engine, "admit", candidate, fidelity)
+    points: list[Point] = [call(pool, engine, "advance", session, steps) for steps in stages]
+    tensors = call(pool, engine, "adapter", session)
+    losses = call(pool, engine, "train_losses", session)
+    call(pool, engine, "evict", session)
+    return Trained(
+        candidate=candidate,
+        seconds=time.perf_counter() - began,
+        train_losses=tuple(losses),
+        validation_losses=tuple(point.loss for point in points),
+        change=max(float(tensor.abs().max()) for name, tensor in tensors.items() if "lora_B" in name),
+    )
+
+
+def validation_loss(pool: EnginePool, workload: Workload) -> float:
+    """Of the bare base, on what the trials are validated on."""
+    return token_mean(call(pool, 0, "losses", "validation", None, workload.scale.validation_examples))
+
+
+def token_mean(losses: Sequence[tuple[float, int]]) -> float:
+    return sum(loss * tokens for loss, tokens in losses) / sum(tokens for _, tokens in losses)
+
+
+def _peak_memory(engine: Engine) -> int:
+    return peak_memory(engine.device.type)

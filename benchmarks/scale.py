@@ -1,0 +1,139 @@
+"""Scale: every number that decides how large a benchmark is and how long it takes."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from bandsearch.values.value import Value
+
+
+class Shape(Value):
+    """The sizes of a llama-shaped decoder with random weights: they decide its speed and say nothing of quality."""
+
+    layers: int = Field(ge=1)
+    width: int = Field(ge=32)
+    inner: int = Field(ge=32)
+    heads: int = Field(ge=1)
+    key_heads: int = Field(ge=1)
+    vocabulary: int = Field(ge=300)
+
+
+class Lengths(Value):
+    """Words of an example: lognormal with `median` and `sigma`, cut to the range; sigma 0 gives one length to all."""
+
+    median: int = Field(ge=8)
+    sigma: float = Field(ge=0)
+    shortest: int = Field(ge=8)
+    longest: int = Field(ge=8)
+
+
+class Scale(Value):
+    """`shape` None is the embedded demo model. All trials train to the last of `rungs`; all evaluate at each of them.
+
+    `naive_trials` and `strong_trials` are how many candidates those arms train in a round; ours trains all of them.
+    """
+
+    name: str
+    shape: Shape | None
+    lengths: Lengths
+    rows: int = Field(ge=10)
+    batch_size: int = Field(ge=1)
+    rungs: tuple[int, ...] = Field(min_length=1)
+    validation_examples: int = Field(ge=1)
+    rates: float = Field(gt=0, description="factor on the candidates' learning rates, for what the model bears")
+    candidates: int = Field(ge=1, le=24)
+    rounds: int = Field(ge=1)
+    naive_trials: int = Field(ge=1)
+    strong_trials: int = Field(ge=1)
+    search_trials: int = Field(ge=0, description="candidates that B screens; 0 leaves B out")
+    probe_steps: int = Field(ge=1, description="the probe's deadline in training steps")
+    full_steps: int = Field(ge=1, description="the retraining of both winners")
+    choose_threads: bool = Field(default=False, description="measure whether the plain arms gain from all cores")
+    dtype: str = "float32"
+    seed: int = 0
+
+    @property
+    def steps(self) -> int:
+        return self.rungs[-1]
+
+
+class Study(Value):
+    """What a benchmark consists of. The figures in the one line of JSON are those of `main`.
+
+    Ablations and scaling curves are many, so they have a smaller scale of their own; None leaves them out.
+    """
+
+    name: str
+    main: Scale
+    others: tuple[Scale, ...] = ()
+    ablated: Scale | None = None
+    count: int = Field(default=8, ge=1, description="candidates of every ablation and of every point of a curve")
+    depths: tuple[int, ...] = ()
+    widths: tuple[int, ...] = ()
+    packings: tuple[int, ...] = ()
+    data_sizes: tuple[int, ...] = ()
+    batch_sizes: tuple[int, ...] = ()
+
+
+INSTRUCTIONS = Lengths(median=64, sigma=0.6, shortest=16, longest=256)
+UNIFORM = Lengths(median=77, sigma=0.0, shortest=77, longest=77)
+BENCH_SHAPE = Shape(layers=16, width=512, inner=1408, heads=8, key_heads=8, vocabulary=32_000)
+# Sizes of Qwen2.5-7B.
+SEVEN_B_SHAPE = Shape(layers=28, width=3584, inner=18_944, heads=28, key_heads=4, vocabulary=152_064)
+
+BENCH = Scale(
+    name="bench",
+    shape=BENCH_SHAPE,
+    lengths=INSTRUCTIONS,
+    rows=480,
+    batch_size=8,
+    rungs=(3, 9, 27),
+    validation_examples=32,
+    rates=3.0,
+    candidates=24,
+    rounds=3,
+    naive_trials=4,
+    strong_trials=4,
+    search_trials=72,
+    probe_steps=60,
+    full_steps=81,
+)
+SMALL = BENCH.model_copy(
+    update={"name": "bench, small", "lengths": Lengths(median=48, sigma=0.6, shortest=16, longest=192), "rows": 240}
+    | {"batch_size": 4, "rungs": (2, 6, 18), "validation_examples": 16, "rounds": 1, "naive_trials": 3}
+    | {"search_trials": 24, "probe_steps": 15, "full_steps": 36}
+)
+DEMO = BENCH.model_copy(
+    update={"name": "demo", "shape": None, "lengths": Lengths(median=32, sigma=0.5, shortest=12, longest=96)}
+    | {"rungs": (5, 15, 45), "full_steps": 90, "choose_threads": True, "rates": 1.0}
+)
+CONTROL = BENCH.model_copy(
+    update={"name": "bench, uniform length", "lengths": UNIFORM, "rounds": 1, "candidates": 12, "search_trials": 0}
+)
+SEVEN_B = BENCH.model_copy(
+    update={"name": "7B", "shape": SEVEN_B_SHAPE, "dtype": "bfloat16", "rows": 1000, "batch_size": 16, "rates": 0.1}
+    | {"lengths": Lengths(median=180, sigma=0.7, shortest=24, longest=1000), "validation_examples": 64}
+    | {"naive_trials": 2}
+)
+
+QUICK = Study(name="quick", main=SMALL)
+FULL = Study(
+    name="cpu",
+    main=BENCH,
+    others=(CONTROL, DEMO),
+    ablated=SMALL,
+    depths=(4, 8, 16),
+    widths=(128, 256, 512),
+    packings=(1, 2, 4, 8),
+    data_sizes=(48, 96, 192),
+    batch_sizes=(1, 2, 4, 8, 16),
+)
+GPU = Study(
+    name="cuda",
+    main=SEVEN_B,
+    ablated=SEVEN_B.model_copy(update={"name": "7B, small", "batch_size": 8, "rungs": (2, 6, 18)}),
+    count=4,
+    packings=(1, 2, 4, 8),
+    data_sizes=(200, 400, 800),
+    batch_sizes=(2, 4, 8, 16),
+)

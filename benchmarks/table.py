@@ -1,0 +1,156 @@
+"""The tables: an outcome as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from benchmarks.ablations import Ablations
+from benchmarks.outcome import Measured, Outcome
+from benchmarks.scaling import Curve
+
+UNMEASURED = "*unmeasured*"
+
+
+def page(outcome: Outcome, *, gpu_measured: bool) -> str:
+    at = outcome.environment
+    packages = ", ".join(f"{name} {number}" for name, number in at.packages.items())
+    parts = [
+        f"# Benchmarks: {outcome.study}",
+        f"{at.date}, {at.processor}, {at.cores} cores, {at.memory_bytes / 2**30:.0f} GiB, "
+        f"{', '.join(at.gpus) or 'no GPU'}; Python {at.python}, {packages}. Load before the start "
+        f"{at.load_before:.2f}; {outcome.seconds / 60:.0f} minutes in all.",
+        _equal(outcome.workloads),
+        _screening([each for each in outcome.workloads if each.screening]),
+    ]
+    if outcome.ablations:
+        parts.append(_ablations(outcome.ablations))
+    if outcome.scaling:
+        parts.append(_scaling(outcome.scaling))
+    if not at.gpus:
+        found = "see [cuda.md](cuda.md)" if gpu_measured else UNMEASURED
+        parts.append(f"## On a GPU\n\nRandom weights of the sizes of Qwen2.5-7B, bf16: {found}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _equal(workloads: Sequence[Measured]) -> str:
+    rows = [
+        ("trials per hour ÷ naive", lambda e: f"**{e.a_naive:.2f}**"),
+        ("trials per hour ÷ strong", lambda e: f"**{e.a_strong:.2f}**"),
+        ("÷ naive, starts of both left out", lambda e: f"{e.a_naive_warm:.2f}"),
+        ("candidates × rounds", lambda e: f"{e.trials} × {e.rounds}"),
+        ("trials measured: naive, strong", lambda e: f"{e.naive_measured}, {e.strong_measured}"),
+        (
+            "seconds for all candidates: naive, strong, ours",
+            lambda e: f"{e.naive_seconds:.0f}, {e.strong_seconds:.0f}, {e.ours_seconds:.0f}",
+        ),
+        (
+            "seconds to start a process: naive, strong, ours",
+            lambda e: f"{e.naive_start_seconds:.1f}, {e.strong_start_seconds:.1f}, {e.ours_start_seconds:.1f}",
+        ),
+        ("engines × K", lambda e: f"{e.engines} × {e.packing}"),
+        ("tokens per step", lambda e: f"{e.tokens_per_step:.0f}"),
+        ("useful tokens per second, ours", lambda e: f"{e.useful_tokens_per_second:.0f}"),
+        (
+            "share of peak, at full-depth operations per token",
+            lambda e: UNMEASURED if e.share_of_peak is None else f"{e.share_of_peak:.0%}",
+        ),
+        (
+            "peak memory in MiB: naive, strong, ours",
+            lambda e: ", ".join(
+                f"{size / 2**20:.0f}"
+                for size in (e.naive_peak_memory_bytes, e.strong_peak_memory_bytes, e.ours_peak_memory_bytes)
+            ),
+        ),
+        (
+            "largest difference of a step's loss: naive, strong",
+            lambda e: f"{e.naive_loss_deviation:.1e}, {e.strong_loss_deviation:.1e}",
+        ),
+        (
+            "the same, of two naive runs",
+            lambda e: "0" if e.naive_repeat_deviation is None else f"{e.naive_repeat_deviation:.1e}",
+        ),
+        (
+            "validation loss: bare base, worst trained",
+            lambda e: f"{e.base_loss:.3f}, {e.largest_last_loss:.3f}",
+        ),
+    ]
+    head = ["", *(each.scale.name for each in workloads)]
+    body = [[name, *(show(each.equal) for each in workloads)] for name, show in rows]
+    return (
+        "## A: equal math\n\nThe same candidates, rows, order, steps and evaluations. Naive is a fresh process per "
+        "trial (Trainer and PEFT), strong a warm loop that trains one trial at a time; both were measured on the "
+        "stated number of trials, and the others' time follows from their operations. Ours runs every candidate from a "
+        "cold start to the end of its processes.\n\n" + _table(head, body)
+    )
+
+
+def _screening(workloads: Sequence[Measured]) -> str:
+    if not workloads:
+        return "## B: search level\n\n" + UNMEASURED
+    rows = [
+        ("candidates screened per device-hour ÷ naive", lambda s: f"**{s.b_naive:.1f}**"),
+        ("candidates", lambda s: f"{s.trials} ({', '.join(f'{n} {state}' for state, n in s.states.items())})"),
+        ("mean steps", lambda s: f"{s.mean_steps:.1f}"),
+        (
+            "seconds: naive, ours, of these the probe",
+            lambda s: f"{s.naive_seconds:.0f}, {s.ours_seconds:.0f}, {s.probe_seconds:.0f}",
+        ),
+        (
+            "test loss after retraining: ours, naive's, bare base",
+            lambda s: f"{s.winner_test_loss:.4f}, {s.naive_winner_test_loss:.4f}, {s.base_test_loss:.4f}",
+        ),
+        ("winner", lambda s: s.winner),
+        ("naive's winner", lambda s: s.naive_winner),
+    ]
+    head = ["", *(each.scale.name for each in workloads)]
+    body = [[name, *(show(each.screening) for each in workloads)] for name, show in rows]
+    return (
+        "## B: search level\n\nProbe and campaign with successive halving, against training every candidate to the "
+        "last rung in the naive way. Naive's winner is the best of the frozen candidates.\n\n" + _table(head, body)
+    )
+
+
+def _ablations(found: Ablations) -> str:
+    levers = _table(
+        ["off", "seconds", "× slower", "peak memory, MiB"],
+        [
+            [each.off, f"{each.seconds:.1f}", f"{each.slowdown:.2f}", f"{each.peak_memory_bytes / 2**20:.0f}"]
+            for each in found.levers
+        ],
+    )
+    starts = _table(
+        ["start layer", *(f"{each.at:.0f}" for each in found.by_start)],
+        [["trials per hour ÷ strong, warm", *(f"{each.ratio:.2f}" for each in found.by_start)]],
+    )
+    tokens = _table(
+        ["tokens per step", *(f"{each.at:.0f}" for each in found.by_tokens_per_step)],
+        [["trials per hour ÷ strong, warm", *(f"{each.ratio:.2f}" for each in found.by_tokens_per_step)]],
+    )
+    pays = "not within the trials measured" if found.cache_pays_after is None else f"{found.cache_pays_after} trial(s)"
+    variants = "".join(
+        f"\n- naive {name}: {ratio:.2f} of the trials per hour of naive as measured in A"
+        for name, ratio in found.naive_variants.items()
+    )
+    return (
+        f"## Ablations\n\n{levers}\n\n{starts}\n\n{tokens}\n\n"
+        f"- the prefix cache has paid for itself after: {pays}{variants}"
+    )
+
+
+def _scaling(curves: Iterable[Curve]) -> str:
+    body = [
+        [
+            curve.axis,
+            ", ".join(f"{value:g}" for value in curve.values),
+            ", ".join(f"{rate:.0f}" for rate in curve.trials_per_hour),
+            f"{curve.fit.exponent:+.2f}",
+            f"{curve.fit.worst:.0%}",
+        ]
+        for curve in curves
+    ]
+    return "## Scaling\n\n" + _table(["axis", "values", "trials per hour", "exponent", "largest misfit"], body)
+
+
+def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

@@ -1,0 +1,153 @@
+"""The benchmarks themselves: what they measure on, what they compare, and the line they print."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from bandsearch.engine.engine import Engine
+from benchmarks import processes
+from benchmarks.ablations import pays_after
+from benchmarks.benchmark import run
+from benchmarks.candidates import FROZEN, alike, frozen_candidates
+from benchmarks.costs import PEAKS, Volume, peak_flops
+from benchmarks.equal import deviation
+from benchmarks.fits import power_law
+from benchmarks.job import Answer, Job, Trained
+from benchmarks.processes import Timing, run_naive, run_strong
+from benchmarks.scale import FULL, GPU, QUICK, SEVEN_B_SHAPE, Scale, Study
+from benchmarks.workload import Workload
+
+
+def test_the_candidates_are_stratified() -> None:
+    starts, widths, ranks, targets, _ = (list(column) for column in zip(*FROZEN, strict=True))
+    assert len(FROZEN) >= 24
+    assert set(Counter(starts).values()) == set(Counter(ranks).values()) == {6}
+    assert set(Counter(widths).values()) == set(Counter(targets).values()) == {8}
+    assert set(Counter(zip(starts, widths, strict=True)).values()) == {2}
+    for begin in range(0, 24, 4):
+        assert len(set(starts[begin : begin + 4])) == 4
+
+
+@pytest.mark.parametrize("layers", [4, 10, 16, 28])
+def test_candidates_fit_every_depth_and_are_all_different(layers: int) -> None:
+    candidates = frozen_candidates(layers)
+    assert len({candidate.identity for candidate in candidates}) == len(FROZEN)
+    assert all(candidate.bands[-1].stop <= layers for candidate in candidates)
+    same = alike(layers // 2, layers, 30)
+    assert len({candidate.identity for candidate in same}) == 30
+    assert {candidate.bands for candidate in same} == {same[0].bands}
+
+
+def test_a_fit_recovers_a_planted_exponent() -> None:
+    xs = [1, 2, 4, 8]
+    fit = power_law(xs, [7.0 * x**-0.75 for x in xs])
+    assert (fit.factor, fit.exponent, fit.worst) == pytest.approx((7.0, -0.75, 0.0))
+    assert power_law(xs, [7.0, 7.0, 7.0, 14.0]).worst > 0.1
+
+
+def test_the_cache_pays_once_it_stays_ahead() -> None:
+    assert pays_after([9, 1, 1, 1, 1], [3, 3, 3, 3, 3]) == 4
+    assert pays_after([1, 1], [2, 2]) == 1
+    assert pays_after([9, 9], [1, 1]) is None
+
+
+def test_operations_of_a_seven_b_model_are_those_of_the_arithmetic() -> None:
+    shape = SEVEN_B_SHAPE
+    attention = 2 * shape.width**2 + 2 * shape.width * shape.width * shape.key_heads // shape.heads
+    volume = Volume(
+        layer_parameters=attention + 3 * shape.width * shape.inner,
+        layers=shape.layers,
+        head_parameters=shape.width * shape.vocabulary,
+        trained_tokens=10,
+        read_tokens=0,
+    )
+    assert volume.full_depth_flops_per_token == pytest.approx(28.3e9, rel=0.01)
+    full, late = frozen_candidates(28)[7], frozen_candidates(28)[12]
+    assert volume.plain_flops(full) == pytest.approx(10 * volume.full_depth_flops_per_token)
+    assert 0.5 < volume.plain_flops(late) / volume.plain_flops(full) < 0.75
+    assert peak_flops("NVIDIA H200") == PEAKS["H200"]
+    assert peak_flops("another") is None
+
+
+def test_lengths_vary_and_a_quarter_is_learned(workload: Workload) -> None:
+    assert len(set(workload.lengths)) > 10
+    learned = sum(sum(example.supervised) for example in workload.dataset.train)
+    assert 0.2 < learned / sum(workload.lengths) < 0.35
+
+
+@pytest.mark.parametrize("study", [QUICK, FULL, GPU], ids=lambda study: study.name)
+def test_every_scale_has_rows_for_its_steps(study: Study) -> None:
+    for scale in filter(None, (study.main, *study.others, study.ablated)):
+        assert scale.rungs == tuple(sorted(set(scale.rungs)))
+        assert scale.candidates >= max(scale.naive_trials, scale.strong_trials)
+        assert 0.1 * scale.rows >= scale.validation_examples
+    assert study.main.candidates >= 24
+
+
+@pytest.fixture(scope="module")
+def strong(workload: Workload) -> Timing:
+    return run_strong(workload, workload.candidates[:1], 1)
+
+
+def test_arms_train_the_same_steps(workload: Workload, strong: Timing) -> None:
+    candidates = workload.candidates[:1]
+    naive = run_naive(workload, candidates, 1)
+    engine = Engine.load(workload.setups(workload.folder / "cache")[0])
+    session = engine.admit(candidates[0], workload.proxy)
+    readings = [engine.advance(session, steps).loss for steps in workload.scale.rungs]
+    ours = strong.trials[0].model_copy(update={"train_losses": tuple(engine.train_losses(session))})
+    assert deviation(naive.trials, [ours]) < 1e-5
+    assert deviation(strong.trials, [ours]) < 1e-5
+    assert strong.trials[0].validation_losses == pytest.approx(readings, abs=1e-5)
+    assert len(naive.trials[0].validation_losses) == len(workload.scale.rungs)
+    assert min(trial.change for trial in (*naive.trials, *strong.trials)) > 0
+    assert naive.start_seconds > 0
+
+
+def test_passes_of_fewer_rows_add_up_to_the_same_steps(
+    workload: Workload, strong: Timing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, once = [], processes._run
+
+    def small_memory(module: str, job: Job) -> Answer | None:
+        seen.append((module.rpartition(".")[2], job.pass_rows))
+        return once(module, job) if job.pass_rows < 4 else None
+
+    monkeypatch.setattr(processes, "_run", small_memory)
+    monkeypatch.setattr(processes, "_fitting", {})
+    for arm in (run_naive, run_strong):
+        assert deviation(arm(workload, workload.candidates[:1], 1).trials, strong.trials) < 1e-5
+    assert seen == [("naive", 4), ("naive", 2), ("strong", 4), ("strong", 2)]
+
+
+def test_what_was_not_measured_follows_from_its_operations(workload: Workload) -> None:
+    candidates = workload.candidates
+    volume = workload.volume(workload.proxy)
+    measured = tuple(_trained(candidate, seconds=volume.plain_flops(candidate)) for candidate in candidates[:2])
+    timing = Timing(start_seconds=5.0, trials=measured, peak_memory_bytes=0)
+    expected = 10.0 + sum(map(volume.plain_flops, candidates))
+    assert timing.seconds(workload, candidates, starts=2) == pytest.approx(expected)
+
+
+def _trained(candidate: object, seconds: float = 1.0, change: float = 0.1) -> Trained:
+    return Trained(candidate=candidate, seconds=seconds, train_losses=(1.0,), validation_losses=(0.5,), change=change)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_study_writes_its_figures_and_ends_with_one_line(scale: Scale, tmp_path: Path) -> None:
+    study = Study(name="tiny", main=scale)
+    line = json.loads(run(study, "cpu", tmp_path))
+    document = json.loads((tmp_path / "tiny.json").read_text())
+    keys = {"a_naive", "a_strong", "b_naive", "max_loss_deviation", "trials"}
+    assert keys <= line.keys()
+    assert keys <= document.keys()
+    assert line["trials"] == document["trials"] == 3
+    assert min(line["a_naive"], line["a_strong"], line["b_naive"]) > 0
+    assert line["max_loss_deviation"] < 1e-4
+    assert sum(document["workloads"][0]["screening"]["states"].values()) == 3
+    assert "*unmeasured*" in (tmp_path / "tiny.md").read_text()
