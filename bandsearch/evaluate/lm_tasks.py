@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -30,31 +34,45 @@ def run_tasks(
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
-    quiet = logging.getLogger("lm_eval")
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)
     try:
-        results = simple_evaluate(
-            model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=16),
-            tasks=list(tasks),
-            task_manager=manager,
-            limit=limit,
-            bootstrap_iters=0,
-            verbosity="ERROR",
-        )
+        with _quiet():
+            results = simple_evaluate(
+                model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=16),
+                tasks=list(tasks),
+                task_manager=manager,
+                limit=limit,
+                bootstrap_iters=0,
+                verbosity="ERROR",
+            )
     except (ConnectionError, FileNotFoundError) as error:
         raise DataError(
             f"The data of {', '.join(tasks)} cannot be loaded ({str(error).splitlines()[0]}).",
             "Load it once with a network, or give local tasks with --task-directory.",
         ) from error
-    finally:
-        quiet.setLevel(level)
     return {
         f"{task}/{metric.removesuffix(',none')}": float(value)
         for task, metrics in results["results"].items()
         for metric, value in metrics.items()
         if isinstance(value, int | float) and not metric.startswith(("alias", "sample")) and "_stderr" not in metric
     }
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing on standard error: lm-eval draws bars, and asks git about the folder, which complains past Python."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    sys.stderr.flush()
+    saved = os.dup(2)
+    try:
+        with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
+            os.dup2(nowhere.fileno(), 2)
+            yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        logger.setLevel(level)
 
 
 def _manager(tasks: tuple[str, ...], directory: str | None) -> Any:

@@ -24,17 +24,17 @@ def test_every_task_with_right_answers_is_bundled() -> None:
     assert {file.stem for file in BUNDLED.glob("demo_*.yaml")} == {f"demo_{name}" for name in GRADED}
 
 
-def test_the_base_is_scored_on_a_bundled_task_without_a_network() -> None:
+def test_the_base_is_scored_on_a_bundled_task_without_a_network_and_without_a_word(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     home = Path(bandsearch.demo.__file__).parent / "model"
-    scores = run_tasks(
-        AutoModelForCausalLM.from_pretrained(home),
-        AutoTokenizer.from_pretrained(home),
-        ("demo_two_step", "demo_swap"),
-        None,
-        8,
-    )
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(home), AutoTokenizer.from_pretrained(home)
+    capfd.readouterr()
+    scores = run_tasks(model, tokenizer, ("demo_two_step", "demo_swap"), None, 8)
+    printed = capfd.readouterr()
+    assert (printed.out, printed.err) == ("", "")
     assert set(scores) == {"demo_two_step/exact_match", "demo_swap/exact_match"}
     assert all(score <= 0.25 for score in scores.values())
 
