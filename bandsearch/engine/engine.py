@@ -148,6 +148,9 @@ class Engine:
                 outcome[state.name] = DivergedError(sentence, "Lower the rate.")
         return outcome
 
+    def holds(self, session: str) -> bool:
+        return session in self._sessions
+
     def progress(self, session: str) -> tuple[int, int]:
         """Steps done, and all that the session's fidelity has."""
         state = self._sessions[session]
