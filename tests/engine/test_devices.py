@@ -13,7 +13,7 @@ GB = 10**9
 @given(cores=st.integers(1, 256), memory=st.integers(1, 2000), parameters=st.integers(10**6, 10**11))
 def test_cpu_engines_never_hold_more_cores_than_there_are(cores: int, memory: int, parameters: int) -> None:
     layout = engine_layout(DeviceInventory(gpus=(), cores=cores, memory_bytes=memory * GB), parameters)
-    assert 1 <= len(layout)
+    assert len(layout) >= 1
     assert all(place.threads >= 1 and place.device == "cpu" for place in layout)
     assert sum(place.threads for place in layout) <= cores
 
