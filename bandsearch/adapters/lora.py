@@ -37,7 +37,7 @@ def modules_of(candidate: Candidate, layout: Layout) -> dict[str, Linear]:
     if last.stop > layout.layer_count:
         raise AdapterError(
             f"Band {last} ends outside the model, which has {layout.layer_count} layers.",
-            f"Choose bands inside 0-{layout.layer_count}.",
+            f"Choose bands inside 0-{layout.layer_count - 1}.",
         )
     linears = layout.targets(candidate.targets)
     return {f"{layout.layers_path}.{layer}.{linear.name}": linear for layer in candidate.layers for linear in linears}
