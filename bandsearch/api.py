@@ -13,6 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bandsearch.demo.corpus import CORPUS
 from bandsearch.demo.tasks import TASKS
 from bandsearch.models.aliases import DEMO
 from bandsearch.spaces import load_space
@@ -49,10 +50,12 @@ def specify(
     tasks: tuple[str, ...] = (),
     task_directory: str | None = None,
     task_limit: int | None = None,
+    retention: str | None = None,
 ) -> RunSpec:
     """Everything a person decides, checked. Raises UsageError, SpaceError or BudgetError.
 
-    `dataset` may be left out for the embedded model alone, which brings its own tasks.
+    `dataset` may be left out for the embedded model alone, which brings its own tasks. It also brings texts of the kind
+    it was pre-trained on, which take the place of the neutral ones where no `retention` is given.
     """
     if dataset is None:
         if model != DEMO:
@@ -60,6 +63,8 @@ def specify(
                 f"No data set was given for {model}.", "Add --dataset FILE, a hub id, or demo:<task> (see --help)."
             )
         dataset = f"demo:{next(iter(TASKS))}"
+    if retention is None and model == DEMO:
+        retention = f"demo:{CORPUS}"
     if objective not in set(Objective):
         raise UsageError(f"Unknown objective {objective!r}.", f"Choose {' or '.join(Objective)}.")
     if budget is None and trials is None:
@@ -82,6 +87,7 @@ def specify(
         tasks=tasks,
         task_directory=task_directory,
         task_limit=task_limit,
+        retention=retention,
     )
 
 

@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from bandsearch.values.spec import RunSpec
 
-MODEL, DATA, TRAINING, SEARCH, TASKS = "Model", "Data", "Final training", "Search", "lm-eval"
+MODEL, DATA, TRAINING, SEARCH, TASKS = "Model", "Data", "Final training", "Search", "Evaluation"
 
 ModelName = Annotated[
     str,
@@ -59,7 +59,7 @@ NO_SEARCH: dict[str, Any] = {
     "epochs": 3.0,
     "steps": None,
 }
-NO_TASKS: dict[str, Any] = {"tasks": None, "task_directory": None, "task_limit": None}
+NO_TASKS: dict[str, Any] = {"tasks": None, "task_directory": None, "task_limit": None, "retention": None}
 
 
 def specification(
@@ -113,6 +113,14 @@ def specification(
     task_limit: Annotated[
         int | None, typer.Option(min=1, help="Documents per lm-eval task.", rich_help_panel=TASKS)
     ] = None,
+    retention: Annotated[
+        str | None,
+        typer.Option(
+            help="Texts of the base's own kind, on which it is measured what is forgotten: JSONL, .txt, or whatever "
+            "--dataset takes. Default: a few neutral ones that come along.",
+            rich_help_panel=TASKS,
+        ),
+    ] = None,
 ) -> "RunSpec":
     """The specification these options stand for. Raises BandsearchError for what is wrong with them."""
     from bandsearch.api import specify
@@ -138,6 +146,7 @@ def specification(
         tasks=split_names(tasks),
         task_directory=str(task_directory) if task_directory else None,
         task_limit=task_limit,
+        retention=retention,
     )
 
 

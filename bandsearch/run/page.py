@@ -9,6 +9,8 @@ from markupsafe import Markup
 
 from bandsearch.run import charts
 from bandsearch.run.facts import ReportFacts
+from bandsearch.run.forgetting import METRICS as FORGETTING
+from bandsearch.run.forgetting import ForgettingRow, forgetting_rows
 from bandsearch.run.rows import (
     ArmRow,
     BudgetRow,
@@ -50,6 +52,8 @@ class Page:
     arms: tuple[ArmRow, ...]
     differences: tuple[DifferenceRow, ...]
     test_examples: int
+    forgetting: tuple[ForgettingRow, ...]
+    retention_texts: str
     top_layers: str
     sensitivity: Markup
     views: Markup | None
@@ -92,8 +96,10 @@ def make_page(facts: ReportFacts) -> Page:
         tiles=(*tiles_of(facts, evaluation), Tile("Compute", charged(spent, unit), bound)),
         task_names=tasks,
         arms=tuple(arm_rows(evaluation.arms, winner, tasks)),
-        differences=tuple(difference_row(comparison) for comparison in evaluation.comparisons),
+        differences=tuple(difference_row(each) for each in evaluation.comparisons if each.metric not in FORGETTING),
         test_examples=len(evaluation.arms[0].examples),
+        forgetting=tuple(forgetting_rows(evaluation)),
+        retention_texts=evaluation.retention_texts,
         top_layers=", ".join(map(str, facts.profile.ranking[:5])),
         sensitivity=charts.layer_sensitivity(facts.profile, winner.candidate.bands),
         views=charts.layer_views(facts.profile.views, facts.layer_count, winner.candidate.bands)
@@ -162,9 +168,11 @@ def _shown(evaluation: Evaluation, winner: Winner) -> Evaluation:
     """Without the winner's arm where the winner is the baseline: it is one training, not two equal ones."""
     if winner.candidate != winner.baseline:
         return evaluation
-    return Evaluation(
-        arms=tuple(arm for arm in evaluation.arms if arm.arm != "winner"),
-        comparisons=tuple(comparison for comparison in evaluation.comparisons if comparison.arm != "winner"),
+    return evaluation.model_copy(
+        update={
+            "arms": tuple(arm for arm in evaluation.arms if arm.arm != "winner"),
+            "comparisons": tuple(each for each in evaluation.comparisons if each.arm != "winner"),
+        }
     )
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from bandsearch.run.forgetting import forgetting_words
 from bandsearch.values.evaluation import Choice, Comparison, Evaluation, Winner
 
 BASELINE = "tuned full-depth LoRA"
 
 
 def verdict(winner: Winner, evaluation: Evaluation) -> str:
-    """Two or three sentences: what is handed over, how it compares with the baseline on the test split."""
+    """A few sentences: what is handed over, how it compares with the baseline on the test split, what it forgets."""
+    return f"{_on_the_task(winner, evaluation)} {forgetting_words(winner, evaluation)}".strip()
+
+
+def _on_the_task(winner: Winner, evaluation: Evaluation) -> str:
     if winner.choice is Choice.BASELINE:
         return (
             f"Nothing to gain: {BASELINE} is handed over ({winner.trainable_parameters:,} parameters). {winner.reason}"

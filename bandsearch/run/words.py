@@ -50,7 +50,7 @@ def charged(seconds: float, unit: Unit) -> str:
 
 
 def signed(value: float, metric: str) -> str:
-    text = f"{value:+.4f}" if metric == "loss" else f"{100 * value:+.1f} pts"
+    text = f"{100 * value:+.1f} pts" if metric == "exact_match" else f"{value:+.4f}"
     return text.replace("-", "−")
 
 

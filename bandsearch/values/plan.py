@@ -14,6 +14,7 @@ class Costs(Value):
     seconds_per_validation: float = Field(ge=0, description="one pass over the validation examples")
     seconds_per_test_loss: float = Field(ge=0, description="one test example, loss only")
     seconds_per_generation: float = Field(ge=0, description="one test example, greedy generation")
+    seconds_per_retention: float = Field(default=0.0, ge=0, description="one text, with and without the adapter")
     load_seconds: float = Field(ge=0, description="start of the engines: imports and model load")
     peak_memory_bytes: int = Field(ge=0, description="one engine")
 
@@ -47,6 +48,7 @@ class Plan(Value):
     validation_examples: int = Field(ge=1)
     test_examples: int = Field(ge=1)
     generated_examples: int = Field(ge=0)
+    retention_texts: int = Field(default=0, ge=0, description="texts on which it is measured what is forgotten")
     stages: tuple[StagePlan, ...]
     disk_bytes: int
     memory_bytes: int

@@ -58,6 +58,9 @@ class RunSpec(Value):
     tasks: tuple[str, ...] = Field(default=(), description="lm-eval tasks to run on base, baseline and winner")
     task_directory: str | None = Field(default=None, description="folder with local lm-eval task YAML files")
     task_limit: int | None = Field(default=None, ge=1, description="documents per lm-eval task")
+    retention: str | None = Field(
+        default=None, description="texts of the base's own kind; None: the neutral ones that come along"
+    )
 
     @model_validator(mode="after")
     def _bounded(self) -> RunSpec:

@@ -97,6 +97,37 @@ def test_the_adapter_loads_in_peft_and_scores_as_reported(
         assert float(loss) == pytest.approx(score["loss"], abs=1e-5)
 
 
+def test_what_it_forgot_is_what_plain_peft_computes(
+    finished: tuple[Path, list[dict]], options: list[str | Path]
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from bandsearch.data.retention import retention_texts
+
+    out, lines = finished
+    tokenizer = AutoTokenizer.from_pretrained(options[2])
+    base = AutoModelForCausalLM.from_pretrained(options[2], dtype=torch.float32)
+    again = AutoModelForCausalLM.from_pretrained(options[2], dtype=torch.float32)
+    model = PeftModel.from_pretrained(again, out / "adapter").eval()
+    arms = {arm["arm"]: arm["retention"] for arm in json.loads((out / "evaluation.json").read_text())["arms"]}
+    texts = retention_texts(None, tokenizer, 256).texts
+    assert len(texts) == len(arms["winner"]["losses"]) == len(arms["base"]["losses"])
+    assert set(arms["base"]["divergences"]) == {0.0}
+    for place, text in enumerate(texts[:8]):
+        ids = torch.tensor([text.input_ids])
+        with torch.no_grad():
+            p, q = (each(ids).logits[0, :-1].double().log_softmax(-1) for each in (base, model))
+        for name, logarithms in (("base", p), ("winner", q)):
+            loss = -logarithms.gather(1, ids[0, 1:, None]).mean()
+            assert float(loss) == pytest.approx(arms[name]["losses"][place], abs=1e-5)
+        divergence = float((p.exp() * (p - q)).sum(-1).mean())
+        assert divergence == pytest.approx(arms["winner"]["divergences"][place], abs=1e-5)
+    assert "32 texts of the base's own kind (neutral prompts)" in lines[-1]["verdict"]
+    assert "What was forgotten" in (out / "report.md").read_text()
+    assert "retention loss" in (out / "adapter" / "README.md").read_text()
+
+
 def test_going_on_with_a_complete_run_changes_nothing(
     finished: tuple[Path, list[dict]], options: list[str | Path]
 ) -> None:
