@@ -22,7 +22,7 @@ from bandsearch.values.errors import UsageError
 from bandsearch.values.plan import Plan
 from bandsearch.values.profile import SensitivityProfile
 from bandsearch.values.progress import Listener, silent
-from bandsearch.values.spec import DataSpec, ModelSpec, Objective, RunSpec, TrainSpec
+from bandsearch.values.spec import DataSpec, ModelSpec, Objective, PriorSource, RunSpec, TrainSpec
 
 if TYPE_CHECKING:
     from bandsearch.run.outcome import RunOutcome
@@ -51,6 +51,8 @@ def specify(
     task_directory: str | None = None,
     task_limit: int | None = None,
     retention: str | None = None,
+    prior: str = "none",
+    atlas: str | None = None,
 ) -> RunSpec:
     """Everything a person decides, checked. Raises UsageError, SpaceError or BudgetError.
 
@@ -67,6 +69,8 @@ def specify(
         retention = f"demo:{CORPUS}"
     if objective not in set(Objective):
         raise UsageError(f"Unknown objective {objective!r}.", f"Choose {' or '.join(Objective)}.")
+    if prior not in set(PriorSource):
+        raise UsageError(f"Unknown prior {prior!r}.", f"Choose {' or '.join(PriorSource)}.")
     if budget is None and trials is None:
         raise UsageError("Neither a budget nor a number of trials was given.", "Add --budget 45min or --trials 20.")
     return RunSpec(
@@ -88,6 +92,8 @@ def specify(
         task_directory=task_directory,
         task_limit=task_limit,
         retention=retention,
+        prior=PriorSource(prior),
+        atlas=atlas,
     )
 
 

@@ -45,6 +45,15 @@ MaxLength = Annotated[
 MaxExamples = Annotated[int | None, typer.Option(min=1, help="Use at most this many rows.", rich_help_panel=DATA)]
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output, and nothing else.")]
 RunPath = Annotated[Path, typer.Argument(metavar="DIR", help="The run's directory.")]
+AtlasPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--atlas",
+        help="Directory of the atlas. Default: what BANDSEARCH_ATLAS names, or ~/.cache/bandsearch/atlas.",
+        file_okay=False,
+        rich_help_panel=SEARCH,
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option("--out", "-o", help="Run directory. Default: results/<model>-<data>-<date>.", file_okay=False),
@@ -58,6 +67,8 @@ NO_SEARCH: dict[str, Any] = {
     "objective": "loss",
     "epochs": 3.0,
     "steps": None,
+    "prior": "none",
+    "atlas": None,
 }
 NO_TASKS: dict[str, Any] = {"tasks": None, "task_directory": None, "task_limit": None, "retention": None}
 
@@ -84,6 +95,14 @@ def specification(
         Literal["loss", "pareto"],
         typer.Option(help="Validation loss, or its Pareto front against parameters.", rich_help_panel=SEARCH),
     ] = "loss",
+    prior: Annotated[
+        Literal["none", "atlas"],
+        typer.Option(
+            help="atlas: try first, in a few candidates, what won in earlier runs on this model or its family.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = "none",
+    atlas: AtlasPath = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.", rich_help_panel=SEARCH)] = 0,
     revision: Revision = None,
     dtype: Dtype = "auto",
@@ -147,6 +166,8 @@ def specification(
         task_directory=str(task_directory) if task_directory else None,
         task_limit=task_limit,
         retention=retention,
+        prior=prior,
+        atlas=str(atlas) if atlas else None,
     )
 
 

@@ -16,11 +16,13 @@ from bandsearch.run.rows import (
     BudgetRow,
     DifferenceRow,
     FinalistRow,
+    PriorRow,
     SampleRow,
     Tile,
     arm_rows,
     difference_row,
     finalist_rows,
+    prior_rows,
     sample_rows,
     tiles_of,
 )
@@ -61,6 +63,7 @@ class Page:
     pareto: tuple[Panel, ...]
     history: Markup | None
     counts: str
+    prior: tuple[PriorRow, ...]
     finalists: tuple[FinalistRow, ...]
     confirm_steps: int
     rates: Markup | None
@@ -109,6 +112,7 @@ def make_page(facts: ReportFacts) -> Page:
         pareto=tuple(_pareto(facts, search)),
         history=charts.history(search, winner.candidate) if any(trial.points for trial in search) else None,
         counts=_counts(search),
+        prior=tuple(prior_rows(facts)),
         finalists=tuple(finalist_rows(winner)),
         confirm_steps=max(finalist.steps for finalist in winner.finalists) if winner.finalists else 0,
         rates=_rates(facts),

@@ -59,6 +59,14 @@ class FinalistRow:
 
 
 @dataclass(frozen=True)
+class PriorRow:
+    candidate: Candidate
+    layers: str
+    reason: str
+    reading: str
+
+
+@dataclass(frozen=True)
 class SampleRow:
     prompt: str
     answer: str
@@ -130,6 +138,16 @@ def difference_row(comparison: Comparison) -> DifferenceRow:
         meaning=meaning,
         drawing=charts.interval_bar(interval, better),
     )
+
+
+def prior_rows(facts: ReportFacts) -> Iterable[PriorRow]:
+    trials = {trial.candidate: trial for trial in facts.trials if trial.stage == "search"}
+    for suggestion in facts.prior:
+        trial = trials.get(suggestion.candidate)
+        reading = "not tried" if trial is None else trial.state.value.replace("_", " ")
+        if trial is not None and trial.points:
+            reading = f"{trial.last_loss:.4f} after {trial.steps} steps"
+        yield PriorRow(suggestion.candidate, charts.layers_of(suggestion.candidate.bands), suggestion.reason, reading)
 
 
 def finalist_rows(winner: Winner) -> Iterable[FinalistRow]:

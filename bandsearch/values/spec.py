@@ -17,6 +17,13 @@ class Objective(StrEnum):
     PARETO = "pareto"
 
 
+class PriorSource(StrEnum):
+    """Where a search takes its first candidates from, beside its baselines and its own probe."""
+
+    NONE = "none"
+    ATLAS = "atlas"
+
+
 class ModelSpec(Value):
     """`name` is an alias, a hub id or a local directory; `dtype` "auto" is bf16 on GPU and fp32 on CPU."""
 
@@ -54,6 +61,10 @@ class RunSpec(Value):
     budget: Budget | None = None
     trials: int | None = Field(default=None, ge=1)
     objective: Objective = Objective.LOSS
+    prior: PriorSource = PriorSource.NONE
+    atlas: str | None = Field(
+        default=None, description="directory of the atlas; None: BANDSEARCH_ATLAS, or the user's cache"
+    )
     seed: int = Field(default=0, ge=0)
     tasks: tuple[str, ...] = Field(default=(), description="lm-eval tasks to run on base, baseline and winner")
     task_directory: str | None = Field(default=None, description="folder with local lm-eval task YAML files")
