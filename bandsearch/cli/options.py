@@ -92,8 +92,12 @@ def specification(
         str, typer.Option(help="Search space: a name or a YAML file.", rich_help_panel=SEARCH)
     ] = "default",
     objective: Annotated[
-        Literal["loss", "pareto"],
-        typer.Option(help="Validation loss, or its Pareto front against parameters.", rich_help_panel=SEARCH),
+        Literal["loss", "pareto", "retention"],
+        typer.Option(
+            help="Validation loss; its Pareto front against parameters; or the loss, and of what is equal within noise "
+            "what stays closest to the base.",
+            rich_help_panel=SEARCH,
+        ),
     ] = "loss",
     prior: Annotated[
         Literal["none", "atlas"],

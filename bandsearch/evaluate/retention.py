@@ -51,6 +51,12 @@ def seconds_per_text(engine: Engine, texts: Sequence[Encoded]) -> float:
     return 2 * (time.monotonic() - started) / len(some)
 
 
+def divergence_of(engine: Engine, session: str, texts: Sequence[Encoded]) -> float:
+    """How far a session's adapter is from the base: mean over `texts`, nats per predicted token."""
+    with engine.attached(session) as model:
+        return measure_retention(model, engine.tokenizer.pad_token_id, texts).divergence
+
+
 def _measured(model: Any, pad_token_id: int, texts: Sequence[Encoded]) -> tuple[list[float], list[float]]:
     """Mean loss and mean divergence of each text, nats per predicted token."""
     batch = collate(texts, pad_token_id).to(next(model.parameters()).device)

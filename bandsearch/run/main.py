@@ -204,6 +204,8 @@ def _winner(at: _Run, profile: SensitivityProfile) -> Winner:
             seed=seed,
             records=records,
             wall_left=at.wall_left("retrain", "evaluate"),
+            objective=at.job.spec.objective,
+            retention=at.job.retention.texts[: at.plan.retention_texts],
             listen=at.listen,
             stop=at.stop,
         )

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from bandsearch.values.budget import Budget
 from bandsearch.values.errors import BudgetError
 from bandsearch.values.plan import Costs, Plan, StagePlan
-from bandsearch.values.spec import RunSpec
+from bandsearch.values.spec import Objective, RunSpec
 
 PROBE_SHARE = 0.03
 CONFIRM_SHARE = 0.35
@@ -68,7 +68,8 @@ def make_plan(
         needed = least * step * trainings + _validations(costs)
         if spec.trials is not None:
             needed += _search_seconds(spec.trials, _rungs(wanted), costs, engines=1)
-            needed += _confirm_seconds(*_confirm_choices(bounded=False)[0], wanted, costs, engines)
+            confirming = _confirm_costs(spec, costs, size)
+            needed += _confirm_seconds(*_confirm_choices(bounded=False)[0], wanted, confirming, engines)
         return free, needed
 
     full_steps = wanted
@@ -93,7 +94,14 @@ def make_plan(
     rungs = _rungs(full_steps)
     retrain = full_steps * step * trainings + _validations(costs)
     confirm_choice, confirm, search, probe = _share(
-        spec, costs, full_steps, rungs, engines, wall_seconds, fixed=costs.load_seconds + retrain + evaluate
+        spec,
+        costs,
+        _confirm_costs(spec, costs, size),
+        full_steps,
+        rungs,
+        engines,
+        wall_seconds,
+        fixed=costs.load_seconds + retrain + evaluate,
     )
     fraction, seeds, finalists = confirm_choice
     trial_seconds = _trial_seconds(rungs, costs)
@@ -145,6 +153,7 @@ def make_plan(
 def _share(
     spec: RunSpec,
     costs: Costs,
+    confirming: Costs,
     full_steps: int,
     rungs: tuple[int, ...],
     engines: int,
@@ -154,7 +163,7 @@ def _share(
 ) -> tuple[tuple[float, int, int], float, float, float]:
     """(confirmation fraction, seeds, finalists), and the seconds of confirm, search and probe."""
     choices = _confirm_choices(bounded=wall_seconds is not None and spec.trials is None)
-    costs_of = {choice: _confirm_seconds(*choice, full_steps, costs, engines) for choice in choices}
+    costs_of = {choice: _confirm_seconds(*choice, full_steps, confirming, engines) for choice in choices}
     if wall_seconds is None or spec.trials is not None:
         search = _search_seconds(spec.trials or 1, rungs, costs, engines=1)
         probe = (PROBE_SHARE * wall_seconds) if wall_seconds is not None else 60 * costs.seconds_per_step
@@ -177,6 +186,11 @@ def _confirm_choices(*, bounded: bool) -> list[tuple[float, int, int]]:
         key=lambda choice: choice[0] * choice[1] * (choice[2] + BASELINES) * (1.5 if choice[1] > 2 else 1.0),
         reverse=True,
     )
+
+
+def _confirm_costs(spec: RunSpec, costs: Costs, size: _EvaluationSize) -> Costs:
+    """Where what is forgotten decides, it is measured at the end of every confirmation too."""
+    return costs.with_divergence(size.retained) if spec.objective is Objective.RETENTION else costs
 
 
 def _confirm_seconds(fraction: float, seeds: int, finalists: int, full_steps: int, costs: Costs, engines: int) -> float:

@@ -29,7 +29,7 @@ def _on_the_task(winner: Winner, evaluation: Evaluation) -> str:
         return f"{band} beat {BASELINE} with {share}. {test}"
     if comparison.difference.high < 0:
         return (
-            f"{band} are handed over: the smallest candidate within noise on validation, with {share}. On the test "
+            f"{band} are handed over: {_among_equals(winner)} on validation, with {share}. On the test "
             f"split it is ahead of {BASELINE}; as it was not ahead on validation, no win is claimed. {test}"
         )
     if comparison.difference.low > 0:
@@ -40,9 +40,15 @@ def _on_the_task(winner: Winner, evaluation: Evaluation) -> str:
     lead = (
         "led on validation, but not beyond noise on the test split"
         if (winner.choice is Choice.BEATS_BASELINE)
-        else "are the smallest candidate within noise"
+        else f"are {_among_equals(winner)}"
     )
     return f"No band beats {BASELINE} beyond noise. {band} {lead}, with {share}, and are handed over. {test}"
+
+
+def _among_equals(winner: Winner) -> str:
+    if winner.choice is Choice.CLOSEST_WITHIN_NOISE:
+        return "the candidate within noise that stays closest to the base"
+    return "the smallest candidate within noise"
 
 
 def _interval(comparison: Comparison) -> str:

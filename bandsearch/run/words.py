@@ -21,6 +21,7 @@ METRIC_NAMES = {"loss": "test loss", "exact_match": "exact match"}
 CHOICE_WORDS = {
     Choice.BEATS_BASELINE: "beat the tuned baseline on validation",
     Choice.SMALLEST_WITHIN_NOISE: "smallest adapter within noise of the best on validation",
+    Choice.CLOSEST_WITHIN_NOISE: "closest to the base of those within noise of the best on validation",
     Choice.BASELINE: "nothing on validation was better than the tuned baseline",
 }
 

@@ -81,13 +81,16 @@ class Evaluation(Value):
 
 
 class Finalist(Value):
-    """A candidate after confirmation: validation losses at `steps` steps, one per seed."""
+    """A candidate after confirmation: validation losses at `steps` steps, one per seed. `divergence` is the mean over
+    the seeds of KL(base || tuned), nats a token; None where it was not measured.
+    """
 
     candidate: Candidate
     role: Role
     trainable_parameters: int
     steps: int
     losses: tuple[float, ...] = Field(min_length=1)
+    divergence: float | None = None
 
     @property
     def loss(self) -> float:
@@ -99,6 +102,7 @@ class Choice(StrEnum):
 
     BEATS_BASELINE = "beats_baseline"
     SMALLEST_WITHIN_NOISE = "smallest_within_noise"
+    CLOSEST_WITHIN_NOISE = "closest_within_noise"
     BASELINE = "baseline"
 
 

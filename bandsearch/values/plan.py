@@ -1,5 +1,7 @@
 """A plan: what a budget buys on this machine, decided before anything is searched."""
 
+from __future__ import annotations
+
 from pydantic import Field
 
 from bandsearch.values.value import Value
@@ -22,6 +24,11 @@ class Costs(Value):
     def seconds_per_candidate_step(self) -> float:
         """A candidate's share of a step of a full pass."""
         return self.seconds_per_packed_step / self.packing
+
+    def with_divergence(self, texts: int) -> Costs:
+        """Where every validation also measures the divergence from the base on `texts` texts."""
+        more = self.seconds_per_validation + texts * self.seconds_per_retention
+        return self.model_copy(update={"seconds_per_validation": more})
 
 
 class StagePlan(Value):

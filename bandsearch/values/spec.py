@@ -13,8 +13,13 @@ from bandsearch.values.value import Value
 
 
 class Objective(StrEnum):
+    """What the search looks for: a low validation loss, or its Pareto front against trainable parameters. `retention`
+    searches for the loss, and hands over which of the confirmed candidates within noise stays closest to the base.
+    """
+
     LOSS = "loss"
     PARETO = "pareto"
+    RETENTION = "retention"
 
 
 class PriorSource(StrEnum):

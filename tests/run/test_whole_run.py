@@ -128,6 +128,35 @@ def test_what_it_forgot_is_what_plain_peft_computes(
     assert "retention loss" in (out / "adapter" / "README.md").read_text()
 
 
+def test_the_next_search_starts_from_the_record_it_left(
+    finished: tuple[Path, list[dict]], options: list[str | Path], tmp_path: Path
+) -> None:
+    out, _ = finished
+    winner = json.loads((out / "winner.json").read_text())["candidate"]
+    known = [json.loads(line) for line in bandsearch("atlas", "--json").stdout.splitlines()]
+    assert [line["winner"] for line in known if line["data"] == "mine.jsonl"] == [winner]
+    assert "mine.jsonl" in bandsearch("atlas", "show", options[2]).stdout
+    next_one = tmp_path / "next"
+    changed = ["--out", next_one, "--prior", "atlas", "--objective", "retention", "--seed", "3"]
+    done = bandsearch("search", *options[1:], *changed)
+    assert done.returncode == 0, done.stderr
+    suggested = json.loads((next_one / "prior.json").read_text())["suggestions"]
+    assert all("On this model" in each["reason"] for each in suggested)
+    trials = [json.loads(line) for line in (next_one / "trials.jsonl").read_text().splitlines()]
+    opened = [trial["candidate"] for trial in trials if trial["proposed_by"] == "atlas" and trial["stage"] == "search"]
+    assert opened == [each["candidate"] for each in suggested[:1]]
+    confirmed = [trial for trial in trials if trial["stage"] == "confirm"]
+    assert all(trial["divergence"] > 0 for trial in confirmed)
+    # What the atlas learns or forgets later changes nothing: the run keeps what it was recommended.
+    empty = environment() | {"BANDSEARCH_ATLAS": str(tmp_path / "empty")}
+    (next_one / "winner.json").unlink()
+    again = subprocess.run(
+        command("search", *options[1:], *changed), capture_output=True, text=True, env=empty, check=False
+    )
+    assert again.returncode == 0, again.stderr
+    assert json.loads((next_one / "prior.json").read_text())["suggestions"] == suggested
+
+
 def test_going_on_with_a_complete_run_changes_nothing(
     finished: tuple[Path, list[dict]], options: list[str | Path]
 ) -> None:

@@ -146,7 +146,7 @@ def test_a_space_between_two_depths_keeps_to_them() -> None:
         for start in range(11)
         for width in (5, 6)
     }
-    assert bands == {"2-7", "3-8", "4-9", "2-8", "3-9", "4-10"}
+    assert bands == {"2-6", "3-7", "4-8", "2-7", "3-8", "4-9"}
 
 
 def test_a_baseline_outside_the_space_has_no_point() -> None:
