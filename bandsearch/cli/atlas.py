@@ -101,7 +101,7 @@ def _records(directory: Path | None) -> tuple[Path, "list[AtlasRecord]"]:
     from bandsearch.atlas import atlas_directory, read_records
 
     where = atlas_directory(str(directory) if directory else None)
-    return where, read_records(where, Console(stderr=True).print)
+    return where, read_records(where, lambda sentence: typer.echo(sentence, err=True))
 
 
 def _matching(records: "Sequence[AtlasRecord]", name: str) -> "list[AtlasRecord]":

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from pathlib import PurePath
 
 from bandsearch.atlas import add_record, atlas_directory
 from bandsearch.models.loading import fingerprint
 from bandsearch.run.job import Environment, Job
+from bandsearch.run.words import short_name
 from bandsearch.rundir import Records, RunDirectory
 from bandsearch.values.atlas import AtlasRecord, BandReading
 from bandsearch.values.band import Band
@@ -31,10 +31,7 @@ def leave_record(home: RunDirectory, job: Job, listen: Listener) -> None:
 
 
 def record_of(home: RunDirectory, job: Job) -> AtlasRecord:
-    """The run in `home` as a record, without any path of this machine. Raises RunDirectoryError where it is not done.
-
-    `PurePath.name` of the data: a file's name; the fingerprint tells which content.
-    """
+    """The run in `home` as a record, without any path of this machine. Raises RunDirectoryError if it is not done."""
     plan, profile = home.read(home.plan, Plan), home.read(home.profile, SensitivityProfile)
     winner, evaluation = home.read(home.winner, Winner), home.read(home.evaluation, Evaluation)
     facts = home.read(home.environment, Environment)
@@ -49,7 +46,7 @@ def record_of(home: RunDirectory, job: Job) -> AtlasRecord:
         slug=job.source.slug,
         fingerprint=fingerprint(job.source),
         layout=job.summary.layout,
-        data=job.dataset.name if job.dataset.name.startswith("demo:") else PurePath(job.dataset.name).name,
+        data=short_name(job.dataset.name),
         data_fingerprint=job.dataset.fingerprint,
         shape=job.dataset.shape,
         layer_scores=profile.layer_scores,

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from records import a_record, candidate_on
+from atlas_records import a_record, candidate_on
 from typer.testing import CliRunner
 
 from bandsearch.atlas import VARIABLE, add_record, atlas_directory, read_records

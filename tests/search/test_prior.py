@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import statistics
-import sys
-from pathlib import Path
 
 import pytest
+from atlas_records import a_record, candidate_on
 from bench import planted_search, regret
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,9 +18,6 @@ from bandsearch.values.atlas import AtlasRecord, Prior, Suggestion
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate, Method, Role
 from bandsearch.values.space import BandSpace, SearchSpace
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "atlas"))
-from records import a_record, candidate_on
 
 OWN = "0123456789abcdef"
 CODE = CandidateCode(SearchSpace(name="planted"), LAYOUT, RATES)
