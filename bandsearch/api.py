@@ -19,6 +19,7 @@ from bandsearch.models.aliases import DEMO
 from bandsearch.spaces import load_space
 from bandsearch.values.budget import Budget
 from bandsearch.values.errors import UsageError
+from bandsearch.values.levers import Levers
 from bandsearch.values.plan import Plan
 from bandsearch.values.profile import SensitivityProfile
 from bandsearch.values.progress import Listener, silent
@@ -47,6 +48,7 @@ def specify(
     epochs: float = 3.0,
     steps: int | None = None,
     batch_size: int = 16,
+    without: tuple[str, ...] = (),
     tasks: tuple[str, ...] = (),
     task_directory: str | None = None,
     task_limit: int | None = None,
@@ -87,6 +89,7 @@ def specify(
         budget=Budget.parse(budget) if budget else None,
         trials=trials,
         objective=Objective(objective),
+        levers=Levers.without(without),
         seed=seed,
         tasks=tasks,
         task_directory=task_directory,

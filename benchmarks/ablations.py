@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
 
-from bandsearch.engine.levers import Levers
 from bandsearch.values.candidate import Candidate
+from bandsearch.values.levers import Levers
 from bandsearch.values.value import Value
 from benchmarks.candidates import alike
 from benchmarks.ours import run_ours, started, train_all

@@ -12,11 +12,11 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 from bandsearch.engine.engine import Engine
-from bandsearch.engine.levers import Levers
 from bandsearch.engine.measure import best_packing
 from bandsearch.engine.pool import EnginePool
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.fidelity import Fidelity
+from bandsearch.values.levers import Levers
 from bandsearch.values.trial import Point
 from bandsearch.values.value import Value
 from benchmarks.job import Trained, peak_memory

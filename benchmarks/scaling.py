@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bandsearch.engine.levers import Levers
+from bandsearch.values.levers import Levers
 from bandsearch.values.value import Value
 from benchmarks.candidates import alike
 from benchmarks.fits import PowerLaw, power_law

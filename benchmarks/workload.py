@@ -13,12 +13,12 @@ from transformers import PreTrainedTokenizerBase
 from bandsearch.data.dataset import Dataset, prepare
 from bandsearch.engine.batches import examples_at
 from bandsearch.engine.devices import DeviceInventory, devices, engine_layout
-from bandsearch.engine.levers import Levers
 from bandsearch.engine.setup import EngineSetup
 from bandsearch.models.aliases import resolve
 from bandsearch.models.loading import ModelSummary, load_tokenizer, summarize
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.fidelity import Fidelity, Schedule
+from bandsearch.values.levers import Levers
 from bandsearch.values.spec import DataSpec, ModelSpec
 from benchmarks.candidates import frozen_candidates
 from benchmarks.costs import Volume

@@ -60,16 +60,16 @@ def family(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """`tiny_model(family)` is the directory of a random model (4 layers, width 32, fp32) with a working tokenizer."""
-    built: dict[str, Path] = {}
+    built: dict[tuple[str, int], Path] = {}
 
-    def build(family: str) -> Path:
-        if family not in built:
+    def build(family: str, width: int = WIDTH) -> Path:
+        if (family, width) not in built:
             directory = tmp_path_factory.mktemp(f"tiny-{family.replace('_', '-')}")
-            build_tiny_model(family, directory)
-            built[family] = directory
-        return built[family]
+            build_tiny_model(family, directory, width=width)
+            built[family, width] = directory
+        return built[family, width]
 
     return build
 

@@ -21,8 +21,11 @@ ModelName = Annotated[
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.", rich_help_panel=MODEL)]
 Dtype = Annotated[
-    Literal["auto", "bf16", "fp16", "fp32"],
-    typer.Option(help="auto is bf16 on a GPU and fp32 on a CPU.", rich_help_panel=MODEL),
+    Literal["auto", "bf16", "fp16", "fp32", "nf4"],
+    typer.Option(
+        help="auto is bf16 on a GPU and fp32 on a CPU; nf4 keeps the base in 4 bits (QLoRA; needs bandsearch[qlora]).",
+        rich_help_panel=MODEL,
+    ),
 ]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.", rich_help_panel=MODEL)
@@ -61,6 +64,7 @@ Out = Annotated[
 
 # What a specification says beyond model and data, for commands that search and train nothing.
 NO_SEARCH: dict[str, Any] = {
+    "without": None,
     "budget": None,
     "trials": 1,
     "space": "default",
@@ -122,6 +126,14 @@ def specification(
         int | None, typer.Option(min=1, help="Optimiser steps; overrules --epochs.", rich_help_panel=TRAINING)
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples per step.", rich_help_panel=TRAINING)] = 16,
+    without: Annotated[
+        str | None,
+        typer.Option(
+            help="Levers of the engine to switch off, separated by commas: prefix_cache, packing, supervised_head, "
+            "length_grouping, fast_linear.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
     tasks: Annotated[
         str | None,
         typer.Option(
@@ -166,6 +178,7 @@ def specification(
         epochs=epochs,
         steps=steps,
         batch_size=batch_size,
+        without=split_names(without),
         tasks=split_names(tasks),
         task_directory=str(task_directory) if task_directory else None,
         task_limit=task_limit,

@@ -67,6 +67,10 @@ class Conductor:
 
     def _turn(self, requests: list[_Request]) -> dict[int, Point | Exception]:
         """Validate who has arrived, or else take one step with the next pack; the answers found, by request."""
+        # Evicted while it waited: that concerns its own caller alone.
+        gone = [request for request in requests if not self._engine.holds(request.session)]
+        if gone:
+            return {id(each): KeyError(f"session {each.session} was evicted") for each in gone}
         arrived = [request for request in requests if self._has_arrived(request)]
         if arrived:
             points = self._engine.validate_together([each.session for each in arrived[: self.packing]])

@@ -8,8 +8,11 @@ import torch
 
 from bandsearch.values.value import Value
 
-# Below this many parameters a decoder's matrix products are too small to gain from a second thread.
-ONE_THREAD_PARAMETERS = 50_000_000
+# Engines side by side use cores better than threads of one, but the final trainings have only two to share.
+MOST_CPU_ENGINES = 4
+# What an engine holds in fp32 per parameter, with activations and a second copy while it loads, and beside the model.
+BYTES_PER_PARAMETER, BYTES_PER_ENGINE = 8, 1_500_000_000
+MEMORY_SHARE = 0.6
 
 
 class DeviceInventory(Value):
@@ -30,10 +33,11 @@ def devices() -> DeviceInventory:
 
 
 def engine_layout(inventory: DeviceInventory, parameters: int) -> tuple[Placement, ...]:
-    """One engine per GPU; without one, an engine per core for small models and one on all cores for others."""
+    """One engine per GPU; without one, as many engines of equal threads as cores and memory have room for."""
     if inventory.gpus:
         share = max(1, inventory.cores // len(inventory.gpus))
         return tuple(Placement(device=f"cuda:{index}", threads=share) for index in range(len(inventory.gpus)))
-    if parameters < ONE_THREAD_PARAMETERS:
-        return tuple(Placement(device="cpu", threads=1) for _ in range(inventory.cores))
-    return (Placement(device="cpu", threads=inventory.cores),)
+    size = BYTES_PER_PARAMETER * parameters + BYTES_PER_ENGINE
+    fitting = int(MEMORY_SHARE * inventory.memory_bytes / size)
+    engines = max(1, min(MOST_CPU_ENGINES, inventory.cores, fitting))
+    return tuple(Placement(device="cpu", threads=inventory.cores // engines) for _ in range(engines))

@@ -18,7 +18,6 @@ from bandsearch.adapters.lora import attach, detach, load_tensors
 from bandsearch.data.dataset import Dataset, prepare
 from bandsearch.engine.checkpoint import read_session, write_session
 from bandsearch.engine.failures import DivergedError
-from bandsearch.engine.levers import Levers
 from bandsearch.engine.passes import Passes
 from bandsearch.engine.prefix import PrefixCache, cache_key
 from bandsearch.engine.scoring import ExampleLoss, greedy_answers, split_losses
@@ -31,6 +30,7 @@ from bandsearch.models.loading import fingerprint, load_model, load_tokenizer
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.layout import Layout
+from bandsearch.values.levers import Levers
 from bandsearch.values.trial import Point
 
 
@@ -53,7 +53,7 @@ class Engine:
         levers: Levers | None = None,
         cache: PrefixCache | None = None,
     ) -> None:
-        """Takes hold of `model` until `close`. `cache`: by default one of its own."""
+        """Takes hold of `model` until `close`. `cache`: by default one of its own. `notes` says what is off."""
         torch.set_num_threads(threads)
         self.model, self.layout, self.tokenizer, self.dataset = model, layout, tokenizer, dataset
         self.threads, self.device = threads, model.device
@@ -66,9 +66,8 @@ class Engine:
             dataset,
             tokenizer.pad_token_id,
             cache if wanted.prefix_cache else None,
-            compiled=wanted.compile,
         )
-        self.levers = faithful_levers(model, layout, self._passes, wanted)
+        self.levers, self.notes = faithful_levers(model, layout, self._passes, wanted)
         self._trainer = Trainer(self._passes, dataset, length_grouping=wanted.length_grouping)
         self._sessions: dict[str, Session] = {}
         self._names = map(str, itertools.count())
@@ -148,6 +147,9 @@ class Engine:
                 sentence = f"Validation loss of {state.candidate} is not finite."
                 outcome[state.name] = DivergedError(sentence, "Lower the rate.")
         return outcome
+
+    def holds(self, session: str) -> bool:
+        return session in self._sessions
 
     def progress(self, session: str) -> tuple[int, int]:
         """Steps done, and all that the session's fidelity has."""

@@ -14,10 +14,10 @@ from bandsearch.data.dataset import Dataset, Encoded
 from bandsearch.engine.adapted import AdaptedLinears, Member
 from bandsearch.engine.batches import collate
 from bandsearch.engine.head import Head
-from bandsearch.engine.levers import Levers
 from bandsearch.engine.prefix import PrefixCache
 from bandsearch.engine.stage import Decoder, Group
 from bandsearch.values.layout import Layout
+from bandsearch.values.levers import Levers
 
 # Sequences whose prefixes an accelerator computes in one pass. A CPU takes one at a time: then a state depends on its
 # sequence alone, to the last bit, whoever computed it first.
@@ -44,12 +44,10 @@ class Passes:
         dataset: Dataset,
         pad_token_id: int,
         cache: PrefixCache | None,
-        *,
-        compiled: bool = False,
     ) -> None:
         self._model, self.dataset, self.pad_token_id = model, dataset, pad_token_id
         self.device = model.device
-        self._decoder = Decoder(model, layout, compiled=compiled)
+        self._decoder = Decoder(model, layout)
         self._linears = AdaptedLinears(model, layout)
         self._head = Head(model)
         self._own_cache = cache

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -68,6 +69,8 @@ class EnginePool(EngineHandles):
         # Ray tells everyone that its cluster asks for a token; nobody but this run ever talks to it.
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
         if not ray.is_initialized():
+            scratch = tempfile.mkdtemp(prefix="bs-")
+            atexit.register(shutil.rmtree, scratch, ignore_errors=True)
             ray.init(
                 address="local",
                 include_dashboard=False,
@@ -76,7 +79,7 @@ class EnginePool(EngineHandles):
                 configure_logging=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 num_cpus=max(4, len(setups) + 2),
-                _temp_dir=str(Path(tempfile.mkdtemp(prefix="bs-"))),
+                _temp_dir=scratch,
             )
         actors = []
         for setup in setups:

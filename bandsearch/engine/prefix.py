@@ -105,8 +105,11 @@ class PrefixCache:
         return self._left > 0
 
     def boundary_below(self, split: str, index: int, boundary: int) -> int:
-        """The highest boundary up to `boundary` at which the sequence is kept; 0 is the embeddings."""
-        known = (at for name, at in self._shelves if name == split and at <= boundary)
+        """The highest boundary below `boundary` at which the sequence is kept; 0 is the embeddings.
+
+        Never `boundary` itself: another engine may have put it there since it was looked for.
+        """
+        known = (at for name, at in self._shelves if name == split and at < boundary)
         return max((at for at in known if index in self._shelves[split, at]), default=0)
 
     def get(self, split: str, index: int, boundary: int) -> Tensor | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,20 +12,23 @@ from transformers import PreTrainedModel
 from bandsearch.adapters.lora import attach, detach, factors_of, initial_tensors, load_tensors
 from bandsearch.engine.batches import collate
 from bandsearch.engine.kernels import onednn_is_faster
-from bandsearch.engine.levers import Levers
 from bandsearch.engine.passes import Part, Passes
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.errors import ModelError
 from bandsearch.values.layout import Layout
+from bandsearch.values.levers import Levers
 
 ROWS = 3
 # Relative differences of losses and gradients that rounding explains.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
 
 
-def faithful_levers(model: PreTrainedModel, layout: Layout, passes: Passes, wanted: Levers) -> Levers:
-    """`wanted` without what does not reproduce plain Transformers + PEFT on `model`; sets `passes` to it.
+def faithful_levers(
+    model: PreTrainedModel, layout: Layout, passes: Passes, wanted: Levers
+) -> tuple[Levers, tuple[str, ...]]:
+    """`wanted` without what does not reproduce plain Transformers + PEFT on `model`, and a sentence on each such lever.
+    Sets `passes` to it.
 
     Two candidates of different start, rank and targets, with B away from zero, on three training examples: losses and
     gradients of every factor, one lever after the other. Raises ModelError where even the engine's own adapter layer,
@@ -48,7 +50,7 @@ def faithful_levers(model: PreTrainedModel, layout: Layout, passes: Passes, want
             return False
         return all(_close(ours, plain, TOLERANCE[model.dtype]) for ours, plain in zip(found, reference, strict=True))
 
-    kept = Levers.none().model_copy(update={"length_grouping": wanted.length_grouping, "compile": wanted.compile})
+    kept, notes = Levers.none().model_copy(update={"length_grouping": wanted.length_grouping}), []
     if not reproduces(kept):
         raise ModelError(
             f"On this {layout.family} model the engine does not compute what Transformers and PEFT compute.",
@@ -65,9 +67,9 @@ def faithful_levers(model: PreTrainedModel, layout: Layout, passes: Passes, want
         if more == kept or reproduces(more):
             kept = more
         else:
-            warnings.warn(f"{lever} does not reproduce a plain training of this model and is off", stacklevel=2)
+            notes.append(f"{lever} does not reproduce a plain training of this {layout.family} model and is off")
     passes.use(kept)
-    return kept
+    return kept, tuple(notes)
 
 
 def _candidates(layers: int) -> tuple[Candidate, Candidate]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bandsearch.engine.levers import Levers
+from bandsearch.values.levers import Levers
 from bandsearch.values.source import Source
 from bandsearch.values.spec import DataSpec
 from bandsearch.values.value import Value

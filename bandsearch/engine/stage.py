@@ -67,14 +67,14 @@ class _Pass:
 class Decoder:
     """A model whose layers can be run in part. Outside `running` it is untouched in everything it computes."""
 
-    def __init__(self, model: nn.Module, layout: Layout, *, compiled: bool = False) -> None:
+    def __init__(self, model: nn.Module, layout: Layout) -> None:
         self._pass: _Pass | None = None
         self.layers: nn.ModuleList = model.get_submodule(layout.layers_path)
         self._tuples = _puts_out_tuples(model, self.layers[0])
         # Loading libraries may have put a forward of their own on a layer.
         self._before = [vars(layer).get("forward") for layer in self.layers]
         for index, layer in enumerate(self.layers):
-            layer.forward = self._staged(index, torch.compile(layer.forward) if compiled else layer.forward)
+            layer.forward = self._staged(index, layer.forward)
 
     def release(self) -> None:
         """Give the layers their own forward back."""

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -20,6 +29,7 @@ from bandsearch.values.layout import Layout
 from bandsearch.values.source import Source
 from bandsearch.values.value import Value
 
+NF4 = "nf4"
 DTYPES: dict[str, torch.dtype] = {
     "bf16": torch.bfloat16,
     "bfloat16": torch.bfloat16,
@@ -111,8 +121,32 @@ def resolve_dtype(name: str, device: str) -> torch.dtype:
             return torch.float32
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     if name not in DTYPES:
-        raise UsageError(f"Unknown dtype {name!r}.", f"Choose auto, {', '.join(DTYPES)}.")
+        raise UsageError(f"Unknown dtype {name!r}.", f"Choose auto, {', '.join(DTYPES)} or {NF4}.")
     return DTYPES[name]
+
+
+def dense_weight(module: nn.Module) -> Tensor:
+    """The weight of a linear module as numbers, also where it is kept in 4 bits."""
+    weight: Tensor = module.get_parameter("weight")
+    state = getattr(weight, "quant_state", None)
+    if state is None:
+        return weight
+    from bitsandbytes.functional import dequantize_4bit
+
+    dense: Tensor = dequantize_4bit(weight.data, state)
+    return dense
+
+
+def _four_bits(device: str) -> BitsAndBytesConfig:
+    """NF4 with double quantisation, as in QLoRA (arXiv 2305.14314); products are computed in the device's own type."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UsageError("A base in 4 bits needs bitsandbytes.", "Install it: pip install 'bandsearch[qlora]'.")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=resolve_dtype("auto", device),
+    )
 
 
 def load_config(source: Source) -> Any:
@@ -155,7 +189,8 @@ def load_model(source: Source, dtype: str = "auto", device: str = "cpu") -> PreT
             config=config,
             revision=source.revision,
             trust_remote_code=source.trust_remote_code,
-            dtype=resolve_dtype(dtype, device),
+            dtype=resolve_dtype("auto" if dtype == NF4 else dtype, device),
+            quantization_config=_four_bits(device) if dtype == NF4 else None,
             # Straight to the accelerator: the host's memory may be smaller than the model.
             device_map=None if device == "cpu" else {"": device},
             # Both kinds of wrong weights are refused below; transformers fills them with random numbers.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bandsearch.adapters.lora import tensor_names
 from bandsearch.data.dataset import Encoded
+from bandsearch.models.loading import dense_weight
 from bandsearch.probe.views import (
     curvature,
     effective_rank,
@@ -79,7 +80,7 @@ def relative_changes(
         for linear in layout.linears:
             path = f"{layout.layers_path}.{layer}.{linear.name}"
             a, b = (tensors[name] for name in tensor_names(path))
-            weight = model.get_parameter(f"{path}.weight")
+            weight = dense_weight(model.get_submodule(path))
             ratios.append(update_norm(a, b, scale) / float(torch.linalg.vector_norm(weight, dtype=torch.float32)))
         changes.append(sum(ratios) / len(ratios))
     return tuple(changes)

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bandsearch.engine.devices import engine_layout
-from bandsearch.engine.levers import Levers
+from bandsearch.engine.engine import Engine
 from bandsearch.engine.measure import measure_costs
 from bandsearch.engine.pool import EnginePool
 from bandsearch.engine.setup import EngineSetup
@@ -17,10 +17,9 @@ from bandsearch.values.plan import Costs, Plan
 from bandsearch.values.progress import Listener, Update
 
 VALIDATION_EXAMPLES = 256
-EVERY_LEVER = Levers()
 
 
-def engine_setups(job: Job, cache: Path | None = None, levers: Levers = EVERY_LEVER) -> list[EngineSetup]:
+def engine_setups(job: Job, cache: Path | None = None) -> list[EngineSetup]:
     """One engine for every accelerator, or over the cores as the model's size has it. They share `cache`."""
     return [
         EngineSetup(
@@ -30,7 +29,7 @@ def engine_setups(job: Job, cache: Path | None = None, levers: Levers = EVERY_LE
             dtype=job.spec.model.dtype,
             device=placement.device,
             threads=placement.threads,
-            levers=levers,
+            levers=job.spec.levers,
             cache_directory=None if cache is None else str(cache),
         )
         for placement in engine_layout(job.inventory, job.summary.parameters)
@@ -41,7 +40,14 @@ def start_engines(job: Job, listen: Listener, cache: Path | None = None) -> Engi
     """The warm engines of a run; the base model is loaded when this returns."""
     setups = engine_setups(job, cache)
     listen(Update(stage="load", message=f"{len(setups)} engine(s) for {job.source.slug} on {setups[0].device}"))
-    return EnginePool.start(setups)
+    pool = EnginePool.start(setups)
+    for note in pool.apply(0, _notes):
+        listen(Update(stage="load", message=note))
+    return pool
+
+
+def _notes(engine: Engine) -> tuple[str, ...]:
+    return engine.notes
 
 
 def measured_plan(job: Job, pool: EnginePool, *, load_seconds: float) -> Plan:

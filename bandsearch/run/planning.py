@@ -23,9 +23,9 @@ RETENTION_SHARE = 0.02
 # Promised is at most 2 % over; half of that and two seconds are kept back for what no measurement foresees.
 SLACK_SHARE = 0.01
 SLACK_SECONDS = 2.0
-# Steps of the whole run per step of the final training when a budget is spread evenly: 2 trainings at the end,
-# 10 confirmations at 2/3 length, and about thirty proxies, most of which stop at a ninth.
-STEPS_PER_FULL_STEP = 18
+# Steps of the whole run per step of the final training when a budget is spread evenly: 2 trainings at the end, each by
+# itself, and in shared passes 10 confirmations at 2/3 length and about thirty proxies, most of which stop at a ninth.
+FINAL_TRAININGS, SHARED_STEPS = 2, 16
 SMALLEST_FULL_STEPS = 20
 SMALLEST_RUNG = 30
 ETA = 3
@@ -87,7 +87,8 @@ def make_plan(
                 f"The smallest that works is about {named}.",
             )
         if bounded and not spec.train.steps:
-            full_steps = min(wanted, max(least, int(free * engines / (step * STEPS_PER_FULL_STEP))))
+            spread = FINAL_TRAININGS * step + SHARED_STEPS * costs.seconds_per_candidate_step * SAFETY
+            full_steps = min(wanted, max(least, int(free * engines / spread)))
     size = _evaluation_size(costs, test_examples, retention_texts, engines, wall_seconds)
     evaluate = _evaluation_seconds(spec, costs, size, engines, wall_seconds)
 

@@ -61,116 +61,134 @@ def retrain(
     listen: Listener,
     stop: Callable[[], bool],
 ) -> dict[str, Training]:
-    """Train every arm to its end or to the deadline, side by side where there are engines. Resumable at checkpoints.
+    """Train all arms from one validation to the next, side by side, to the end or to the deadline. Resumable.
 
+    Where time runs out between two validations, no arm keeps what lies behind the last one: equal steps are compared.
     Each candidate leaves `<its identity>/best.safetensors`, a checkpoint of the engine, and `training.json` under
     `folder`. Returns early, with trainings that are not `complete`, when `stop()` is true.
     """
-    queues = [list(arms.items())[index :: pool.size] for index in range(min(pool.size, len(arms)))]
+    runs = [
+        _Arm(pool, index % pool.size, name, candidate, fidelity, best_checkpoint(folder, candidate).parent)
+        for index, (name, candidate) in enumerate(arms.items())
+    ]
+    with ThreadPoolExecutor(len(runs)) as threads:
+        for goal in _goals(fidelity.steps):
+            behind = [run for run in runs if not run.complete and run.steps < goal]
+            if stop():
+                break
+            list(threads.map(lambda run, goal=goal: run.train(goal, wall_left), behind))
+            reached = all(run.complete or run.pending is None or run.pending.steps >= goal for run in behind)
+            for run in behind:
+                if reached or not run.points:
+                    run.keep()
+                    run.tell(listen)
+                if not reached:
+                    run.end()
+        for run in runs:
+            run.leave()
+    return {run.name: run.training() for run in runs}
 
-    def work(index: int) -> list[Training]:
-        done = []
-        for position, (arm, candidate) in enumerate(queues[index]):
-            sharing = len(queues[index]) - position
-            arm_left = _fixed_share(wall_left, sharing)
-            done.append(
-                _train(
-                    pool,
-                    index,
-                    arm,
-                    candidate,
-                    fidelity,
-                    best_checkpoint(folder, candidate).parent,
-                    arm_left,
-                    listen,
-                    stop,
+
+class _Arm:
+    """One training under way. `pending` is a reading that is not kept yet."""
+
+    def __init__(
+        self, pool: EnginePool, engine: int, name: str, candidate: Candidate, fidelity: Fidelity, folder: Path
+    ) -> None:
+        self._pool, self._engine, self.name = pool, engine, name
+        self._candidate, self._fidelity, self._folder = candidate, fidelity, folder
+        self.points: list[Point] = []
+        self.pending: Point | None = None
+        self.complete = False
+        self._session: str | None = None
+        self._record = folder / "training.json"
+        folder.mkdir(parents=True, exist_ok=True)
+        if self._record.exists():
+            known = Training.model_validate_json(self._record.read_text(encoding="utf-8"))
+            self._candidate, self.points, self.complete = known.candidate, list(known.points), known.complete
+
+    @property
+    def steps(self) -> int:
+        return self.points[-1].steps if self.points else 0
+
+    def training(self) -> Training:
+        best = min(self.points, key=lambda point: point.loss, default=None)
+        return Training(
+            arm=self.name,
+            candidate=self._candidate,
+            points=tuple(self.points),
+            best_steps=best.steps if best else 0,
+            complete=self.complete,
+        )
+
+    def train(self, goal: int, wall_left: Callable[[], float]) -> None:
+        """Train up to step `goal` or to the deadline; the reading is pending then. Divergence ends it."""
+        if self._session is None:
+            self._session = str(
+                self._call("restore", self._folder / "last.safetensors")
+                if self.points
+                else self._call("admit", self._candidate, self._fidelity)
+            )
+        for retries in range(RETRIES + 1):
+            try:
+                self.pending = self._call("advance", self._session, goal, wall_left())
+            except (DivergedError, OutOfMemoryError) as error:
+                self._session = None
+                if self.points:
+                    # The best that was kept is an adapter; a run must end with one.
+                    self.end()
+                    return
+                if isinstance(error, OutOfMemoryError):
+                    raise
+                if retries == RETRIES:
+                    raise AdapterError(
+                        f"The final training of {self._candidate} diverged, as it did at {retries} higher rates.",
+                        "Look at the data (`bandsearch data`), or give a narrower learning rate in the search space.",
+                    ) from None
+                # A rate that was fine for a proxy can be too high for the whole length.
+                lower = self._candidate.learning_rate / 3
+                self._candidate = self._candidate.model_copy(update={"learning_rate": lower})
+                self._session = str(self._call("admit", self._candidate, self._fidelity))
+            else:
+                return
+
+    def keep(self) -> None:
+        """Put the pending reading, its checkpoint and the record on disk."""
+        if self.pending is None:
+            return
+        point, self.pending = self.pending, None
+        self.points.append(point)
+        self._call("checkpoint", self._session, self._folder / "last.safetensors")
+        if point is min(self.points, key=lambda each: each.loss):
+            _copy(self._folder / "last.safetensors", self._folder / "best.safetensors")
+        self.complete = point.steps >= self._fidelity.steps
+        self._write()
+
+    def end(self) -> None:
+        """No further; what is pending is forgotten."""
+        self.pending, self.complete = None, True
+        self._write()
+
+    def leave(self) -> None:
+        if self._session is not None:
+            self._call("evict", self._session)
+
+    def tell(self, listen: Listener) -> None:
+        if self.points:
+            listen(
+                Update(
+                    stage="retrain",
+                    message=f"{self.name.replace('_', ' ')}: step {self.steps}/{self._fidelity.steps}, "
+                    f"validation loss {self.points[-1].loss:.4f}",
+                    done=self.steps / self._fidelity.steps,
                 )
             )
-        return done
 
-    with ThreadPoolExecutor(len(queues)) as threads:
-        return {training.arm: training for done in threads.map(work, range(len(queues))) for training in done}
+    def _write(self) -> None:
+        write_atomically(self._record, self.training().model_dump_json(indent=2))
 
-
-def _fixed_share(wall_left: Callable[[], float], sharing: int) -> Callable[[], float]:
-    """The part of the time left that the first of `sharing` arms on one engine may use."""
-    others = wall_left() * (sharing - 1) / sharing if sharing > 1 else 0.0
-    return lambda: wall_left() - others
-
-
-def _train(
-    pool: EnginePool,
-    index: int,
-    arm: str,
-    candidate: Candidate,
-    fidelity: Fidelity,
-    folder: Path,
-    wall_left: Callable[[], float],
-    listen: Listener,
-    stop: Callable[[], bool],
-) -> Training:
-    def call(method: str, *args: object) -> Any:
-        return pool.get(pool.submit(index, method, *args))
-
-    folder.mkdir(parents=True, exist_ok=True)
-    record = folder / "training.json"
-    training = Training.model_validate_json(record.read_text(encoding="utf-8")) if record.exists() else None
-    if training is not None and training.complete:
-        return training
-    points = list(training.points) if training else []
-    if training is None:
-        session = str(call("admit", candidate, fidelity))
-    else:
-        candidate = training.candidate
-        session = str(call("restore", folder / "last.safetensors"))
-    retries = 0
-    while not (training and training.complete) and not stop():
-        done = points[-1].steps if points else 0
-        target = next(goal for goal in _goals(fidelity.steps) if goal > done)
-        try:
-            point = call("advance", session, target, wall_left())
-        except (DivergedError, OutOfMemoryError) as error:
-            if training is not None:
-                # The best that was kept is an adapter; a run must end with one.
-                training = training.model_copy(update={"complete": True})
-                write_atomically(record, training.model_dump_json(indent=2))
-                break
-            if isinstance(error, OutOfMemoryError):
-                raise
-            if retries == RETRIES:
-                raise AdapterError(
-                    f"The final training of {candidate} diverged, as it did at {retries} higher rates.",
-                    "Look at the data (`bandsearch data`), or give a narrower learning rate in the search space.",
-                ) from None
-            # A rate that was fine for a proxy can be too high for the whole length.
-            retries += 1
-            candidate = candidate.model_copy(update={"learning_rate": candidate.learning_rate / 3})
-            session = str(call("admit", candidate, fidelity))
-            continue
-        points.append(point)
-        call("checkpoint", session, folder / "last.safetensors")
-        best = min(points, key=lambda p: p.loss)
-        if best is point:
-            _copy(folder / "last.safetensors", folder / "best.safetensors")
-        training = Training(
-            arm=arm,
-            candidate=candidate,
-            points=tuple(points),
-            best_steps=best.steps,
-            # Fewer steps than asked for: the deadline came first.
-            complete=point.steps >= fidelity.steps or point.steps < target,
-        )
-        write_atomically(record, training.model_dump_json(indent=2))
-        listen(
-            Update(
-                stage="retrain",
-                message=f"{arm.replace('_', ' ')}: step {point.steps}/{fidelity.steps}, "
-                f"validation loss {point.loss:.4f}",
-                done=point.steps / fidelity.steps,
-            )
-        )
-    call("evict", session)
-    return training or Training(arm=arm, candidate=candidate, points=(), best_steps=0, complete=False)
+    def _call(self, method: str, *args: object) -> Any:
+        return self._pool.get(self._pool.submit(self._engine, method, *args))
 
 
 def _goals(steps: int) -> list[int]:

@@ -14,12 +14,12 @@ from bandsearch.evaluate.arms import compare, score_arm
 from bandsearch.evaluate.lm_tasks import run_tasks
 from bandsearch.evaluate.retention import measure_retention
 from bandsearch.models.aliases import resolve
-from bandsearch.models.loading import summarize
+from bandsearch.models.loading import NF4, summarize
 from bandsearch.probe.probe import ProbeSettings, run_probe
 from bandsearch.run.engines import engine_setups, measured_plan, start_engines
 from bandsearch.run.job import prepare_job
 from bandsearch.rundir import RunDirectory, disk_errors, write_atomically
-from bandsearch.values.errors import AdapterError, RunDirectoryError
+from bandsearch.values.errors import AdapterError, RunDirectoryError, UsageError
 from bandsearch.values.evaluation import ArmScores, Evaluation
 from bandsearch.values.plan import Plan
 from bandsearch.values.profile import SensitivityProfile
@@ -60,6 +60,8 @@ def evaluate_adapter(
 
     Raises AdapterError for an adapter that does not pass the pre-flight on this model.
     """
+    if spec.model.dtype == NF4:
+        raise UsageError("An adapter cannot be folded exactly into a base in 4 bits.", "Use --dtype bf16 or fp32.")
     job = prepare_job(spec)
     errors = [f for f in verify_adapter(adapter, job.summary.layout) if f.severity is Severity.ERROR]
     if errors:

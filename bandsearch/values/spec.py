@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from bandsearch.values.budget import Budget
 from bandsearch.values.errors import UsageError
+from bandsearch.values.levers import Levers
 from bandsearch.values.space import SearchSpace
 from bandsearch.values.value import Value
 
@@ -30,7 +31,8 @@ class PriorSource(StrEnum):
 
 
 class ModelSpec(Value):
-    """`name` is an alias, a hub id or a local directory; `dtype` "auto" is bf16 on GPU and fp32 on CPU."""
+    """`name` is an alias, a hub id or a local directory; `dtype` "auto" is bf16 on GPU and fp32 on CPU; "nf4" is
+    a base in 4 bits (QLoRA, arXiv 2305.14314)."""
 
     name: str
     revision: str | None = None
@@ -66,6 +68,7 @@ class RunSpec(Value):
     budget: Budget | None = None
     trials: int | None = Field(default=None, ge=1)
     objective: Objective = Objective.LOSS
+    levers: Levers = Levers()
     prior: PriorSource = PriorSource.NONE
     atlas: str | None = Field(
         default=None, description="directory of the atlas; None: BANDSEARCH_ATLAS, or the user's cache"

@@ -13,10 +13,10 @@ from bandsearch.engine import head, selfcheck
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.head import Head
 from bandsearch.engine.kernels import onednn_is_faster, onednn_product
-from bandsearch.engine.levers import Levers
 from bandsearch.engine.passes import Passes
 from bandsearch.engine.stage import Decoder
 from bandsearch.values.errors import ModelError
+from bandsearch.values.levers import Levers
 
 Build = Callable[[Levers], Engine]
 
@@ -49,6 +49,7 @@ def test_a_lever_alone_computes_what_the_plain_loop_does(
     monkeypatch.setattr(selfcheck, "onednn_is_faster", lambda *_: True)
     expected = readings(build(Levers.none()))
     engine = build(Levers.none().model_copy(update={lever: True}))
+    assert engine.notes == ()
     assert getattr(engine.levers, lever)
     assert readings(engine) == pytest.approx(expected, abs=1e-5)
 
@@ -60,8 +61,9 @@ def test_with_everything_off_nothing_is_cached_or_packed(build: Build) -> None:
 def test_a_lever_that_computes_something_else_is_switched_off(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     right = Head._losses
     monkeypatch.setattr(Head, "_losses", lambda self, hidden, labels: right(self, hidden, labels) * 1.01)
-    with pytest.warns(UserWarning, match="supervised_head"):
-        engine = build(Levers())
+    engine = build(Levers())
+    assert len(engine.notes) == 1
+    assert "supervised_head" in engine.notes[0]
     assert not engine.levers.supervised_head
     assert engine.levers.prefix_cache
     monkeypatch.undo()
@@ -75,8 +77,9 @@ def test_a_lever_that_breaks_is_switched_off(build: Build, monkeypatch: pytest.M
         raise IndexError("no such layer")
 
     monkeypatch.setattr(Passes, "_compute", broken)
-    with pytest.warns(UserWarning, match="prefix_cache"):
-        assert not build(Levers()).levers.prefix_cache
+    engine = build(Levers())
+    assert not engine.levers.prefix_cache
+    assert "prefix_cache" in engine.notes[0]
 
 
 def test_a_model_that_cannot_be_trained_faithfully_is_refused(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,6 +145,14 @@ def test_a_failure_reaches_only_its_own_caller(engine: Engine) -> None:
     assert isinstance(answers[1], DivergedError) or answers[1].loss > 6
 
 
+def test_one_evicted_while_it_waits_concerns_its_own_caller(engine: Engine) -> None:
+    good, gone = engine.admit(NARROW, SHORT), engine.admit(WIDE, SHORT)
+    engine.evict(gone)
+    answers, _ = conducted(engine, 2, [(good, 6), (gone, 6)])
+    assert isinstance(answers[0], Point)
+    assert isinstance(answers[1], KeyError)
+
+
 def test_out_of_memory_takes_passes_apart_and_changes_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = [alone(engine, *each) for each in PACK]
     most_rows = 3

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bandsearch.engine.session import DivergedError
+from bandsearch.engine.failures import DivergedError
 from bandsearch.run.retrain import Training, best_checkpoint, retrain
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate
@@ -99,11 +99,41 @@ def test_divergence_later_on_hands_over_the_best_so_far(tmp_path: Path) -> None:
     assert best == [0.09, 30]
 
 
-def test_a_deadline_ends_it_complete(tmp_path: Path) -> None:
+def test_a_deadline_ends_it_at_the_last_validation(tmp_path: Path) -> None:
     training, best = train(ScriptedPool(lambda rate, steps: 1 / steps, reach=44), tmp_path)
     assert training.complete
-    assert training.points[-1].steps == 44
-    assert best == [0.09, 44]
+    assert training.points[-1].steps == 40
+    assert best == [0.09, 40]
+
+
+def test_a_deadline_before_the_first_validation_still_leaves_an_adapter(tmp_path: Path) -> None:
+    training, best = train(ScriptedPool(lambda rate, steps: 1 / steps, reach=4), tmp_path)
+    assert training.complete
+    assert best == [0.09, 4]
+
+
+def test_a_deadline_ends_all_arms_on_equal_steps(tmp_path: Path) -> None:
+    """The engine holds a session of each; the slower one sets the pace."""
+    slow, fast = candidate(0.01), candidate(0.02)
+
+    class TwoArms(ScriptedPool):
+        def admit(self, candidate: Candidate, fidelity: Fidelity) -> str:
+            return str(candidate.learning_rate)
+
+        def advance(self, session: str, steps: int, deadline: float) -> Point:
+            return Point(steps=min(steps, 33 if session == "0.01" else 1000), loss=1 / steps, seconds=1.0)
+
+    done = retrain(
+        TwoArms(lambda rate, steps: 1.0),  # type: ignore[arg-type]
+        {"winner": slow, "full_depth": fast},
+        FIDELITY,
+        tmp_path,
+        lambda: 100.0,
+        silent,
+        lambda: False,
+    )
+    assert {name: training.points[-1].steps for name, training in done.items()} == {"winner": 30, "full_depth": 30}
+    assert all(training.complete for training in done.values())
 
 
 def test_stopped_and_gone_on_it_is_the_same_training(tmp_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydantic import Field
 
+from bandsearch.values.errors import UsageError
 from bandsearch.values.value import Value
 
 
@@ -14,10 +17,17 @@ class Levers(Value):
     packing: int | None = Field(default=None, ge=1, description="candidates per pass; None: measured, 1: off")
     supervised_head: bool = Field(default=True, description="vocabulary logits of supervised positions only, in chunks")
     length_grouping: bool = Field(default=True, description="batches of sequences of similar length")
-    fast_linear: bool = Field(default=True, description="oneDNN for frozen fp32 products on a CPU it is faster on")
-    compile: bool = Field(default=False, description="torch.compile of the decoder layers")
+    fast_linear: bool = Field(default=True, description="oneDNN for fp32 products on a CPU that it is faster on")
 
     @classmethod
     def none(cls) -> Levers:
         """The plain loop."""
-        return cls(prefix_cache=False, packing=1, supervised_head=False, length_grouping=False, fast_linear=False)
+        return cls.without(tuple(cls.model_fields))
+
+    @classmethod
+    def without(cls, names: Sequence[str]) -> Levers:
+        """All but these. Raises UsageError for a name that is none."""
+        unknown = [name for name in names if name not in cls.model_fields]
+        if unknown:
+            raise UsageError(f"There is no lever {unknown[0]!r}.", f"Choose from {', '.join(cls.model_fields)}.")
+        return cls.model_validate({name: 1 if name == "packing" else False for name in names})
