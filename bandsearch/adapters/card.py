@@ -35,7 +35,7 @@ def model_card(
         parts += ["## Test split", "\n".join(_table(evaluation)), "\n".join(_differences(evaluation))]
         if evaluation.retention_texts:
             parts.append(
-                f"Retention loss is measured on texts of the base's own kind ({_plain(evaluation.retention_texts)}), "
+                f"Retention loss is measured on texts away from the task ({_plain(evaluation.retention_texts)}), "
                 "in nats per token; divergence is KL(base ‖ arm) on the same tokens, the mean over them."
             )
     parts += [

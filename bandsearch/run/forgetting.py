@@ -78,7 +78,7 @@ def _judged(evaluation: Evaluation) -> str:
 
 def _texts(evaluation: Evaluation) -> str:
     counts = [len(arm.retention.losses) for arm in evaluation.arms if arm.retention is not None]
-    return f"{min(counts)} texts of the base's own kind ({evaluation.retention_texts})"
+    return f"{min(counts)} texts away from the task ({evaluation.retention_texts})"
 
 
 def _retention(arms: Iterable[ArmScores], name: str) -> Retention | None:

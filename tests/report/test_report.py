@@ -314,6 +314,6 @@ def test_the_verdict_says_who_forgets_less(ours: float, task: float, words: str)
     evaluation = Evaluation(arms=arms, comparisons=compare(arms), retention_texts="texts")
     said = forgetting_words(facts.winner, evaluation)
     assert words in said
-    assert "On 3 texts of the base's own kind (texts)" in said
+    assert "On 3 texts away from the task (texts)" in said
     assert verdict(facts.winner, evaluation).endswith(said)
     assert forgetting_words(facts.winner, facts.evaluation) == ""

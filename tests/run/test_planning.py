@@ -123,6 +123,21 @@ def test_what_is_forgotten_is_measured_within_its_share() -> None:
         assert sum(stage.seconds for stage in made.stages) == pytest.approx(wall, rel=0.001)
         return made, made.seconds_of("evaluate") - without.seconds_of("evaluate")
 
+    def confirming(objective: str) -> float:
+        spec = RunSpec(
+            model=ModelSpec(name="demo"),
+            data=DataSpec(name="demo:x"),
+            space=SearchSpace(name="quick"),
+            trials=12,
+            objective=objective,
+        )
+        dear = costs(0.05).model_copy(update={"seconds_per_retention": 0.5})
+        splits = {"train_examples": 500, "validation_examples": 50, "test_examples": 50}
+        made = make_plan(spec, dear, **splits, retention_texts=10, engines=1, wall_seconds=None, adapter_bytes=10**6)
+        return made.seconds_of("confirm")
+
+    # Ten texts of half a second after each of two seeds of three finalists and four baselines.
+    assert confirming("retention") - confirming("loss") == pytest.approx(2 * 7 * 10 * 0.5)
     short, seconds = evaluated(300)
     assert 0 < short.retention_texts < 10
     assert seconds <= 0.02 * 300 * 1.15 + 1e-6

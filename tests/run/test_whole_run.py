@@ -123,7 +123,7 @@ def test_what_it_forgot_is_what_plain_peft_computes(
             assert float(loss) == pytest.approx(arms[name]["losses"][place], abs=1e-5)
         divergence = float((p.exp() * (p - q)).sum(-1).mean())
         assert divergence == pytest.approx(arms["winner"]["divergences"][place], abs=1e-5)
-    assert "32 texts of the base's own kind (neutral prompts)" in lines[-1]["verdict"]
+    assert "32 texts away from the task (neutral prompts)" in lines[-1]["verdict"]
     assert "What was forgotten" in (out / "report.md").read_text()
     assert "retention loss" in (out / "adapter" / "README.md").read_text()
 
