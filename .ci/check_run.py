@@ -38,6 +38,15 @@ def check(run: Path) -> list[str]:
             difference = mean[comparison["arm"]] - mean[comparison["reference"]]
             if abs(difference - comparison["difference"]["mean"]) > 1e-6:
                 wrong.append(f"{comparison['arm']} - {comparison['reference']}: {difference} recomputed")
+    kept = {arm["arm"]: arm["retention"] for arm in evaluation["arms"] if arm["retention"]}
+    if kept and any(kept["base"]["divergences"]):
+        wrong.append("the base diverges from itself")
+    for metric, field in (("retention_loss", "losses"), ("divergence", "divergences")):
+        for comparison in (each for each in evaluation["comparisons"] if each["metric"] == metric):
+            pairs = list(zip(kept[comparison["arm"]][field], kept[comparison["reference"]][field], strict=False))
+            difference = sum(ours - theirs for ours, theirs in pairs) / len(pairs)
+            if abs(difference - comparison["difference"]["mean"]) > 1e-6:
+                wrong.append(f"{metric} of {comparison['arm']} - {comparison['reference']}: {difference} recomputed")
     if not any(trial["stage"] == "search" for trial in trials):
         wrong.append("nothing was searched")
     if len({(t["number"], t["stage"], t["seed"]) for t in trials}) != len(trials):

@@ -13,6 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bandsearch.demo.corpus import CORPUS
 from bandsearch.demo.tasks import TASKS
 from bandsearch.models.aliases import DEMO
 from bandsearch.spaces import load_space
@@ -22,7 +23,7 @@ from bandsearch.values.levers import Levers
 from bandsearch.values.plan import Plan
 from bandsearch.values.profile import SensitivityProfile
 from bandsearch.values.progress import Listener, silent
-from bandsearch.values.spec import DataSpec, ModelSpec, Objective, RunSpec, TrainSpec
+from bandsearch.values.spec import DataSpec, ModelSpec, Objective, PriorSource, RunSpec, TrainSpec
 
 if TYPE_CHECKING:
     from bandsearch.run.outcome import RunOutcome
@@ -51,10 +52,14 @@ def specify(
     tasks: tuple[str, ...] = (),
     task_directory: str | None = None,
     task_limit: int | None = None,
+    retention: str | None = None,
+    prior: str = "none",
+    atlas: str | None = None,
 ) -> RunSpec:
     """Everything a person decides, checked. Raises UsageError, SpaceError or BudgetError.
 
-    `dataset` may be left out for the embedded model alone, which brings its own tasks.
+    `dataset` may be left out for the embedded model alone, which brings its own tasks. It also brings texts of the kind
+    it was pre-trained on, which take the place of the neutral ones where no `retention` is given.
     """
     if dataset is None:
         if model != DEMO:
@@ -62,8 +67,12 @@ def specify(
                 f"No data set was given for {model}.", "Add --dataset FILE, a hub id, or demo:<task> (see --help)."
             )
         dataset = f"demo:{next(iter(TASKS))}"
+    if retention is None and model == DEMO:
+        retention = f"demo:{CORPUS}"
     if objective not in set(Objective):
         raise UsageError(f"Unknown objective {objective!r}.", f"Choose {' or '.join(Objective)}.")
+    if prior not in set(PriorSource):
+        raise UsageError(f"Unknown prior {prior!r}.", f"Choose {' or '.join(PriorSource)}.")
     if budget is None and trials is None:
         raise UsageError("Neither a budget nor a number of trials was given.", "Add --budget 45min or --trials 20.")
     return RunSpec(
@@ -85,6 +94,9 @@ def specify(
         tasks=tasks,
         task_directory=task_directory,
         task_limit=task_limit,
+        retention=retention,
+        prior=PriorSource(prior),
+        atlas=atlas,
     )
 
 

@@ -1,7 +1,7 @@
 """The run directory: plain files that are the whole record of a run.
 
     spec.yaml environment.json plan.json profile.json trials.jsonl study.db ledger.jsonl
-    winner.json adapter/ evaluation.json report.html report.md scratch/
+    winner.json adapter/ evaluation.json report.html report.md scratch/ (and prior.json with --prior)
 
 Every file but the three append-only ones is written beside its place and renamed into it, so a file that exists is
 complete. A stage is done when its file exists; `scratch/` can be deleted once the run is complete.
@@ -41,6 +41,7 @@ class RunDirectory:
         self.environment = path / "environment.json"
         self.plan = path / "plan.json"
         self.profile = path / "profile.json"
+        self.prior = path / "prior.json"
         self.trials = path / "trials.jsonl"
         self.study = path / "study.db"
         self.ledger = path / "ledger.jsonl"

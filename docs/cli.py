@@ -15,6 +15,8 @@ COMMANDS = (
     "status",
     "report",
     "export",
+    "atlas",
+    "atlas show",
     "verify",
     "eval",
     "data",

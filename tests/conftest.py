@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Runs of the tests leave their records with the tests.
+os.environ["BANDSEARCH_ATLAS"] = tempfile.mkdtemp(prefix="bandsearch-atlas-")
 
 from collections.abc import Callable
 from pathlib import Path

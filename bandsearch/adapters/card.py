@@ -33,6 +33,11 @@ def model_card(
     ]
     if evaluation is not None:
         parts += ["## Test split", "\n".join(_table(evaluation)), "\n".join(_differences(evaluation))]
+        if evaluation.retention_texts:
+            parts.append(
+                f"Retention loss is measured on texts away from the task ({_plain(evaluation.retention_texts)}), "
+                "in nats per token; divergence is KL(base ‖ arm) on the same tokens, the mean over them."
+            )
     parts += [
         "## Use",
         "```python\n" + _python(source, adapter) + "\n```",
@@ -88,10 +93,15 @@ def _layers(candidate: Candidate) -> str:
 
 def _table(evaluation: Evaluation) -> Iterator[str]:
     tasks = sorted({task for arm in evaluation.arms for task in arm.tasks})
-    yield "| " + " | ".join(("", "parameters", "loss", "exact match", *tasks)) + " |"
-    yield "|" + "---|" * (4 + len(tasks))
+    kept = ("retention loss", "divergence from the base") if any(arm.retention for arm in evaluation.arms) else ()
+    yield "| " + " | ".join(("", "parameters", "loss", "exact match", *tasks, *kept)) + " |"
+    yield "|" + "---|" * (4 + len(tasks) + len(kept))
     for arm in evaluation.arms:
-        yield "| " + " | ".join((_arm(arm.arm), *_cells(arm), *(_number(arm.tasks.get(task)) for task in tasks))) + " |"
+        cells = [_arm(arm.arm), *_cells(arm), *(_number(arm.tasks.get(task)) for task in tasks)]
+        if kept:
+            found = arm.retention
+            cells += ["–", "–"] if found is None else [_number(found.loss), _number(found.divergence)]
+        yield "| " + " | ".join(cells) + " |"
 
 
 def _cells(arm: ArmScores) -> tuple[str, str, str]:
@@ -101,8 +111,9 @@ def _cells(arm: ArmScores) -> tuple[str, str, str]:
 def _differences(evaluation: Evaluation) -> Iterator[str]:
     for comparison in evaluation.comparisons:
         interval = comparison.difference
+        arms = f"{_arm(comparison.arm)} minus {_arm(comparison.reference)}"
         yield (
-            f"- {comparison.metric}, {_arm(comparison.arm)} minus {_arm(comparison.reference)}: {interval.mean:+.4f} "
+            f"- {_arm(comparison.metric)}, {arms}: {interval.mean:+.4f} "
             f"({interval.level:.0%} interval {interval.low:+.4f} to {interval.high:+.4f}, paired bootstrap)"
         )
 

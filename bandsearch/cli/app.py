@@ -11,6 +11,7 @@ import typer
 
 import bandsearch
 from bandsearch.cli import checking, doctor, looking, running
+from bandsearch.cli.atlas import atlas
 from bandsearch.values.errors import BandsearchError
 
 app = typer.Typer(
@@ -32,6 +33,7 @@ app.command(rich_help_panel=MAIN_JOB)(running.search)
 app.command(rich_help_panel=LOOKING)(looking.status)
 app.command(rich_help_panel=LOOKING)(looking.report)
 app.command(rich_help_panel=LOOKING)(looking.export)
+app.add_typer(atlas, name="atlas", rich_help_panel=LOOKING)
 app.command(rich_help_panel=CHECKING)(checking.verify)
 app.command("eval", rich_help_panel=CHECKING)(checking.evaluate)
 app.command(rich_help_panel=CHECKING)(checking.data)

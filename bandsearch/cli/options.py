@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from bandsearch.values.spec import RunSpec
 
-MODEL, DATA, TRAINING, SEARCH, TASKS = "Model", "Data", "Final training", "Search", "lm-eval"
+MODEL, DATA, TRAINING, SEARCH, TASKS = "Model", "Data", "Final training", "Search", "Evaluation"
 
 ModelName = Annotated[
     str,
@@ -48,6 +48,15 @@ MaxLength = Annotated[
 MaxExamples = Annotated[int | None, typer.Option(min=1, help="Use at most this many rows.", rich_help_panel=DATA)]
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output, and nothing else.")]
 RunPath = Annotated[Path, typer.Argument(metavar="DIR", help="The run's directory.")]
+AtlasPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--atlas",
+        help="Directory of the atlas. Default: what BANDSEARCH_ATLAS names, or ~/.cache/bandsearch/atlas.",
+        file_okay=False,
+        rich_help_panel=SEARCH,
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option("--out", "-o", help="Run directory. Default: results/<model>-<data>-<date>.", file_okay=False),
@@ -62,8 +71,10 @@ NO_SEARCH: dict[str, Any] = {
     "objective": "loss",
     "epochs": 3.0,
     "steps": None,
+    "prior": "none",
+    "atlas": None,
 }
-NO_TASKS: dict[str, Any] = {"tasks": None, "task_directory": None, "task_limit": None}
+NO_TASKS: dict[str, Any] = {"tasks": None, "task_directory": None, "task_limit": None, "retention": None}
 
 
 def specification(
@@ -85,9 +96,21 @@ def specification(
         str, typer.Option(help="Search space: a name or a YAML file.", rich_help_panel=SEARCH)
     ] = "default",
     objective: Annotated[
-        Literal["loss", "pareto"],
-        typer.Option(help="Validation loss, or its Pareto front against parameters.", rich_help_panel=SEARCH),
+        Literal["loss", "pareto", "retention"],
+        typer.Option(
+            help="Validation loss; its Pareto front against parameters; or the loss, and of what is equal within noise "
+            "what stays closest to the base.",
+            rich_help_panel=SEARCH,
+        ),
     ] = "loss",
+    prior: Annotated[
+        Literal["none", "atlas"],
+        typer.Option(
+            help="atlas: try first, in a few candidates, what won in earlier runs on this model or its family.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = "none",
+    atlas: AtlasPath = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.", rich_help_panel=SEARCH)] = 0,
     revision: Revision = None,
     dtype: Dtype = "auto",
@@ -125,6 +148,14 @@ def specification(
     task_limit: Annotated[
         int | None, typer.Option(min=1, help="Documents per lm-eval task.", rich_help_panel=TASKS)
     ] = None,
+    retention: Annotated[
+        str | None,
+        typer.Option(
+            help="Texts of the base's own kind, on which it is measured what is forgotten: JSONL, .txt, or whatever "
+            "--dataset takes. Default: a few neutral ones that come along.",
+            rich_help_panel=TASKS,
+        ),
+    ] = None,
 ) -> "RunSpec":
     """The specification these options stand for. Raises BandsearchError for what is wrong with them."""
     from bandsearch.api import specify
@@ -151,6 +182,9 @@ def specification(
         tasks=split_names(tasks),
         task_directory=str(task_directory) if task_directory else None,
         task_limit=task_limit,
+        retention=retention,
+        prior=prior,
+        atlas=str(atlas) if atlas else None,
     )
 
 

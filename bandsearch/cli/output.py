@@ -66,6 +66,9 @@ def outcome_line(outcome: RunOutcome) -> dict[str, Any]:
                 "exact_match": arm.exact_match,
                 "trainable_parameters": arm.trainable_parameters,
                 "tasks": arm.tasks,
+                "retention": None
+                if arm.retention is None
+                else {"loss": arm.retention.loss, "divergence": arm.retention.divergence},
             }
             for arm in evaluation.arms
         ],

@@ -85,11 +85,14 @@ def evaluation_table(evaluation: Evaluation) -> RenderableType:
     tasks = list(dict.fromkeys(name for arm in evaluation.arms for name in arm.tasks))
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("arm")
-    for name in ("loss", "exact match", *tasks):
+    kept = ("retention loss", "divergence") if any(arm.retention for arm in evaluation.arms) else ()
+    for name in ("loss", "exact match", *tasks, *kept):
         table.add_column(Text(name), justify="right")
     for arm in evaluation.arms:
         exact = "–" if arm.exact_match is None else f"{arm.exact_match:.1%}"
         scores = [f"{arm.tasks[name]:.4f}" if name in arm.tasks else "–" for name in tasks]
+        if arm.retention is not None:
+            scores += [f"{arm.retention.loss:.4f}", f"{arm.retention.divergence:.4f}"]
         table.add_row(arm.arm, f"{arm.loss:.4f}", exact, *scores)
     lines = [
         Text(

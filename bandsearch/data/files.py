@@ -42,6 +42,19 @@ def read_file(path: Path) -> tuple[Row, ...]:
     return rows
 
 
+def read_paragraphs(path: Path) -> tuple[Row, ...]:
+    """A plain text file as rows with a `text` each: what stands between blank lines. Raises DataError."""
+    rows: list[Row] = []
+    lines: list[str] = []
+    for number, line in enumerate([*_decoded(_content(path), path).splitlines(), ""], start=1):
+        if line.strip():
+            lines.append(line)
+        elif lines:
+            rows.append(Row(f"{path.name}:{number - len(lines)}", {"text": "\n".join(lines)}))
+            lines = []
+    return tuple(rows)
+
+
 def _content(path: Path) -> bytes:
     try:
         content = path.read_bytes()

@@ -20,6 +20,11 @@ TENS = "_ _ twenty thirty forty fifty sixty seventy eighty ninety".split()
 
 Pair = tuple[str, str]
 
+# The mixture as a data set of plain texts, drawn with a seed that no phase of the pre-training used.
+CORPUS = "corpus"
+HELD_OUT_SEED = 1_000
+HELD_OUT_TEXTS = 400
+
 
 @dataclass(frozen=True)
 class Skill:
@@ -146,3 +151,13 @@ def pairs(seed: int, skills: Mapping[str, Skill] = SKILLS) -> Iterator[Pair]:
     shares = [skill.share for skill in skills.values()]
     while True:
         yield source.choices(writers, shares)[0](source)
+
+
+def texts(count: int = HELD_OUT_TEXTS, seed: int = HELD_OUT_SEED) -> list[dict[str, str]]:
+    """`count` different texts from the mixture, each a prompt with its answer, as the decoder was pre-trained on."""
+    found: dict[str, None] = {}
+    for prompt, answer in pairs(seed):
+        found.setdefault(prompt + answer)
+        if len(found) == count:
+            break
+    return [{"text": text} for text in found]

@@ -47,19 +47,31 @@ def score_arm(
 
 
 def compare(arms: Sequence[ArmScores], pairs: Sequence[tuple[str, str]] = PAIRS) -> tuple[Comparison, ...]:
-    """Paired bootstrap of loss and exact match, over the examples that both arms of a pair were scored on."""
-    by_name = {arm.arm: arm.examples for arm in arms}
+    """Paired bootstrap of loss, exact match and retention, over what both arms of a pair were scored on."""
+    by_name = {arm.arm: arm for arm in arms}
     comparisons = []
     for arm, reference in pairs:
-        both = list(zip(by_name[arm], by_name[reference], strict=False))
+        both = list(zip(by_name[arm].examples, by_name[reference].examples, strict=False))
         losses = [ours.loss - theirs.loss for ours, theirs in both]
         matches = [
             float(ours.correct) - float(theirs.correct)
             for ours, theirs in both
             if ours.correct is not None and theirs.correct is not None
         ]
-        for metric, differences in (("loss", losses), ("exact_match", matches)):
+        measured = {"loss": losses, "exact_match": matches, **_kept(by_name[arm], by_name[reference])}
+        for metric, differences in measured.items():
             if differences:
                 interval = paired_bootstrap(differences)
                 comparisons.append(Comparison(arm=arm, reference=reference, metric=metric, difference=interval))
     return tuple(comparisons)
+
+
+def _kept(arm: ArmScores, reference: ArmScores) -> dict[str, list[float]]:
+    """Differences of retention, text by text; nothing where either was not measured."""
+    ours, theirs = arm.retention, reference.retention
+    if ours is None or theirs is None:
+        return {}
+    return {
+        "retention_loss": [a - b for a, b in zip(ours.losses, theirs.losses, strict=False)],
+        "divergence": [a - b for a, b in zip(ours.divergences, theirs.divergences, strict=False)],
+    }

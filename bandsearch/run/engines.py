@@ -10,6 +10,7 @@ from bandsearch.engine.engine import Engine
 from bandsearch.engine.measure import measure_costs
 from bandsearch.engine.pool import EnginePool
 from bandsearch.engine.setup import EngineSetup
+from bandsearch.evaluate.retention import seconds_per_text
 from bandsearch.run.job import Job
 from bandsearch.run.planning import make_plan
 from bandsearch.values.plan import Costs, Plan
@@ -65,12 +66,17 @@ def measured_plan(job: Job, pool: EnginePool, *, load_seconds: float) -> Plan:
         min(costs.seconds_per_candidate_step * packing, costs.seconds_per_step * packing) for costs in measured
     )
     slowest |= {"packing": packing, "seconds_per_packed_step": packed}
+    slowest |= {
+        "load_seconds": load_seconds,
+        "seconds_per_retention": pool.apply(0, seconds_per_text, job.retention.texts),
+    }
     return make_plan(
         job.spec,
-        Costs(**(slowest | {"load_seconds": load_seconds})),
+        Costs(**slowest),
         train_examples=len(job.dataset.train),
         validation_examples=len(job.dataset.validation),
         test_examples=len(job.dataset.test),
+        retention_texts=len(job.retention.texts),
         engines=pool.size,
         wall_seconds=job.wall_seconds,
         adapter_bytes=job.adapter_bytes,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bandsearch.values.atlas import Suggestion
 from bandsearch.values.evaluation import Evaluation, Winner
 from bandsearch.values.plan import Plan
 from bandsearch.values.profile import SensitivityProfile
@@ -24,6 +25,7 @@ class ReportFacts:
     """Everything the report says. `trials` holds the stages search and confirm; seconds are device-seconds.
 
     `samples` are the first test examples, in the order of the evaluation's examples; it may be empty.
+    `prior` is what earlier runs recommended, empty where they were not asked.
     `adapter` is the path of the adapter relative to the report.
     """
 
@@ -40,5 +42,6 @@ class ReportFacts:
     layer_count: int
     serve_command: str
     adapter: str = "adapter"
+    prior: tuple[Suggestion, ...] = ()
     data_notes: tuple[str, ...] = ()
     samples: tuple[Sample, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,10 +13,12 @@ from torch import Tensor
 from bandsearch.adapters.card import model_card
 from bandsearch.adapters.export import export_adapter, write_card
 from bandsearch.adapters.verify import Severity, verify_adapter
+from bandsearch.data.dataset import Encoded
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.pool import EnginePool
 from bandsearch.evaluate.arms import compare, score_arm
 from bandsearch.evaluate.lm_tasks import run_tasks
+from bandsearch.evaluate.retention import measure_retention
 from bandsearch.run.job import Job
 from bandsearch.run.retrain import Training, best_checkpoint
 from bandsearch.rundir import RunDirectory
@@ -28,6 +31,8 @@ from bandsearch.values.spec import RunSpec
 from bandsearch.values.statistics import paired_bootstrap
 
 BASE, FULL_DEPTH, WINNER = "base", "full_depth", "winner"
+# Of the time an arm has, what may go into what it has forgotten.
+RETENTION_SHARE = 0.1
 
 
 def settle(pool: EnginePool, folder: Path, winner: Winner, plan: Plan) -> Winner:
@@ -79,7 +84,8 @@ def evaluate_arms(
     wall_left: Callable[[], float],
     listen: Listener,
 ) -> Evaluation:
-    """Score base, tuned full depth and winner on the test split, one engine per arm where there are as many."""
+    """Score base, tuned full depth and winner on the test split and on texts of the base's own kind, one engine per
+    arm where there are as many."""
     trained = {FULL_DEPTH: (winner.baseline, winner.baseline_parameters)}
     if winner.candidate != winner.baseline:
         trained[WINNER] = (winner.candidate, winner.trainable_parameters)
@@ -94,7 +100,8 @@ def evaluate_arms(
         left = wall_left()
         seconds = None if math.isinf(left) else max(0.0, left) / (rounds - position // pool.size)
         listen(Update(stage="evaluate", message=f"scoring {arm.replace('_', ' ')} on the test split"))
-        scores = pool.apply(position % pool.size, _score, checkpoint, arm, job.spec, plan, seconds)
+        texts = job.retention.texts[: plan.retention_texts]
+        scores = pool.apply(position % pool.size, _score, checkpoint, arm, job.spec, plan, texts, seconds)
         return scores.model_copy(update={"trainable_parameters": parameters})
 
     with ThreadPoolExecutor(pool.size) as threads:
@@ -102,7 +109,7 @@ def evaluate_arms(
     if WINNER not in trained:
         # The baseline is the winner: one training, shown under both names.
         scores = (*scores, scores[-1].model_copy(update={"arm": WINNER}))
-    evaluation = Evaluation(arms=scores, comparisons=compare(scores))
+    evaluation = Evaluation(arms=scores, comparisons=compare(scores), retention_texts=job.retention.name)
     write_card(
         home.adapter,
         model_card(winner, job.summary.layout, job.source, job.dataset.name, home.adapter, evaluation),
@@ -129,18 +136,30 @@ def _trained(engine: Engine, checkpoint: Path) -> tuple[Candidate, dict[str, Ten
 
 
 def _score(
-    engine: Engine, checkpoint: Path | None, arm: str, spec: RunSpec, plan: Plan, seconds: float | None
+    engine: Engine,
+    checkpoint: Path | None,
+    arm: str,
+    spec: RunSpec,
+    plan: Plan,
+    texts: tuple[Encoded, ...],
+    seconds: float | None,
 ) -> ArmScores:
+    started = time.monotonic()
     session = engine.restore(checkpoint) if checkpoint else None
     try:
+        retention = None
+        if texts:
+            share = None if seconds is None else RETENTION_SHARE * seconds
+            with engine.attached(session) as model:
+                retention = measure_retention(model, engine.tokenizer.pad_token_id, texts, share)
         scores = score_arm(
             engine,
             session,
             arm,
             test_examples=plan.test_examples,
             generated_examples=plan.generated_examples,
-            deadline=seconds,
-        )
+            deadline=None if seconds is None else max(0.0, seconds - (time.monotonic() - started)),
+        ).model_copy(update={"retention": retention})
         if not spec.tasks:
             return scores
         with engine.attached(session) as model:

@@ -14,6 +14,7 @@ from typing import Any
 from bandsearch import __version__
 from bandsearch.adapters.lora import trainable_parameters
 from bandsearch.data.dataset import Dataset, prepare
+from bandsearch.data.retention import RetentionTexts, retention_texts
 from bandsearch.engine.devices import DeviceInventory, devices
 from bandsearch.evaluate.lm_tasks import check_tasks
 from bandsearch.models.aliases import Source, resolve
@@ -42,6 +43,7 @@ class Job:
     summary: ModelSummary
     tokenizer: Any
     dataset: Dataset
+    retention: RetentionTexts
     inventory: DeviceInventory
     devices: int
     wall_seconds: float | None
@@ -77,7 +79,8 @@ def prepare_job(spec: RunSpec) -> Job:
     longest = min(spec.data.max_length, summary.context_length or spec.data.max_length)
     data = spec.data.model_copy(update={"max_length": longest})
     dataset = prepare(data, tokenizer, spec.seed)
-    return Job(spec, data, source, summary, tokenizer, dataset, inventory, held, wall)
+    retention = retention_texts(spec.retention, tokenizer, longest)
+    return Job(spec, data, source, summary, tokenizer, dataset, retention, inventory, held, wall)
 
 
 def environment(job: Job) -> Environment:

@@ -13,7 +13,9 @@ from bandsearch.run.engines import measured_plan, start_engines
 from bandsearch.run.handover import FULL_DEPTH, WINNER, evaluate_arms, export_winner, settle
 from bandsearch.run.job import Job, default_directory, environment, prepare_job
 from bandsearch.run.outcome import RunOutcome, outcome_of
+from bandsearch.run.prior import prior_of
 from bandsearch.run.publish import publish
+from bandsearch.run.record import leave_record
 from bandsearch.run.retrain import full_fidelity, retrain
 from bandsearch.rundir import Records, RunDirectory, disk_errors, require_disk
 from bandsearch.search.confirm import confirm
@@ -75,6 +77,7 @@ def _complete(home: RunDirectory, job: Job, listen: Listener, stop: Stop) -> Run
                 home.write(home.evaluation, evaluation)
     with home:
         publish(home, job)
+        leave_record(home, job, listen)
     return outcome_of(home)
 
 
@@ -186,6 +189,7 @@ def _winner(at: _Run, profile: SensitivityProfile) -> Winner:
             scratch=at.home.scratch,
             wall_left=at.wall_left("confirm", "retrain", "evaluate"),
             objective=at.job.spec.objective,
+            prior=prior_of(at.home, at.job, profile, at.listen).suggestions,
             listen=at.listen,
             stop=at.stop,
         )
@@ -200,6 +204,8 @@ def _winner(at: _Run, profile: SensitivityProfile) -> Winner:
             seed=seed,
             records=records,
             wall_left=at.wall_left("retrain", "evaluate"),
+            objective=at.job.spec.objective,
+            retention=at.job.retention.texts[: at.plan.retention_texts],
             listen=at.listen,
             stop=at.stop,
         )

@@ -9,16 +9,20 @@ from markupsafe import Markup
 
 from bandsearch.run import charts
 from bandsearch.run.facts import ReportFacts
+from bandsearch.run.forgetting import METRICS as FORGETTING
+from bandsearch.run.forgetting import ForgettingRow, forgetting_rows
 from bandsearch.run.rows import (
     ArmRow,
     BudgetRow,
     DifferenceRow,
     FinalistRow,
+    PriorRow,
     SampleRow,
     Tile,
     arm_rows,
     difference_row,
     finalist_rows,
+    prior_rows,
     sample_rows,
     tiles_of,
 )
@@ -50,6 +54,8 @@ class Page:
     arms: tuple[ArmRow, ...]
     differences: tuple[DifferenceRow, ...]
     test_examples: int
+    forgetting: tuple[ForgettingRow, ...]
+    retention_texts: str
     top_layers: str
     sensitivity: Markup
     views: Markup | None
@@ -57,6 +63,7 @@ class Page:
     pareto: tuple[Panel, ...]
     history: Markup | None
     counts: str
+    prior: tuple[PriorRow, ...]
     finalists: tuple[FinalistRow, ...]
     confirm_steps: int
     rates: Markup | None
@@ -92,8 +99,10 @@ def make_page(facts: ReportFacts) -> Page:
         tiles=(*tiles_of(facts, evaluation), Tile("Compute", charged(spent, unit), bound)),
         task_names=tasks,
         arms=tuple(arm_rows(evaluation.arms, winner, tasks)),
-        differences=tuple(difference_row(comparison) for comparison in evaluation.comparisons),
+        differences=tuple(difference_row(each) for each in evaluation.comparisons if each.metric not in FORGETTING),
         test_examples=len(evaluation.arms[0].examples),
+        forgetting=tuple(forgetting_rows(evaluation)),
+        retention_texts=evaluation.retention_texts,
         top_layers=", ".join(map(str, facts.profile.ranking[:5])),
         sensitivity=charts.layer_sensitivity(facts.profile, winner.candidate.bands),
         views=charts.layer_views(facts.profile.views, facts.layer_count, winner.candidate.bands)
@@ -103,6 +112,7 @@ def make_page(facts: ReportFacts) -> Page:
         pareto=tuple(_pareto(facts, search)),
         history=charts.history(search, winner.candidate) if any(trial.points for trial in search) else None,
         counts=_counts(search),
+        prior=tuple(prior_rows(facts)),
         finalists=tuple(finalist_rows(winner)),
         confirm_steps=max(finalist.steps for finalist in winner.finalists) if winner.finalists else 0,
         rates=_rates(facts),
@@ -162,9 +172,11 @@ def _shown(evaluation: Evaluation, winner: Winner) -> Evaluation:
     """Without the winner's arm where the winner is the baseline: it is one training, not two equal ones."""
     if winner.candidate != winner.baseline:
         return evaluation
-    return Evaluation(
-        arms=tuple(arm for arm in evaluation.arms if arm.arm != "winner"),
-        comparisons=tuple(comparison for comparison in evaluation.comparisons if comparison.arm != "winner"),
+    return evaluation.model_copy(
+        update={
+            "arms": tuple(arm for arm in evaluation.arms if arm.arm != "winner"),
+            "comparisons": tuple(each for each in evaluation.comparisons if each.arm != "winner"),
+        }
     )
 
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 import math
 import operator
 from itertools import product
+from typing import NamedTuple
 
 from bandsearch.values.budget import Budget
 from bandsearch.values.errors import BudgetError
 from bandsearch.values.plan import Costs, Plan, StagePlan
-from bandsearch.values.spec import RunSpec
+from bandsearch.values.spec import Objective, RunSpec
 
 PROBE_SHARE = 0.03
 CONFIRM_SHARE = 0.35
 LM_EVAL_SHARE = 0.10
+RETENTION_SHARE = 0.02
 # Promised is at most 2 % over; half of that and two seconds are kept back for what no measurement foresees.
 SLACK_SHARE = 0.01
 SLACK_SECONDS = 2.0
@@ -40,6 +42,7 @@ def make_plan(
     train_examples: int,
     validation_examples: int,
     test_examples: int,
+    retention_texts: int = 0,
     engines: int,
     wall_seconds: float | None,
     adapter_bytes: int,
@@ -59,38 +62,47 @@ def make_plan(
     least = wanted if spec.train.steps or spec.trials else min(wanted, SMALLEST_FULL_STEPS)
 
     def free_and_needed(wall: float) -> tuple[float, float]:
-        evaluation = _evaluation_seconds(
-            spec, costs, *_evaluation_size(costs, test_examples, engines, wall), engines, wall
-        )
+        size = _evaluation_size(costs, test_examples, retention_texts, engines, wall)
+        evaluation = _evaluation_seconds(spec, costs, size, engines, wall)
         free = wall * (1 - SLACK_SHARE - PROBE_SHARE) - SLACK_SECONDS - costs.load_seconds - evaluation
         needed = least * step * trainings + _validations(costs)
         if spec.trials is not None:
             needed += _search_seconds(spec.trials, _rungs(wanted), costs, engines=1)
-            needed += _confirm_seconds(*_confirm_choices(bounded=False)[0], wanted, costs, engines)
+            confirming = _confirm_costs(spec, costs, size)
+            needed += _confirm_seconds(*_confirm_choices(bounded=False)[0], wanted, confirming, engines)
         return free, needed
 
     full_steps = wanted
     if wall_seconds is not None:
         free, needed = free_and_needed(wall_seconds)
         if free < needed:
-            smallest = wall_seconds
-            while operator.lt(*free_and_needed(smallest)):
+            smallest, named = wall_seconds, _in_unit(spec, wall_seconds, wall_seconds)
+            # The budget as it is named, rounded: more time also buys a dearer evaluation, so it may not do.
+            while operator.lt(*free_and_needed(_wall_of(spec, named, wall_seconds))):
                 smallest *= 1.05
+                named = _in_unit(spec, smallest, wall_seconds)
             raise BudgetError(
                 f"The budget is too small: beside loading and evaluation it leaves {max(free, 0):.0f} s, and the "
                 f"training itself needs {needed:.0f} s.",
-                f"The smallest that works is about {_in_unit(spec, smallest, wall_seconds)}.",
+                f"The smallest that works is about {named}.",
             )
         if bounded and not spec.train.steps:
             spread = FINAL_TRAININGS * step + SHARED_STEPS * costs.seconds_per_candidate_step * SAFETY
             full_steps = min(wanted, max(least, int(free * engines / spread)))
-    test, generated = _evaluation_size(costs, test_examples, engines, wall_seconds)
-    evaluate = _evaluation_seconds(spec, costs, test, generated, engines, wall_seconds)
+    size = _evaluation_size(costs, test_examples, retention_texts, engines, wall_seconds)
+    evaluate = _evaluation_seconds(spec, costs, size, engines, wall_seconds)
 
     rungs = _rungs(full_steps)
     retrain = full_steps * step * trainings + _validations(costs)
     confirm_choice, confirm, search, probe = _share(
-        spec, costs, full_steps, rungs, engines, wall_seconds, fixed=costs.load_seconds + retrain + evaluate
+        spec,
+        costs,
+        _confirm_costs(spec, costs, size),
+        full_steps,
+        rungs,
+        engines,
+        wall_seconds,
+        fixed=costs.load_seconds + retrain + evaluate,
     )
     fraction, seeds, finalists = confirm_choice
     trial_seconds = _trial_seconds(rungs, costs)
@@ -106,7 +118,11 @@ def make_plan(
             detail=f"{finalists} finalists and {BASELINES} baselines, {confirm_steps} steps, {seeds} seeds",
         ),
         StagePlan(name="retrain", seconds=retrain, detail=f"winner and full-depth baseline, {full_steps} steps"),
-        StagePlan(name="evaluate", seconds=evaluate, detail=f"3 arms, {test} examples, {generated} generated"),
+        StagePlan(
+            name="evaluate",
+            seconds=evaluate,
+            detail=f"3 arms, {size.test} examples, {size.generated} generated, {size.retained} texts for forgetting",
+        ),
     ]
     if wall_seconds is not None:
         rest = wall_seconds - sum(stage.seconds for stage in stages)
@@ -125,8 +141,9 @@ def make_plan(
         confirm_seeds=seeds,
         finalists=finalists,
         validation_examples=min(validation_examples, 256),
-        test_examples=test,
-        generated_examples=generated,
+        test_examples=size.test,
+        generated_examples=size.generated,
+        retention_texts=size.retained,
         stages=tuple(stages),
         # Two checkpoints of two trainings, each with two AdamW moments, the export, and records.
         disk_bytes=14 * adapter_bytes + 20_000_000,
@@ -137,6 +154,7 @@ def make_plan(
 def _share(
     spec: RunSpec,
     costs: Costs,
+    confirming: Costs,
     full_steps: int,
     rungs: tuple[int, ...],
     engines: int,
@@ -146,7 +164,7 @@ def _share(
 ) -> tuple[tuple[float, int, int], float, float, float]:
     """(confirmation fraction, seeds, finalists), and the seconds of confirm, search and probe."""
     choices = _confirm_choices(bounded=wall_seconds is not None and spec.trials is None)
-    costs_of = {choice: _confirm_seconds(*choice, full_steps, costs, engines) for choice in choices}
+    costs_of = {choice: _confirm_seconds(*choice, full_steps, confirming, engines) for choice in choices}
     if wall_seconds is None or spec.trials is not None:
         search = _search_seconds(spec.trials or 1, rungs, costs, engines=1)
         probe = (PROBE_SHARE * wall_seconds) if wall_seconds is not None else 60 * costs.seconds_per_step
@@ -169,6 +187,11 @@ def _confirm_choices(*, bounded: bool) -> list[tuple[float, int, int]]:
         key=lambda choice: choice[0] * choice[1] * (choice[2] + BASELINES) * (1.5 if choice[1] > 2 else 1.0),
         reverse=True,
     )
+
+
+def _confirm_costs(spec: RunSpec, costs: Costs, size: _EvaluationSize) -> Costs:
+    """Where what is forgotten decides, it is measured at the end of every confirmation too."""
+    return costs.with_divergence(size.retained) if spec.objective is Objective.RETENTION else costs
 
 
 def _confirm_seconds(fraction: float, seeds: int, finalists: int, full_steps: int, costs: Costs, engines: int) -> float:
@@ -199,22 +222,46 @@ def _search_seconds(trials: int, rungs: tuple[int, ...], costs: Costs, *, engine
     return SEARCH_START + trials * _trial_seconds(rungs, costs) / engines
 
 
-def _evaluation_size(costs: Costs, test_examples: int, engines: int, wall_seconds: float | None) -> tuple[int, int]:
-    """Test examples for the loss and for generation: all of them, or what 5 % and 10 % of the time pay for."""
+class _EvaluationSize(NamedTuple):
+    """Examples of the test split for the loss and for generation, and texts for what is forgotten."""
+
+    test: int
+    generated: int
+    retained: int
+
+
+def _evaluation_size(
+    costs: Costs, test_examples: int, retention_texts: int, engines: int, wall_seconds: float | None
+) -> _EvaluationSize:
+    """All that there are, or what 5 %, 10 % and 2 % of the time pay for."""
     if wall_seconds is None:
-        return test_examples, min(test_examples, 256)
+        return _EvaluationSize(test_examples, min(test_examples, 256), retention_texts)
     rounds = math.ceil(3 / engines)
-    by_loss = int(0.05 * wall_seconds / rounds / max(costs.seconds_per_test_loss, 1e-9))
-    by_generation = int(0.10 * wall_seconds / rounds / max(costs.seconds_per_generation, 1e-9))
-    return max(1, min(test_examples, by_loss)), max(0, min(test_examples, by_loss, by_generation))
+
+    def paid(share: float, seconds_each: float) -> int:
+        return int(share * wall_seconds / rounds / max(seconds_each, 1e-9))
+
+    by_loss = paid(0.05, costs.seconds_per_test_loss)
+    by_generation = paid(0.10, costs.seconds_per_generation)
+    by_retention = paid(RETENTION_SHARE, costs.seconds_per_retention)
+    return _EvaluationSize(
+        max(1, min(test_examples, by_loss)),
+        max(0, min(test_examples, by_loss, by_generation)),
+        min(retention_texts, by_retention),
+    )
 
 
 def _evaluation_seconds(
-    spec: RunSpec, costs: Costs, test: int, generated: int, engines: int, wall_seconds: float | None
+    spec: RunSpec, costs: Costs, size: _EvaluationSize, engines: int, wall_seconds: float | None
 ) -> float:
     rounds = math.ceil(3 / engines)
-    own = rounds * (test * costs.seconds_per_test_loss + generated * costs.seconds_per_generation) * SAFETY
-    return own + (LM_EVAL_SHARE * wall_seconds if spec.tasks and wall_seconds is not None else 0.0)
+    own = (
+        size.test * costs.seconds_per_test_loss
+        + size.generated * costs.seconds_per_generation
+        + size.retained * costs.seconds_per_retention
+    )
+    lm_eval = LM_EVAL_SHARE * wall_seconds if spec.tasks and wall_seconds is not None else 0.0
+    return rounds * own * SAFETY + lm_eval
 
 
 def _validations(costs: Costs) -> float:
@@ -224,10 +271,19 @@ def _validations(costs: Costs) -> float:
 
 def _in_unit(spec: RunSpec, seconds: float, wall_seconds: float) -> Budget:
     """A budget in the person's own unit that lasts `seconds` of wall time, rounded up to whole minutes from ten on."""
-    given = spec.budget or Budget.parse("1s")
+    given = _given(spec)
     amount = seconds * given.seconds / wall_seconds
     unit = 60 if amount > 600 else 1
     return given.model_copy(update={"seconds": math.ceil(amount / unit) * unit})
+
+
+def _wall_of(spec: RunSpec, budget: Budget, wall_seconds: float) -> float:
+    """What of a budget in the person's own unit is wall time, seconds."""
+    return budget.seconds * wall_seconds / _given(spec).seconds
+
+
+def _given(spec: RunSpec) -> Budget:
+    return spec.budget or Budget.parse("1s")
 
 
 def _arrow(rungs: tuple[int, ...]) -> str:

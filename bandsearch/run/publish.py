@@ -9,6 +9,7 @@ from bandsearch.run.job import Environment, Job, prepare_job
 from bandsearch.run.report import ReportFacts, Sample, write_report
 from bandsearch.run.verdict import verdict
 from bandsearch.rundir import Records, RunDirectory
+from bandsearch.values.atlas import Prior
 from bandsearch.values.errors import RunDirectoryError
 from bandsearch.values.evaluation import Evaluation, Winner
 from bandsearch.values.ledger import read_ledger
@@ -34,6 +35,7 @@ def publish(home: RunDirectory, job: Job) -> None:
             profile=profile,
             trials=tuple(Records(home.trials).results()),
             plan=plan,
+            prior=(home.read(home.prior, Prior) or Prior()).suggestions,
             winner=winner,
             evaluation=evaluation,
             verdict=verdict(winner, evaluation),

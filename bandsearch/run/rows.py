@@ -55,7 +55,16 @@ class FinalistRow:
     parameters: str
     loss: str
     seeds: tuple[str, ...]
+    divergence: str
     drawing: Markup
+
+
+@dataclass(frozen=True)
+class PriorRow:
+    candidate: Candidate
+    layers: str
+    reason: str
+    reading: str
 
 
 @dataclass(frozen=True)
@@ -132,6 +141,16 @@ def difference_row(comparison: Comparison) -> DifferenceRow:
     )
 
 
+def prior_rows(facts: ReportFacts) -> Iterable[PriorRow]:
+    trials = {trial.candidate: trial for trial in facts.trials if trial.stage == "search"}
+    for suggestion in facts.prior:
+        trial = trials.get(suggestion.candidate)
+        reading = "not tried" if trial is None else trial.state.value.replace("_", " ")
+        if trial is not None and trial.points:
+            reading = f"{trial.last_loss:.4f} after {trial.steps} steps"
+        yield PriorRow(suggestion.candidate, charts.layers_of(suggestion.candidate.bands), suggestion.reason, reading)
+
+
 def finalist_rows(winner: Winner) -> Iterable[FinalistRow]:
     losses = [loss for finalist in winner.finalists for loss in finalist.losses]
     if not losses:
@@ -147,6 +166,7 @@ def finalist_rows(winner: Winner) -> Iterable[FinalistRow]:
             parameters=f"{finalist.trainable_parameters:,}",
             loss=f"{finalist.loss:.4f}",
             seeds=tuple(f"{loss:.4f}" for loss in finalist.losses),
+            divergence="" if finalist.divergence is None else f"{finalist.divergence:.4f}",
             drawing=charts.finalist_dots(finalist, min(losses) - air, max(losses) + air, class_),
         )
 

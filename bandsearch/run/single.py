@@ -6,12 +6,13 @@ import shutil
 import time
 from pathlib import Path
 
-from bandsearch.adapters.merge import merge_adapter
+from bandsearch.adapters.merge import merge_adapter, mount_adapter
 from bandsearch.adapters.verify import Severity, verify_adapter
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.measure import measure_costs
 from bandsearch.evaluate.arms import compare, score_arm
 from bandsearch.evaluate.lm_tasks import run_tasks
+from bandsearch.evaluate.retention import measure_retention
 from bandsearch.models.aliases import resolve
 from bandsearch.models.loading import NF4, summarize
 from bandsearch.probe.probe import ProbeSettings, run_probe
@@ -53,7 +54,9 @@ def probe_only(spec: RunSpec, file: Path | None = None, listen: Listener = silen
 def evaluate_adapter(
     adapter: Path, spec: RunSpec, examples: int | None = None, listen: Listener = silent
 ) -> Evaluation:
-    """Score the base and an adapter on the test split of `spec.data`, and on `spec.tasks`. `examples`: at most so many.
+    """Score the base and an adapter on the test split of `spec.data`, on `spec.tasks`, and on what is forgotten.
+
+    `examples`: at most so many of the test split.
 
     Raises AdapterError for an adapter that does not pass the pre-flight on this model.
     """
@@ -66,10 +69,16 @@ def evaluate_adapter(
     base = Engine.load(engine_setups(job)[0])
     arms = [_score(base, "base", spec, examples, listen)]
     base.close()
-    merged = merge_adapter(base.model, adapter)
-    with_adapter = Engine(merged, base.layout, base.tokenizer, base.dataset, base.threads)
+    listen(Update(stage="evaluate", message=f"forgetting on {len(job.retention.texts)} texts ({job.retention.name})"))
+    padding = base.tokenizer.pad_token_id
+    kept = [measure_retention(base.model, padding, job.retention.texts)]
+    mounted = mount_adapter(base.model, adapter)
+    kept.append(measure_retention(mounted, padding, job.retention.texts))
+    with_adapter = Engine(merge_adapter(mounted), base.layout, base.tokenizer, base.dataset, base.threads)
     arms.append(_score(with_adapter, "adapter", spec, examples, listen))
-    return Evaluation(arms=tuple(arms), comparisons=compare(tuple(arms), pairs=(("adapter", "base"),)))
+    scores = tuple(arm.model_copy(update={"retention": each}) for arm, each in zip(arms, kept, strict=True))
+    comparisons = compare(scores, pairs=(("adapter", "base"),))
+    return Evaluation(arms=scores, comparisons=comparisons, retention_texts=job.retention.name)
 
 
 def _score(engine: Engine, arm: str, spec: RunSpec, examples: int | None, listen: Listener) -> ArmScores:

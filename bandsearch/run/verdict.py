@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from bandsearch.run.forgetting import forgetting_words
 from bandsearch.values.evaluation import Choice, Comparison, Evaluation, Winner
 
 BASELINE = "tuned full-depth LoRA"
 
 
 def verdict(winner: Winner, evaluation: Evaluation) -> str:
-    """Two or three sentences: what is handed over, how it compares with the baseline on the test split."""
+    """A few sentences: what is handed over, how it compares with the baseline on the test split, what it forgets."""
+    return f"{_on_the_task(winner, evaluation)} {forgetting_words(winner, evaluation)}".strip()
+
+
+def _on_the_task(winner: Winner, evaluation: Evaluation) -> str:
     if winner.choice is Choice.BASELINE:
         return (
             f"Nothing to gain: {BASELINE} is handed over ({winner.trainable_parameters:,} parameters). {winner.reason}"
@@ -24,7 +29,7 @@ def verdict(winner: Winner, evaluation: Evaluation) -> str:
         return f"{band} beat {BASELINE} with {share}. {test}"
     if comparison.difference.high < 0:
         return (
-            f"{band} are handed over: the smallest candidate within noise on validation, with {share}. On the test "
+            f"{band} are handed over: {_among_equals(winner)} on validation, with {share}. On the test "
             f"split it is ahead of {BASELINE}; as it was not ahead on validation, no win is claimed. {test}"
         )
     if comparison.difference.low > 0:
@@ -35,9 +40,15 @@ def verdict(winner: Winner, evaluation: Evaluation) -> str:
     lead = (
         "led on validation, but not beyond noise on the test split"
         if (winner.choice is Choice.BEATS_BASELINE)
-        else "are the smallest candidate within noise"
+        else f"are {_among_equals(winner)}"
     )
     return f"No band beats {BASELINE} beyond noise. {band} {lead}, with {share}, and are handed over. {test}"
+
+
+def _among_equals(winner: Winner) -> str:
+    if winner.choice is Choice.CLOSEST_WITHIN_NOISE:
+        return "the candidate within noise that stays closest to the base"
+    return "the smallest candidate within noise"
 
 
 def _interval(comparison: Comparison) -> str:

@@ -21,6 +21,7 @@ METRIC_NAMES = {"loss": "test loss", "exact_match": "exact match"}
 CHOICE_WORDS = {
     Choice.BEATS_BASELINE: "beat the tuned baseline on validation",
     Choice.SMALLEST_WITHIN_NOISE: "smallest adapter within noise of the best on validation",
+    Choice.CLOSEST_WITHIN_NOISE: "closest to the base of those within noise of the best on validation",
     Choice.BASELINE: "nothing on validation was better than the tuned baseline",
 }
 
@@ -50,7 +51,7 @@ def charged(seconds: float, unit: Unit) -> str:
 
 
 def signed(value: float, metric: str) -> str:
-    text = f"{value:+.4f}" if metric == "loss" else f"{100 * value:+.1f} pts"
+    text = f"{100 * value:+.1f} pts" if metric == "exact_match" else f"{value:+.4f}"
     return text.replace("-", "−")
 
 

@@ -49,7 +49,7 @@ class Archive:
             self._study = optuna.create_study(
                 storage=RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}}),
                 study_name=STUDY_NAME,
-                directions=["minimize"] if objective is Objective.LOSS else ["minimize", "minimize"],
+                directions=["minimize"] if objective is not Objective.PARETO else ["minimize", "minimize"],
                 load_if_exists=True,
             )
 
@@ -107,7 +107,7 @@ class Archive:
                 open_trial.set_user_attr(_REASON, result.reason)
             state = _STATES[result.state]
             values: list[float] | None = None
-            if self._objective is Objective.LOSS:
+            if self._objective is not Objective.PARETO:
                 for point in result.points:
                     open_trial.report(point.loss, point.steps)
                 if state is OptunaState.COMPLETE:

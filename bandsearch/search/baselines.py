@@ -1,12 +1,16 @@
-"""What is tried first: tuned baselines, without which no gain is provable, and the probe's proposals."""
+"""What is tried first: tuned baselines, without which no gain is provable, what earlier runs recommend, and the probe's
+proposals."""
 
 from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from itertools import chain, zip_longest
 
 from bandsearch.search.candidates import CandidateCode, alpha_for, split_targets
+from bandsearch.search.prior import most_suggestions
+from bandsearch.values.atlas import Suggestion
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate, Role
 from bandsearch.values.profile import SensitivityProfile
@@ -19,24 +23,32 @@ OTHER_RATES = 3
 
 
 class Opening(Value):
-    """A candidate that is tried whatever the results so far say."""
+    """A candidate that is tried whatever the results so far say; `reason` in words where it has one of its own."""
 
     candidate: Candidate
     role: Role
     proposed_by: str
+    reason: str = ""
 
 
-def openings(code: CandidateCode, profile: SensitivityProfile, seed: int, expected: int) -> tuple[Opening, ...]:
+def openings(
+    code: CandidateCode,
+    profile: SensitivityProfile,
+    seed: int,
+    expected: int,
+    prior: Sequence[Suggestion] = (),
+) -> tuple[Opening, ...]:
     """The first candidates of a search that expects about `expected` of them, the most needed first.
 
     Full depth, the 20-80 % block, the last k layers and a random band (all three of equal width, all on every linear
     module at the middle rank), each at several learning rates: comparing bands at one rate compares rates, not bands.
     They take a third of the search, but at least one rate each, two for full depth. The probe's bands take up to a
-    quarter.
+    quarter. What `prior` suggests comes after the first, in addition to all these and never more than
+    `most_suggestions`: where it misleads it costs those few.
     """
     kinds = _baseline_bands(code.layer_count, seed)
     rates = tuned_rates(code, profile)
-    full, *others = (
+    full, *partial = (
         [
             Opening(candidate=habit(code, band, rate), role=role, proposed_by="baseline")
             for rate in rates[: FULL_DEPTH_RATES if role is Role.FULL_DEPTH else OTHER_RATES]
@@ -44,16 +56,28 @@ def openings(code: CandidateCode, profile: SensitivityProfile, seed: int, expect
         for role, band in kinds.items()
     )
     # Full depth is what everything is compared with, so its second rate comes before the others' first.
-    rounds = chain(full[:2], *zip_longest(*others, full[2:]))
+    rounds = chain(full[:2], *zip_longest(*partial, full[2:]))
     baselines = [opening for opening in rounds if opening is not None][: max(len(kinds) + 1, expected // 3)]
     known = {opening.candidate for opening in baselines}
+    recommended = [
+        Opening(candidate=each.candidate, role=Role.SEARCHED, proposed_by="atlas", reason=each.reason)
+        for each in prior
+        if each.candidate not in known and code.encode(each.candidate) is not None
+    ][: most_suggestions(expected)]
+    known |= {opening.candidate for opening in recommended}
     proposals = [
-        Opening(candidate=candidate, role=Role.SEARCHED, proposed_by="probe")
-        for candidate in (_probed(code, proposal.band, rates[0]) for proposal in profile.proposals)
-        if candidate not in known and code.encode(candidate) is not None
-    ][: max(1, expected // 4)]
-    in_turn = chain.from_iterable(zip_longest(baselines, proposals))
-    return tuple(opening for opening in in_turn if opening is not None)
+        Opening(
+            candidate=_probed(code, proposal.band, rates[0]),
+            role=Role.SEARCHED,
+            proposed_by="probe",
+            reason=proposal.reason,
+        )
+        for proposal in profile.proposals
+    ]
+    proposals = [each for each in proposals if each.candidate not in known and code.encode(each.candidate) is not None]
+    in_turn = chain.from_iterable(zip_longest(baselines, proposals[: max(1, expected // 4)]))
+    first, *others = [opening for opening in in_turn if opening is not None]
+    return (first, *recommended, *others)
 
 
 def tuned_rates(code: CandidateCode, profile: SensitivityProfile) -> tuple[float, ...]:

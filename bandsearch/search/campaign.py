@@ -11,7 +11,7 @@ Ray Tune drives it over engines (`search`); a table of finished trainings can dr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 
 from bandsearch.search.baselines import openings
@@ -20,6 +20,7 @@ from bandsearch.search.halving import Halving
 from bandsearch.search.proposal import Proposal
 from bandsearch.search.proposer import Sampler, propose_params
 from bandsearch.search.strata import stratum
+from bandsearch.values.atlas import Suggestion
 from bandsearch.values.candidate import Candidate, Role
 from bandsearch.values.profile import SensitivityProfile
 from bandsearch.values.spec import Objective
@@ -58,13 +59,15 @@ class Campaign:
         sampler: Sampler = Sampler.TPE,
         objective: Objective = Objective.LOSS,
         past: Iterable[TrialResult] = (),
+        prior: Sequence[Suggestion] = (),
     ) -> None:
         """`expected`: candidates the search hopes to try; it sizes what comes before the sampler. `past`: results of
-        earlier processes. `parameters` counts what a candidate trains."""
+        earlier processes. `prior`: what earlier runs recommend; it must be the same in every process of a search.
+        `parameters` counts what a candidate trains."""
         self._code, self._seed, self._parameters = code, seed, parameters
         self._sampler, self._objective = Sampler(sampler), objective
         self._halving = Halving(rungs, eta)
-        self._openings = openings(code, profile, seed, expected)
+        self._openings = openings(code, profile, seed, expected, prior)
         self._startup = len(self._openings) + max(SMALLEST_STARTUP, expected // STARTUP_SHARE)
         self._running: dict[int, tuple[Proposal, list[Point], Standing]] = {}
         self._results: dict[int, TrialResult] = {}

@@ -41,14 +41,14 @@ class CandidateCode:
         self.ranks = tuple(sorted(set(space.ranks)))
         self.targets = _distinct_targets(space, layout)
         self.rates = rate_bounds(space, rate_range)
-        self._snap = min(space.bands.snap, layout.layer_count)
-        self._units = math.ceil(layout.layer_count / self._snap)
+        self.snap = min(space.bands.snap, layout.layer_count)
+        self._units = math.ceil(layout.layer_count / self.snap)
         self._lowest = min(self._in_units(space.bands.start[0]), self._units - 1)
         self._highest = max(self._lowest, min(self._in_units(space.bands.start[1]), self._units - 1))
         room = self._units - self._lowest
         if room < space.bands.count:
             raise SpaceError(
-                f"{space.bands.count} bands do not fit into the {room * self._snap} layers that the space leaves.",
+                f"{space.bands.count} bands do not fit into the {room * self.snap} layers that the space leaves.",
                 "Lower bands.count, bands.start or bands.snap.",
             )
         widest = room - (space.bands.count - 1)
@@ -60,7 +60,7 @@ class CandidateCode:
         """The smallest and largest `width` of every width class that the space reaches, narrow to wide."""
         by_class: dict[WidthClass, list[int]] = {}
         for width in range(self._widths[0], self._widths[1] + 1):
-            layers = min(width * self._snap, self.layer_count)
+            layers = min(width * self.snap, self.layer_count)
             by_class.setdefault(class_of(layers, self.layer_count), []).append(width)
         return tuple((widths[0], widths[-1]) for widths in by_class.values())
 
@@ -79,14 +79,14 @@ class CandidateCode:
 
     def encode(self, candidate: Candidate) -> dict[str, Any] | None:
         """Parameters that decode to `candidate`, None where it lies outside the space (as a baseline may)."""
-        widths = [math.ceil(band.width / self._snap) for band in candidate.bands]
+        widths = [math.ceil(band.width / self.snap) for band in candidate.bands]
         lowest, room = self._room(widths)
         if room < 0 or len(widths) != self.space.bands.count or candidate.rank not in self.ranks:
             return None
         everything: dict[str, Any] = {}
         before = 0
         for index, (band, width) in enumerate(zip(candidate.bands, widths, strict=True)):
-            offset = band.start // self._snap - before - lowest
+            offset = band.start // self.snap - before - lowest
             everything[_indexed("start", index)] = (offset + 0.5) / (room + 1)
             everything[_indexed("width", index)] = width
             before += width
@@ -126,7 +126,7 @@ class CandidateCode:
         bands: list[Band] = []
         for share, width, before in zip(shares, widths, _running_sums(widths), strict=True):
             start = lowest + before + min(int(share * (room + 1)), room)
-            band = Band(start=start * self._snap, stop=min((start + width) * self._snap, self.layer_count))
+            band = Band(start=start * self.snap, stop=min((start + width) * self.snap, self.layer_count))
             if bands and bands[-1].stop == band.start:
                 band = Band(start=bands.pop().start, stop=band.stop)
             bands.append(band)
@@ -138,7 +138,7 @@ class CandidateCode:
         return self._lowest, last_start - self._lowest - sum(widths[:-1])
 
     def _in_units(self, share: float) -> int:
-        return math.floor(share * self.layer_count / self._snap + 0.5)
+        return math.floor(share * self.layer_count / self.snap + 0.5)
 
 
 def rate_bounds(space: SearchSpace, rate_range: RateRange) -> tuple[float, float]:

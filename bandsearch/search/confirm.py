@@ -9,7 +9,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from ray.exceptions import RayActorError, RayTaskError
 
 from bandsearch.adapters.lora import trainable_parameters
+from bandsearch.data.dataset import Encoded
 from bandsearch.engine.failures import DivergedError, OutOfMemoryError
+from bandsearch.evaluate.retention import divergence_of
 from bandsearch.search.clock import Clock
 from bandsearch.search.decision import Contender, decide
 from bandsearch.search.failures import in_words
@@ -24,6 +26,7 @@ from bandsearch.values.layout import Layout
 from bandsearch.values.plan import Plan
 from bandsearch.values.profile import SensitivityProfile
 from bandsearch.values.progress import Listener, Update, silent
+from bandsearch.values.spec import Objective
 from bandsearch.values.trial import Point, TrialResult, TrialState
 
 STAGE = "confirm"
@@ -43,6 +46,8 @@ def confirm(
     seed: int,
     records: Records,
     wall_left: Callable[[], float],
+    objective: Objective = Objective.LOSS,
+    retention: Sequence[Encoded] = (),
     listen: Listener = silent,
     stop: Callable[[], bool] = lambda: False,
 ) -> Winner:
@@ -50,10 +55,12 @@ def confirm(
 
     Every finished training is in `records` (stage "confirm") at once and is not done again by a later call. What does
     not fit into `wall_left()` seconds is left out in the order of `confirmation_order`. A finalist that diverges gives
-    its place to the next of its kind. When `stop()` turns true, decides on what there is. Raises BandsearchError where
-    an engine is lost.
+    its place to the next of its kind. With the objective `retention` every adapter's divergence from the base is taken
+    on the texts `retention`, and decides between those within noise. When `stop()` turns true, decides on what there
+    is. Raises BandsearchError where an engine is lost.
     """
-    clock = Clock(wall_left, plan.costs)
+    texts = tuple(retention) if objective is Objective.RETENTION else ()
+    clock = Clock(wall_left, plan.costs.with_divergence(len(texts)))
     seeds = [seed + 1 + index for index in range(plan.confirm_seeds)]
     idle = list(range(pool.size)) * plan.packing
     places = len(idle)
@@ -69,7 +76,9 @@ def confirm(
             while idle and (proposal := _next(finalists, seeds, settled, clock, plan, places)) is not None:
                 engine = idle.pop(0)
                 settled.add((proposal.candidate.identity, proposal.seed))
-                training = threads.submit(_train, pool, engine, proposal, confirm_fidelity(plan, proposal.seed), clock)
+                training = threads.submit(
+                    _train, pool, engine, proposal, confirm_fidelity(plan, proposal.seed), clock, texts
+                )
                 running[training] = (engine, proposal)
             if not running:
                 break
@@ -87,7 +96,8 @@ def confirm(
         # What still runs after a stop is left to end with its engine.
         threads.shutdown(wait=False, cancel_futures=True)
     finalists = _finalists(results, readings, layout, profile, plan)
-    return decide([_contender(proposal, readings) for proposal in finalists], finalists[0], plan.confirm_steps)
+    contenders = [_contender(proposal, readings) for proposal in finalists]
+    return decide(contenders, finalists[0], plan.confirm_steps, objective)
 
 
 def confirm_fidelity(plan: Plan, seed: int) -> Fidelity:
@@ -164,8 +174,10 @@ def _next(
     return None
 
 
-def _train(pool: Pool, engine: int, proposal: Proposal, fidelity: Fidelity, clock: Clock) -> TrialResult | None:
-    """One training; None where the time ran out before its last step."""
+def _train(
+    pool: Pool, engine: int, proposal: Proposal, fidelity: Fidelity, clock: Clock, texts: Sequence[Encoded]
+) -> TrialResult | None:
+    """One training, and its divergence on `texts` if there are any; None where time ran out before its last step."""
 
     def call(method: str, *args: object) -> object:
         return pool.get(pool.submit(engine, method, *args))
@@ -174,6 +186,8 @@ def _train(pool: Pool, engine: int, proposal: Proposal, fidelity: Fidelity, cloc
         session = call("admit", proposal.candidate, fidelity)
         try:
             point = call("advance", session, fidelity.steps, clock.training_left)
+            is_whole = isinstance(point, Point) and point.steps >= fidelity.steps
+            divergence = pool.apply(engine, divergence_of, session, texts) if texts and is_whole else None
         finally:
             call("evict", session)
     except DivergedError as error:
@@ -186,16 +200,19 @@ def _train(pool: Pool, engine: int, proposal: Proposal, fidelity: Fidelity, cloc
         return None
     if not math.isfinite(point.loss):
         return proposal.result(TrialState.DIVERGED, (), f"validation loss is {point.loss}", stage=STAGE)
-    return proposal.result(TrialState.COMPLETE, (point,), stage=STAGE)
+    return proposal.result(TrialState.COMPLETE, (point,), stage=STAGE, divergence=divergence)
 
 
 def _contender(proposal: Proposal, readings: Sequence[TrialResult]) -> Contender:
-    losses = {
-        result.seed: result.points[-1].loss
-        for result in readings
-        if result.candidate == proposal.candidate and result.state is TrialState.COMPLETE
-    }
-    return Contender(proposal, losses)
+    complete = [
+        result for result in readings if result.candidate == proposal.candidate and result.state is TrialState.COMPLETE
+    ]
+    divergences = [result.divergence for result in complete if result.divergence is not None]
+    return Contender(
+        proposal,
+        {result.seed: result.points[-1].loss for result in complete},
+        sum(divergences) / len(divergences) if divergences else None,
+    )
 
 
 def _tell(

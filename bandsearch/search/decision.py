@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from scipy import stats
 from bandsearch.search.proposal import Proposal
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.evaluation import Choice, Finalist, Winner
+from bandsearch.values.spec import Objective
 
 # One-sided chance of declaring any win where there is none.
 FALSE_WIN_RATE = 0.05
@@ -21,10 +23,13 @@ ONE_SIGMA = float(stats.norm.cdf(1.0))
 
 @dataclass(frozen=True)
 class Contender:
-    """A finalist with its validation losses (nats per token, finite) by seed."""
+    """A finalist with its validation losses (nats per token, finite) by seed, and its mean divergence from the base
+    where that was measured (nats per token).
+    """
 
     proposal: Proposal
     losses: Mapping[int, float]
+    divergence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,9 @@ class Noise:
         return float(stats.t.ppf(level, self.freedom))
 
 
-def decide(contenders: Sequence[Contender], baseline: Proposal, steps: int) -> Winner:
+def decide(
+    contenders: Sequence[Contender], baseline: Proposal, steps: int, objective: Objective = Objective.LOSS
+) -> Winner:
     """Who is handed over after confirmation at `steps` steps.
 
     - A contender whose mean loss is below the tuned full-depth baseline's by more than chance explains wins, the best
@@ -83,10 +90,15 @@ def decide(contenders: Sequence[Contender], baseline: Proposal, steps: int) -> W
       of those that are not larger than the baseline.
     - Where noise cannot be judged (one seed) or nothing was confirmed, the baseline.
 
+    With the objective `retention` the smallest divergence from the base takes the place of the fewest parameters, and
+    also decides between winners within one standard error of the best of them.
+
     Contenders without losses are ignored. The winner's finalists are in the order of their mean loss.
     """
     measured = [contender for contender in contenders if contender.losses]
-    chosen, choice, reason = _choose(measured, baseline, steps)
+    # What was not measured for all cannot decide between them.
+    by_divergence = objective is Objective.RETENTION and all(each.divergence is not None for each in measured)
+    chosen, choice, reason = _choose(measured, baseline, steps, by_divergence)
     return Winner(
         candidate=chosen.candidate,
         role=chosen.role,
@@ -99,7 +111,9 @@ def decide(contenders: Sequence[Contender], baseline: Proposal, steps: int) -> W
     )
 
 
-def _choose(measured: Sequence[Contender], baseline: Proposal, steps: int) -> tuple[Proposal, Choice, str]:
+def _choose(
+    measured: Sequence[Contender], baseline: Proposal, steps: int, by_divergence: bool
+) -> tuple[Proposal, Choice, str]:
     if not measured:
         reason = "No candidate could be confirmed in the time there was, so full-depth LoRA is handed over."
         return baseline, Choice.BASELINE, reason
@@ -112,11 +126,18 @@ def _choose(measured: Sequence[Contender], baseline: Proposal, steps: int) -> tu
         return baseline, Choice.BASELINE, reason
     base = next((i for i, each in enumerate(measured) if each.proposal.candidate == baseline.candidate), None)
     if base is None:
-        return _smallest(measured, noise, baseline, "The full-depth baseline gave no result in confirmation. ")
+        lost = "The full-depth baseline gave no result in confirmation. "
+        return _within_noise(measured, noise, baseline, lost, by_divergence)
     rivals = [index for index in range(len(measured)) if index != base]
     margins = {index: _win_margin(noise, measured, index, base, len(rivals)) for index in rivals}
     winners = [index for index in rivals if -noise.difference(index, base) > margins[index]]
     best = min(winners or rivals, key=lambda index: noise.means[index])
+    closest = ""
+    if winners and by_divergence:
+        alike = [index for index in winners if noise.difference(index, best) <= _tolerance(noise, index, best)]
+        best = min(alike, key=lambda index: (_divergence(measured[index]), noise.means[index]))
+        closest = f" Of {len(alike)} winners within one standard error it stays closest to the base"
+        closest += f" ({_divergence(measured[best]):.4f} nats a token)."
     proposal = measured[best].proposal
     seeds = f"{_seeds(measured)}, {steps} steps"
     rule = f"one-sided, 95 %, corrected for the best of {len(rivals)}"
@@ -126,38 +147,58 @@ def _choose(measured: Sequence[Contender], baseline: Proposal, steps: int) -> tu
             f"the best differs by {noise.difference(best, base):+.4f}, and {-margins[best]:+.4f} would be needed "
             f"({rule}). "
         )
-        return _smallest(measured, noise, baseline, lost)
+        return _within_noise(measured, noise, baseline, lost, by_divergence)
     won = (
         f"The {_named(proposal.candidate)} reaches a validation loss of {noise.means[best]:.4f} against "
         f"{noise.means[base]:.4f} of tuned full-depth LoRA ({seeds}): {-noise.difference(best, base):.4f} better, "
-        f"where chance explains up to {margins[best]:.4f} ({rule}). {_share(proposal, baseline)}"
+        f"where chance explains up to {margins[best]:.4f} ({rule}). {_share(proposal, baseline)}{closest}"
     )
     return proposal, Choice.BEATS_BASELINE, won
 
 
-def _smallest(
-    measured: Sequence[Contender], noise: Noise, baseline: Proposal, lost: str
+def _within_noise(
+    measured: Sequence[Contender], noise: Noise, baseline: Proposal, lost: str, by_divergence: bool
 ) -> tuple[Proposal, Choice, str]:
-    """The fewest parameters within one standard error of the best; what is larger than the baseline had to win."""
+    """The fewest parameters, or the smallest divergence, within one standard error of the best; what is larger than the
+    baseline had to win.
+    """
     parameters = [contender.proposal.trainable_parameters for contender in measured]
     allowed = [index for index, count in enumerate(parameters) if count <= baseline.trainable_parameters]
     if not allowed:
         allowed = list(range(len(measured)))
     best = min(allowed, key=lambda index: noise.means[index])
-    tolerance = {index: noise.quantile(ONE_SIGMA) * noise.standard_error(index, best) for index in allowed}
-    within = [index for index in allowed if noise.difference(index, best) <= tolerance[index]]
-    smallest = min(within, key=lambda index: (parameters[index], noise.means[index]))
-    chosen = measured[smallest].proposal
+    within = [index for index in allowed if noise.difference(index, best) <= _tolerance(noise, index, best)]
+
+    def preference(index: int) -> tuple[float, float]:
+        contender = measured[index]
+        first = _divergence(contender) if by_divergence else contender.proposal.trainable_parameters
+        return first, float(noise.means[index])
+
+    first = min(within, key=preference)
+    chosen = measured[first].proposal
+    better, most = ("closer to the base", "closest to the base") if by_divergence else ("smaller", "smallest")
     if chosen.candidate == baseline.candidate:
-        return chosen, Choice.BASELINE, f"{lost}Nothing smaller is within noise of the best, so it is handed over."
-    if smallest == best:
-        why = f"the {_named(chosen.candidate)}: the best, and nothing smaller is within one standard error of it"
+        return chosen, Choice.BASELINE, f"{lost}Nothing {better} is within noise of the best, so it is handed over."
+    if first == best:
+        why = f"the {_named(chosen.candidate)}: the best, and nothing {better} is within one standard error of it"
     else:
         why = (
-            f"the smallest within one standard error ({tolerance[smallest]:.4f}) of the best, the "
-            f"{_named(chosen.candidate)}: {noise.means[smallest]:.4f} where the best has {noise.means[best]:.4f}"
+            f"the {most} within one standard error ({_tolerance(noise, first, best):.4f}) of the best, the "
+            f"{_named(chosen.candidate)}: {noise.means[first]:.4f} where the best has {noise.means[best]:.4f}"
         )
-    return chosen, Choice.SMALLEST_WITHIN_NOISE, f"{lost}Handed over is {why}. {_share(chosen, baseline)}"
+    if by_divergence:
+        why += f", at {_divergence(measured[first]):.4f} nats a token from the base"
+    choice = Choice.CLOSEST_WITHIN_NOISE if by_divergence else Choice.SMALLEST_WITHIN_NOISE
+    return chosen, choice, f"{lost}Handed over is {why}. {_share(chosen, baseline)}"
+
+
+def _tolerance(noise: Noise, one: int, best: int) -> float:
+    """One standard error of the difference, by Student's t."""
+    return noise.quantile(ONE_SIGMA) * noise.standard_error(one, best)
+
+
+def _divergence(contender: Contender) -> float:
+    return math.inf if contender.divergence is None else contender.divergence
 
 
 def _win_margin(noise: Noise, contenders: Sequence[Contender], index: int, base: int, rivals: int) -> float:
@@ -175,6 +216,7 @@ def _finalist(contender: Contender, steps: int) -> Finalist:
         trainable_parameters=contender.proposal.trainable_parameters,
         steps=steps,
         losses=tuple(contender.losses[seed] for seed in sorted(contender.losses)),
+        divergence=contender.divergence,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from bandsearch.values.trial import TrialResult
@@ -15,6 +16,9 @@ class Pool(Protocol):
 
     def submit(self, index: int, method: str, *args: Any) -> Any:
         """Start `method` of engine `index`; returns at once."""
+
+    def apply(self, index: int, work: Callable[..., Any], *args: Any) -> Any:
+        """Run `work(engine, *args)` where engine `index` is, and wait for it."""
 
     def get(self, reference: Any) -> Any:
         """Wait for what `submit` started. Raises what the method raised."""

@@ -25,7 +25,13 @@ class Proposal(Value):
         return cls(**{name: getattr(result, name) for name in cls.model_fields})
 
     def result(
-        self, state: TrialState, points: Sequence[Point], reason: str = "", *, stage: str = "search"
+        self,
+        state: TrialState,
+        points: Sequence[Point],
+        reason: str = "",
+        *,
+        stage: str = "search",
+        divergence: float | None = None,
     ) -> TrialResult:
         return TrialResult(
             number=self.number,
@@ -38,4 +44,5 @@ class Proposal(Value):
             proposed_by=self.proposed_by,
             stage=stage,
             reason=reason,
+            divergence=divergence,
         )

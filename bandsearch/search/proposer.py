@@ -61,14 +61,14 @@ def propose_params(
     adjustment; Optuna has no order for pruned trials with two objectives and takes them for good ones last.
     """
     view = optuna.create_study(
-        directions=["minimize"] if objective is Objective.LOSS else ["minimize", "minimize"],
+        directions=["minimize"] if objective is not Objective.PARETO else ["minimize", "minimize"],
         sampler=_sampler(sampler, _seed_of(seed, number)),
     )
     if sampler is Sampler.RANDOM:
         return dict(view.ask(code.distributions).params)
     told = _told(code, results, pending, objective)
     distributions = code.distributions
-    if objective is Objective.LOSS and "width" in distributions and code.space.bands.count == 1:
+    if objective is not Objective.PARETO and "width" in distributions and code.space.bands.count == 1:
         turn = code.width_turns[number % len(code.width_turns)]
         distributions = distributions | {"width": IntDistribution(*turn)}
         for trial in told:

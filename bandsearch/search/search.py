@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from bandsearch.search.ports import Pool, Records
 from bandsearch.search.proposer import Sampler
 from bandsearch.search.proxy import CPU_SHARE, Proxy
 from bandsearch.search.searcher import METRIC, CampaignScheduler, CampaignSearcher, StopSwitch
+from bandsearch.values.atlas import Suggestion
 from bandsearch.values.candidate import Role
 from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.layout import Layout
@@ -67,6 +68,7 @@ def run_search(
     wall_left: Callable[[], float],
     objective: Objective = Objective.LOSS,
     sampler: Sampler = Sampler.TPE,
+    prior: Sequence[Suggestion] = (),
     listen: Listener = silent,
     stop: Callable[[], bool] = lambda: False,
 ) -> list[TrialResult]:
@@ -76,7 +78,8 @@ def run_search(
     same records and study goes on: finished candidates are known, unfinished ones are trained again first, under their
     number. With `plan.trial_limit` one candidate is trained at a time, so that seed and records alone decide what is
     tried, interrupted or not; otherwise `plan.packing` per engine, until `wall_left()` (seconds) leaves no room for a
-    first rung. Ends early, leaving what is under way unfinished, when `stop()` is true.
+    first rung. Ends early, leaving what is under way unfinished, when `stop()` is true. `prior` is what earlier runs
+    recommend, the same in every call.
 
     Raises BandsearchError where the space does not fit the model, the study cannot be written, or an engine is lost.
     """
@@ -96,6 +99,7 @@ def run_search(
         sampler=sampler,
         objective=objective,
         past=past,
+        prior=prior,
     )
     places = [0] if plan.trial_limit is not None else list(range(pool.size)) * plan.packing
     tell = partial(_tell, campaign, plan, clock, listen)

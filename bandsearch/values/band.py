@@ -46,3 +46,13 @@ class Band(Value):
         """The band from depth fraction `low` to `high`, each end rounded to the nearest layer, never empty."""
         start = min(math.floor(low * layer_count + 0.5), layer_count - 1)
         return cls(start=start, stop=max(start + 1, math.floor(high * layer_count + 0.5)))
+
+    def rescaled(self, layers: int, to: int) -> Band:
+        """This band of a decoder of `layers` layers at the same relative depth in one of `to`: each end rounded to the
+        nearest layer, and where that leaves nothing the one layer in which the middle lies.
+        """
+        start, stop = ((2 * end * to + layers) // (2 * layers) for end in (self.start, self.stop))
+        if start >= stop:
+            start = (self.start + self.stop) * to // (2 * layers)
+            stop = start + 1
+        return Band(start=start, stop=stop)

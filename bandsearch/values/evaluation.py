@@ -7,6 +7,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from bandsearch.values.candidate import Candidate, Role
+from bandsearch.values.retention import Retention
 from bandsearch.values.value import Value
 
 
@@ -39,6 +40,7 @@ class ArmScores(Value):
     examples: tuple[ExampleScore, ...]
     trainable_parameters: int = 0
     tasks: dict[str, float] = Field(default_factory=dict, description="lm-eval metric by 'task/metric'")
+    retention: Retention | None = Field(default=None, description="None where it was not measured")
 
     @property
     def loss(self) -> float:
@@ -52,7 +54,11 @@ class ArmScores(Value):
 
 
 class Comparison(Value):
-    """`arm` minus `reference` on one metric over the same examples (loss: negative is better)."""
+    """`arm` minus `reference` on one metric over the same examples.
+
+    `metric` is loss or exact_match on the test split, retention_loss or divergence on texts of the base's own kind;
+    negative is better for all but exact_match.
+    """
 
     arm: str
     reference: str
@@ -61,8 +67,11 @@ class Comparison(Value):
 
 
 class Evaluation(Value):
+    """`retention_texts` names what the arms' retention was measured on."""
+
     arms: tuple[ArmScores, ...]
     comparisons: tuple[Comparison, ...]
+    retention_texts: str = ""
 
     def arm(self, name: str) -> ArmScores:
         return next(arm for arm in self.arms if arm.arm == name)
@@ -72,13 +81,16 @@ class Evaluation(Value):
 
 
 class Finalist(Value):
-    """A candidate after confirmation: validation losses at `steps` steps, one per seed."""
+    """A candidate after confirmation: validation losses at `steps` steps, one per seed. `divergence` is the mean over
+    the seeds of KL(base || tuned), nats a token; None where it was not measured.
+    """
 
     candidate: Candidate
     role: Role
     trainable_parameters: int
     steps: int
     losses: tuple[float, ...] = Field(min_length=1)
+    divergence: float | None = None
 
     @property
     def loss(self) -> float:
@@ -90,6 +102,7 @@ class Choice(StrEnum):
 
     BEATS_BASELINE = "beats_baseline"
     SMALLEST_WITHIN_NOISE = "smallest_within_noise"
+    CLOSEST_WITHIN_NOISE = "closest_within_noise"
     BASELINE = "baseline"
 
 

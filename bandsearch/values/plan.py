@@ -1,5 +1,7 @@
 """A plan: what a budget buys on this machine, decided before anything is searched."""
 
+from __future__ import annotations
+
 from pydantic import Field
 
 from bandsearch.values.value import Value
@@ -14,6 +16,7 @@ class Costs(Value):
     seconds_per_validation: float = Field(ge=0, description="one pass over the validation examples")
     seconds_per_test_loss: float = Field(ge=0, description="one test example, loss only")
     seconds_per_generation: float = Field(ge=0, description="one test example, greedy generation")
+    seconds_per_retention: float = Field(default=0.0, ge=0, description="one text, with and without the adapter")
     load_seconds: float = Field(ge=0, description="start of the engines: imports and model load")
     peak_memory_bytes: int = Field(ge=0, description="one engine")
 
@@ -21,6 +24,11 @@ class Costs(Value):
     def seconds_per_candidate_step(self) -> float:
         """A candidate's share of a step of a full pass."""
         return self.seconds_per_packed_step / self.packing
+
+    def with_divergence(self, texts: int) -> Costs:
+        """Where every validation also measures the divergence from the base on `texts` texts."""
+        more = self.seconds_per_validation + texts * self.seconds_per_retention
+        return self.model_copy(update={"seconds_per_validation": more})
 
 
 class StagePlan(Value):
@@ -47,6 +55,7 @@ class Plan(Value):
     validation_examples: int = Field(ge=1)
     test_examples: int = Field(ge=1)
     generated_examples: int = Field(ge=0)
+    retention_texts: int = Field(default=0, ge=0, description="texts on which it is measured what is forgotten")
     stages: tuple[StagePlan, ...]
     disk_bytes: int
     memory_bytes: int

@@ -14,8 +14,20 @@ from bandsearch.values.value import Value
 
 
 class Objective(StrEnum):
+    """What the search looks for: a low validation loss, or its Pareto front against trainable parameters. `retention`
+    searches for the loss, and hands over which of the confirmed candidates within noise stays closest to the base.
+    """
+
     LOSS = "loss"
     PARETO = "pareto"
+    RETENTION = "retention"
+
+
+class PriorSource(StrEnum):
+    """Where a search takes its first candidates from, beside its baselines and its own probe."""
+
+    NONE = "none"
+    ATLAS = "atlas"
 
 
 class ModelSpec(Value):
@@ -57,10 +69,17 @@ class RunSpec(Value):
     trials: int | None = Field(default=None, ge=1)
     objective: Objective = Objective.LOSS
     levers: Levers = Levers()
+    prior: PriorSource = PriorSource.NONE
+    atlas: str | None = Field(
+        default=None, description="directory of the atlas; None: BANDSEARCH_ATLAS, or the user's cache"
+    )
     seed: int = Field(default=0, ge=0)
     tasks: tuple[str, ...] = Field(default=(), description="lm-eval tasks to run on base, baseline and winner")
     task_directory: str | None = Field(default=None, description="folder with local lm-eval task YAML files")
     task_limit: int | None = Field(default=None, ge=1, description="documents per lm-eval task")
+    retention: str | None = Field(
+        default=None, description="texts of the base's own kind; None: the neutral ones that come along"
+    )
 
     @model_validator(mode="after")
     def _bounded(self) -> RunSpec:

@@ -40,9 +40,12 @@ class TrialResult(Value):
     state: TrialState
     points: tuple[Point, ...] = ()
     trainable_parameters: int = Field(ge=0)
-    proposed_by: str = Field(description="probe, baseline, sampler or the stage that asked for it")
+    proposed_by: str = Field(description="probe, baseline, atlas, sampler or the stage that asked for it")
     stage: str = Field(default="search", description="search or confirm")
     reason: str = Field(default="", description="why it was pruned or failed")
+    divergence: float | None = Field(
+        default=None, description="KL(base || tuned) after the last step, nats a token; None where it was not asked for"
+    )
 
     @property
     def last_loss(self) -> float | None:

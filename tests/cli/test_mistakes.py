@@ -32,6 +32,7 @@ def bandsearch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["run", "-m", "demo", "-d", "demo:swap"], ["Neither a budget nor a number of trials", "--budget"]),
         (["run", "-m", "qwen2.5-7b", "-b", "1h"], ["No data set", "--dataset"]),
         (["run", "-m", "demo", "-d", "demo:swap", "-b", "1h", "--space", "nope"], ["nope"]),
+        (["run", "-m", "demo", "--trials", "9", "--retention", "none.jsonl"], ["no data file none.jsonl"]),
     ],
 )
 def test_a_mistake_is_one_sentence(arguments: list[str], words: list[str], tmp_path: Path) -> None:

@@ -11,10 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plausible import RUNGS, plausible_facts
 
+from bandsearch.evaluate.arms import compare
+from bandsearch.run.forgetting import forgetting_words
 from bandsearch.run.report import ReportFacts, write_report
+from bandsearch.run.verdict import verdict
 from bandsearch.run.words import markdown_text
+from bandsearch.values.atlas import Suggestion
 from bandsearch.values.candidate import Role
-from bandsearch.values.evaluation import Choice
+from bandsearch.values.evaluation import ArmScores, Choice, Evaluation, ExampleScore
+from bandsearch.values.retention import Retention
 from bandsearch.values.trial import TrialState
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -243,3 +248,72 @@ def test_a_local_path_is_shown_by_its_last_part(tmp_path: Path) -> None:
     facts = plausible_facts(model="/srv/models/mine", data="/home/someone/my.jsonl")
     reader = Reader(html_of(facts, tmp_path))
     assert "bandsearch · mine on my.jsonl" in reader.text
+
+
+def test_what_was_forgotten_and_recommended_is_in_both_twins(tmp_path: Path) -> None:
+    facts = plausible_facts()
+    arms = tuple(
+        arm.model_copy(update={"retention": Retention(losses=(1.0 + lost, 2.0 + lost), divergences=(far, far + 0.01))})
+        for arm, lost, far in zip(facts.evaluation.arms, (0.0, 0.3, 0.1), (0.0, 0.4, 0.2), strict=True)
+    )
+    evaluation = Evaluation(arms=arms, comparisons=compare(arms), retention_texts="<b>my</b> texts")
+    tried = next(trial for trial in facts.trials if trial.points and trial.role is Role.SEARCHED)
+    suggested = (
+        Suggestion(candidate=tried.candidate, reason="won <i>before</i>"),
+        Suggestion(candidate=tried.candidate.model_copy(update={"rank": 3}), reason="never tried"),
+    )
+    assert not evaluation.comparison("winner", "full_depth", "divergence").difference.high > 0
+    html = Reader(html_of(dataclasses.replace(facts, evaluation=evaluation, prior=suggested), tmp_path)).text
+    markdown = (tmp_path / "report.md").read_text()
+    for text in (html, markdown):
+        assert "What was forgotten" in text
+        assert "What earlier runs recommended" in text
+        assert "not tried" in text
+        assert f"{tried.last_loss:.4f} after {tried.steps} steps" in text
+        assert "+0.3000" in text
+        assert "0.2050" in text
+    assert "<b>my" not in markdown
+    assert "my</b> texts" in html
+    plain = html_of(facts, tmp_path)
+    assert "What was forgotten" not in plain
+    assert "earlier runs" not in plain
+
+
+@pytest.mark.parametrize(
+    ("ours", "task", "words"),
+    [
+        (0.1, 0.0, "it forgets less, so of two that are equal within noise on the task it is the better one"),
+        (0.1, -0.2, "it forgets less."),
+        (0.9, 0.0, "it forgets more, so of two that are equal within noise on the task full depth is the one"),
+        (0.5, 0.0, "neither stays closer to the base beyond noise"),
+    ],
+)
+def test_the_verdict_says_who_forgets_less(ours: float, task: float, words: str) -> None:
+    facts = plausible_facts()
+    losses = [0.5 + 0.05 * (-1) ** place for place in range(40)]
+    kept = {"base": 0.0, "full_depth": 0.5, "winner": ours}
+    arms = tuple(
+        ArmScores(
+            arm=name,
+            examples=tuple(
+                ExampleScore(
+                    loss=loss
+                    + (task if name == "winner" else 0.0)
+                    + (0.01 if place % 3 else -0.02) * (name == "winner"),
+                    supervised_tokens=3,
+                )
+                for place, loss in enumerate(losses)
+            ),
+            retention=Retention(
+                losses=(1.0, 1.1, 1.2),
+                divergences=(0.0,) * 3 if name == "base" else (far, far + 0.01 * (name == "winner"), far - 0.01),
+            ),
+        )
+        for name, far in kept.items()
+    )
+    evaluation = Evaluation(arms=arms, comparisons=compare(arms), retention_texts="texts")
+    said = forgetting_words(facts.winner, evaluation)
+    assert words in said
+    assert "On 3 texts away from the task (texts)" in said
+    assert verdict(facts.winner, evaluation).endswith(said)
+    assert forgetting_words(facts.winner, facts.evaluation) == ""

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bandsearch.run.planning import make_plan
@@ -68,6 +68,7 @@ def test_the_stages_add_up_to_the_budget_or_it_is_refused(wall: float, step: flo
 
 @settings(deadline=None)
 @given(st.floats(1, 1e4), st.floats(0.001, 5))
+@example(1.0, 0.47330923278098674)
 def test_the_named_smallest_budget_works(wall: float, step: float) -> None:
     try:
         plan(wall, step=step)
@@ -103,3 +104,41 @@ def test_steps_that_were_asked_for_are_kept_or_refused() -> None:
     assert plan(900, steps=200).full_steps == 200
     with pytest.raises(BudgetError, match="smallest"):
         plan(60, steps=2000)
+
+
+def test_what_is_forgotten_is_measured_within_its_share() -> None:
+    def evaluated(wall: float) -> tuple[Plan, float]:
+        spec = RunSpec(
+            model=ModelSpec(name="demo"),
+            data=DataSpec(name="demo:x"),
+            space=SearchSpace(name="quick"),
+            budget=Budget(seconds=wall, unit="wall"),
+        )
+        dear = costs(0.05).model_copy(update={"seconds_per_retention": 0.5})
+        splits = {"train_examples": 500, "validation_examples": 50, "test_examples": 50}
+        made, without = (
+            make_plan(spec, dear, **splits, retention_texts=texts, engines=1, wall_seconds=wall, adapter_bytes=10**6)
+            for texts in (128, 0)
+        )
+        assert sum(stage.seconds for stage in made.stages) == pytest.approx(wall, rel=0.001)
+        return made, made.seconds_of("evaluate") - without.seconds_of("evaluate")
+
+    def confirming(objective: str) -> float:
+        spec = RunSpec(
+            model=ModelSpec(name="demo"),
+            data=DataSpec(name="demo:x"),
+            space=SearchSpace(name="quick"),
+            trials=12,
+            objective=objective,
+        )
+        dear = costs(0.05).model_copy(update={"seconds_per_retention": 0.5})
+        splits = {"train_examples": 500, "validation_examples": 50, "test_examples": 50}
+        made = make_plan(spec, dear, **splits, retention_texts=10, engines=1, wall_seconds=None, adapter_bytes=10**6)
+        return made.seconds_of("confirm")
+
+    # Ten texts of half a second after each of two seeds of three finalists and four baselines.
+    assert confirming("retention") - confirming("loss") == pytest.approx(2 * 7 * 10 * 0.5)
+    short, seconds = evaluated(300)
+    assert 0 < short.retention_texts < 10
+    assert seconds <= 0.02 * 300 * 1.15 + 1e-6
+    assert evaluated(36_000)[0].retention_texts == 128

@@ -97,6 +97,77 @@ def test_the_adapter_loads_in_peft_and_scores_as_reported(
         assert float(loss) == pytest.approx(score["loss"], abs=1e-5)
 
 
+def test_what_it_forgot_is_what_plain_peft_computes(
+    finished: tuple[Path, list[dict]], options: list[str | Path]
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from bandsearch.data.retention import retention_texts
+
+    out, lines = finished
+    tokenizer = AutoTokenizer.from_pretrained(options[2])
+    base = AutoModelForCausalLM.from_pretrained(options[2], dtype=torch.float32)
+    again = AutoModelForCausalLM.from_pretrained(options[2], dtype=torch.float32)
+    model = PeftModel.from_pretrained(again, out / "adapter").eval()
+    arms = {arm["arm"]: arm["retention"] for arm in json.loads((out / "evaluation.json").read_text())["arms"]}
+    texts = retention_texts(None, tokenizer, 256).texts
+    assert len(texts) == len(arms["winner"]["losses"]) == len(arms["base"]["losses"])
+    assert set(arms["base"]["divergences"]) == {0.0}
+    for place, text in enumerate(texts[:8]):
+        ids = torch.tensor([text.input_ids])
+        with torch.no_grad():
+            p, q = (each(ids).logits[0, :-1].double().log_softmax(-1) for each in (base, model))
+        for name, logarithms in (("base", p), ("winner", q)):
+            loss = -logarithms.gather(1, ids[0, 1:, None]).mean()
+            assert float(loss) == pytest.approx(arms[name]["losses"][place], abs=1e-5)
+        divergence = float((p.exp() * (p - q)).sum(-1).mean())
+        assert divergence == pytest.approx(arms["winner"]["divergences"][place], abs=1e-5)
+    assert "32 texts away from the task (neutral prompts)" in lines[-1]["verdict"]
+    assert "What was forgotten" in (out / "report.md").read_text()
+    assert "retention loss" in (out / "adapter" / "README.md").read_text()
+
+
+def test_eval_finds_the_same_forgotten(finished: tuple[Path, list[dict]], options: list[str | Path]) -> None:
+    out, _ = finished
+    done = bandsearch("eval", out / "adapter", *options[1:5], "--examples", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    base, adapter = (arm["retention"] for arm in json.loads(done.stdout.splitlines()[-1])["arms"])
+    arms = {arm["arm"]: arm["retention"] for arm in json.loads((out / "evaluation.json").read_text())["arms"]}
+    assert base["losses"] == pytest.approx(arms["base"]["losses"], abs=1e-5)
+    for name in ("losses", "divergences"):
+        assert adapter[name] == pytest.approx(arms["winner"][name], abs=1e-5)
+
+
+def test_the_next_search_starts_from_the_record_it_left(
+    finished: tuple[Path, list[dict]], options: list[str | Path], tmp_path: Path
+) -> None:
+    out, _ = finished
+    winner = json.loads((out / "winner.json").read_text())["candidate"]
+    known = [json.loads(line) for line in bandsearch("atlas", "--json").stdout.splitlines()]
+    assert winner in [line["winner"] for line in known if line["data"] == "mine.jsonl"]
+    assert "mine.jsonl" in bandsearch("atlas", "show", options[2]).stdout
+    next_one = tmp_path / "next"
+    changed = ["--out", next_one, "--prior", "atlas", "--objective", "retention", "--seed", "3"]
+    done = bandsearch("search", *options[1:], *changed)
+    assert done.returncode == 0, done.stderr
+    suggested = json.loads((next_one / "prior.json").read_text())["suggestions"]
+    assert all("On this model" in each["reason"] for each in suggested)
+    trials = [json.loads(line) for line in (next_one / "trials.jsonl").read_text().splitlines()]
+    # Under the atlas's name, or where a baseline happens to be the same under that one's.
+    assert suggested[0]["candidate"] in [trial["candidate"] for trial in trials if trial["stage"] == "search"]
+    confirmed = [trial for trial in trials if trial["stage"] == "confirm"]
+    assert all(trial["divergence"] > 0 for trial in confirmed)
+    # What the atlas learns or forgets later changes nothing: the run keeps what it was recommended.
+    empty = environment() | {"BANDSEARCH_ATLAS": str(tmp_path / "empty")}
+    (next_one / "winner.json").unlink()
+    again = subprocess.run(
+        command("search", *options[1:], *changed), capture_output=True, text=True, env=empty, check=False
+    )
+    assert again.returncode == 0, again.stderr
+    assert json.loads((next_one / "prior.json").read_text())["suggestions"] == suggested
+
+
 def test_going_on_with_a_complete_run_changes_nothing(
     finished: tuple[Path, list[dict]], options: list[str | Path]
 ) -> None:

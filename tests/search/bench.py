@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from surface import LAYERS, LAYOUT, RATES, Surface, profile
 
 from bandsearch.search.campaign import Campaign
 from bandsearch.search.candidates import CandidateCode
 from bandsearch.search.finalists import pick_finalists
 from bandsearch.search.proposer import Sampler
+from bandsearch.values.atlas import Suggestion
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.space import SearchSpace
 from bandsearch.values.spec import Objective
@@ -27,6 +30,7 @@ def planted_search(
     trials: int,
     sampler: Sampler = Sampler.TPE,
     objective: Objective = Objective.LOSS,
+    prior: Sequence[Suggestion] = (),
 ) -> list[TrialResult]:
     campaign = Campaign(
         CandidateCode(SearchSpace(name="planted"), LAYOUT, RATES),
@@ -38,6 +42,7 @@ def planted_search(
         parameters=parameters,
         sampler=sampler,
         objective=objective,
+        prior=prior,
     )
     for _ in range(trials):
         proposal = campaign.propose()

@@ -5,11 +5,14 @@ from typing import Any
 from bench import planted_search
 from surface import LAYERS, LAYOUT, MemoryRecords, PlantedPool, Surface, plan, profile
 
+from bandsearch.data.dataset import Encoded
+from bandsearch.evaluate.retention import divergence_of
 from bandsearch.search.confirm import confirm
 from bandsearch.search.correlation import proxy_correlation
 from bandsearch.search.finalists import pick_finalists
 from bandsearch.values.candidate import Candidate, Role
 from bandsearch.values.evaluation import Choice, Winner
+from bandsearch.values.spec import Objective
 from bandsearch.values.trial import TrialResult, TrialState
 
 
@@ -29,6 +32,8 @@ def confirmed(
     records: MemoryRecords | None = None,
     wall_left: Any = lambda: float("inf"),
     stop: Any = lambda: False,
+    objective: Objective = Objective.LOSS,
+    retention: tuple[Encoded, ...] = (),
     **planned: Any,
 ) -> tuple[Winner, list[TrialResult]]:
     records = records or MemoryRecords()
@@ -42,6 +47,8 @@ def confirmed(
         records=records,
         wall_left=wall_left,
         stop=stop,
+        objective=objective,
+        retention=retention,
     )
     return winner, records.results()
 
@@ -98,6 +105,34 @@ def test_short_of_time_full_depth_and_the_best_finalist_are_still_compared() -> 
     assert {r.candidate for r in readings} == {f.candidate for f in finalists[:2]}
     assert len(readings) == 5
     assert winner.baseline == finalists[0].candidate
+
+
+class KeepingPool(PlantedPool):
+    """The fewer layers, the less is forgotten."""
+
+    measured: int = 0
+
+    def apply(self, index: int, work: Any, *args: Any) -> Any:
+        assert work is divergence_of
+        self.measured += 1
+        candidate, fidelity, done = self.sessions[args[0]]
+        assert done == fidelity.steps
+        return len(candidate.layers) / LAYERS
+
+
+def test_what_is_forgotten_decides_between_equals_where_that_is_asked() -> None:
+    results = planted_search(Level(), 0, 40)
+    pool, text = KeepingPool(Level()), Encoded((1, 2), (False, True), (), "", "here")
+    winner, readings = confirmed(pool, results, objective=Objective.RETENTION, retention=(text,))
+    assert pool.measured == len(readings) > 0
+    assert all(reading.divergence == len(reading.candidate.layers) / LAYERS for reading in readings)
+    assert winner.choice is Choice.CLOSEST_WITHIN_NOISE
+    chosen = next(each for each in winner.finalists if each.candidate == winner.candidate)
+    assert chosen.divergence == len(winner.candidate.layers) / LAYERS
+    pool = KeepingPool(Level())
+    _, readings = confirmed(pool, results, retention=(text,))
+    assert pool.measured == 0
+    assert all(reading.divergence is None for reading in readings)
 
 
 def test_without_any_time_the_baseline_is_handed_over() -> None:

@@ -12,6 +12,7 @@ from bandsearch.search.proposal import Proposal
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate, Role
 from bandsearch.values.evaluation import Choice, Winner
+from bandsearch.values.spec import Objective
 
 
 def proposal(index: int) -> Proposal:
@@ -114,3 +115,36 @@ def test_a_baseline_without_result_loses_its_place() -> None:
     assert winner.candidate == proposal(1).candidate
     assert winner.baseline == proposal(0).candidate
     assert "gave no result" in winner.reason
+
+
+def kept(losses: Sequence[Sequence[float]], divergences: Sequence[float | None], objective: Objective) -> Winner:
+    contenders = [
+        Contender(proposal(i), dict(enumerate(values)), divergence)
+        for i, (values, divergence) in enumerate(zip(losses, divergences, strict=True))
+    ]
+    return decide(contenders, proposal(0), 100, objective)
+
+
+def test_of_equals_the_one_that_stays_closest_to_the_base_is_handed_over_where_that_is_asked() -> None:
+    equal = [[0.300, 0.310, 0.305], [0.301, 0.309, 0.306], [0.299, 0.311, 0.305], [0.400, 0.420, 0.410]]
+    divergences = [0.30, 0.05, 0.10, 0.01]
+    assert kept(equal, divergences, Objective.LOSS).candidate == proposal(2).candidate
+    closest = kept(equal, divergences, Objective.RETENTION)
+    assert (closest.candidate, closest.choice) == (proposal(1).candidate, Choice.CLOSEST_WITHIN_NOISE)
+    assert "0.0500 nats a token from the base" in closest.reason
+    assert next(each for each in closest.finalists if each.candidate == closest.candidate).divergence == 0.05
+    # Full depth may be the one; and what was not measured for all does not decide.
+    assert kept(equal, [0.01, 0.05, 0.10, 0.01], Objective.RETENTION).choice is Choice.BASELINE
+    assert kept(equal, [0.30, 0.05, None, 0.01], Objective.RETENTION).choice is Choice.SMALLEST_WITHIN_NOISE
+
+
+def test_a_win_on_the_task_comes_before_what_is_kept() -> None:
+    losses = [[0.50, 0.51, 0.505], [0.301, 0.311, 0.306], [0.300, 0.310, 0.305], [0.49, 0.50, 0.50]]
+    won = kept(losses, [0.30, 0.10, 0.20, 0.01], Objective.RETENTION)
+    assert won.choice is Choice.BEATS_BASELINE
+    assert won.candidate in (proposal(1).candidate, proposal(2).candidate)
+    noisy = [[0.50, 0.51, 0.505], [0.301, 0.311, 0.303], [0.299, 0.309, 0.306], [0.49, 0.50, 0.50]]
+    won = kept(noisy, [0.30, 0.10, 0.20, 0.01], Objective.RETENTION)
+    assert won.candidate == proposal(1).candidate
+    assert "2 winners within one standard error" in won.reason
+    assert kept(noisy, [0.30, 0.10, 0.20, 0.01], Objective.LOSS).candidate == proposal(2).candidate

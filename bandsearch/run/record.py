@@ -1,0 +1,78 @@
+"""A finished run as a record of the atlas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from bandsearch.atlas import add_record, atlas_directory
+from bandsearch.models.loading import fingerprint
+from bandsearch.run.job import Environment, Job
+from bandsearch.run.words import short_name
+from bandsearch.rundir import Records, RunDirectory
+from bandsearch.values.atlas import AtlasRecord, BandReading
+from bandsearch.values.band import Band
+from bandsearch.values.errors import RunDirectoryError
+from bandsearch.values.evaluation import Evaluation, Winner
+from bandsearch.values.plan import Plan
+from bandsearch.values.profile import SensitivityProfile
+from bandsearch.values.progress import Listener, Update
+from bandsearch.values.trial import TrialResult
+
+
+def leave_record(home: RunDirectory, job: Job, listen: Listener) -> None:
+    """Add the run to the atlas. Where that cannot be written the run is complete all the same, and says so."""
+    directory = atlas_directory(job.spec.atlas)
+    try:
+        add_record(directory, record_of(home, job))
+    except OSError as error:
+        sentence = f"The atlas {directory} cannot be written ({error.strerror or error}); this run is not in it."
+        listen(Update(stage="report", message=sentence))
+
+
+def record_of(home: RunDirectory, job: Job) -> AtlasRecord:
+    """The run in `home` as a record, without any path of this machine. Raises RunDirectoryError if it is not done."""
+    plan, profile = home.read(home.plan, Plan), home.read(home.profile, SensitivityProfile)
+    winner, evaluation = home.read(home.winner, Winner), home.read(home.evaluation, Evaluation)
+    facts = home.read(home.environment, Environment)
+    if plan is None or profile is None or winner is None or evaluation is None or facts is None:
+        raise RunDirectoryError(
+            f"The run in {home.path} is not complete.", f"Go on with `bandsearch resume {home.path}`."
+        )
+    gain = evaluation.comparison("winner", "full_depth", "loss") if winner.candidate != winner.baseline else None
+    return AtlasRecord(
+        date=facts.facts.get("started", datetime.now(UTC).isoformat(timespec="seconds")),
+        model=job.source.slug if job.source.is_local else job.source.location,
+        slug=job.source.slug,
+        fingerprint=fingerprint(job.source),
+        layout=job.summary.layout,
+        data=short_name(job.dataset.name),
+        data_fingerprint=job.dataset.fingerprint,
+        shape=job.dataset.shape,
+        layer_scores=profile.layer_scores,
+        rates=profile.rate_range.model_copy(update={"points": ()}),
+        tried=tuple(readings(Records(home.trials).results())),
+        full_steps=plan.full_steps,
+        winner=winner,
+        gain=None if gain is None else gain.difference,
+        versions={
+            name: facts.facts[name] for name in ("bandsearch", "torch", "transformers", "peft") if name in facts.facts
+        },
+    )
+
+
+def readings(results: Iterable[TrialResult]) -> list[BandReading]:
+    """The search's bands, each once: the lowest loss among those candidates on it that were trained the longest.
+
+    The longest trained and best of them first; losses after different numbers of steps do not compare.
+    """
+    by_bands: dict[tuple[Band, ...], list[TrialResult]] = {}
+    for result in results:
+        if result.stage == "search" and result.points:
+            by_bands.setdefault(result.candidate.bands, []).append(result)
+    found = []
+    for bands, there in by_bands.items():
+        steps = max(result.steps for result in there)
+        losses = [loss for result in there if (loss := result.loss_at(steps)) is not None]
+        found.append(BandReading(bands=bands, candidates=len(there), steps=steps, loss=min(losses)))
+    return sorted(found, key=lambda reading: (-reading.steps, reading.loss))

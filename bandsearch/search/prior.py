@@ -1,0 +1,119 @@
+"""What earlier runs recommend for this search: pure, so that it can be replayed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from bandsearch.search.candidates import CandidateCode, alpha_for
+from bandsearch.values.atlas import AtlasRecord, Prior, Suggestion
+from bandsearch.values.band import Band
+from bandsearch.values.candidate import Candidate
+from bandsearch.values.layout import Layout
+
+# However much is known, so few openings are given to it: a prior that misleads costs no more than them.
+MOST = 3
+# One suggestion in so many expected candidates.
+SHARE = 8
+
+
+def most_suggestions(expected: int) -> int:
+    """How many openings of a search that expects `expected` candidates go to what is known already."""
+    return max(1, min(MOST, expected // SHARE))
+
+
+def prior_from(
+    records: Sequence[AtlasRecord],
+    code: CandidateCode,
+    *,
+    fingerprint: str,
+    layout: Layout,
+    data_fingerprint: str,
+    rate: float,
+) -> Prior:
+    """At most MOST candidates of `code`'s space that earlier runs on this model, or on siblings, recommend.
+
+    Runs on the very model come first (on the same data before others), then those on decoders of its family, the most
+    alike in depth and width first; of equals the one that stands first in `records`. Each recommends its best band at
+    the same relative depth, with its rank, targets and learning rate brought into the space; what does not fit there
+    is left out. The last place goes to the first such band at `rate`, which the probe found on this data: the best rate
+    depends on the data, and where a band is good need not.
+    """
+    known = sorted(
+        (record for record in records if record.fingerprint == fingerprint or record.layout.family == layout.family),
+        key=lambda record: _distance(record, fingerprint, layout, data_fingerprint),
+    )
+    found: dict[Candidate, Suggestion] = {}
+    for suggestion in _recommended(known, code, fingerprint):
+        found.setdefault(suggestion.candidate, suggestion)
+        if len(found) == MOST - 1:
+            break
+    for first in list(found.values())[:1]:
+        low, high = code.rates
+        here = first.candidate.model_copy(update={"learning_rate": min(max(rate, low), high)})
+        found.setdefault(
+            here, Suggestion(candidate=here, reason=f"{first.reason} Here at the rate that the probe found.")
+        )
+    return Prior(suggestions=tuple(found.values()))
+
+
+def _distance(record: AtlasRecord, fingerprint: str, layout: Layout, data_fingerprint: str) -> tuple[int, float]:
+    if record.fingerprint == fingerprint:
+        return (0 if record.data_fingerprint == data_fingerprint else 1), 0.0
+    depth = math.log(record.layer_count / layout.layer_count)
+    width = math.log(record.layout.hidden_size / layout.hidden_size)
+    return 2, abs(depth) + abs(width)
+
+
+def _recommended(records: Sequence[AtlasRecord], code: CandidateCode, fingerprint: str) -> Iterator[Suggestion]:
+    for record in records:
+        best = record.best_band
+        candidate = None if best is None else fitted(best.candidate, record.layer_count, code)
+        if best is not None and candidate is not None:
+            yield Suggestion(candidate=candidate, reason=_reason(record, best.candidate, fingerprint))
+
+
+def fitted(candidate: Candidate, layers: int, code: CandidateCode) -> Candidate | None:
+    """A candidate of a decoder of `layers` layers in the space of `code`, None where its bands have no place there.
+
+    Ends of bands go to the nearest layer at the same relative depth that the space's steps allow, the rank to the
+    nearest of the space by ratio, the rate to the nearest bound; targets, method and initialisation that the space does
+    not offer become its first.
+    """
+    bands: list[Band] = []
+    for band in candidate.bands:
+        moved = _snapped(band.rescaled(layers, code.layer_count), code)
+        if bands and moved.start <= bands[-1].stop:
+            bands[-1] = Band(start=bands[-1].start, stop=max(bands[-1].stop, moved.stop))
+        else:
+            bands.append(moved)
+    rank = min(code.ranks, key=lambda rank: abs(math.log(rank / candidate.rank)))
+    low, high = code.rates
+    space = code.space
+    here = Candidate(
+        bands=tuple(bands),
+        rank=rank,
+        alpha=alpha_for(space, rank),
+        targets=candidate.targets if "+".join(candidate.targets) in code.targets else tuple(code.targets[0].split("+")),
+        learning_rate=min(max(candidate.learning_rate, low), high),
+        method=candidate.method if candidate.method in space.methods else space.methods[0],
+        init=candidate.init if candidate.init in space.inits else space.inits[0],
+    )
+    return here if code.encode(here) is not None else None
+
+
+def _snapped(band: Band, code: CandidateCode) -> Band:
+    snap, count = code.snap, code.layer_count
+    start = min((2 * band.start + snap) // (2 * snap) * snap, (count - 1) // snap * snap)
+    stop = count if band.stop == count else (2 * band.stop + snap) // (2 * snap) * snap
+    return Band(start=start, stop=min(count, max(start + snap, stop)))
+
+
+def _reason(record: AtlasRecord, candidate: Candidate, fingerprint: str) -> str:
+    layers = " and ".join(map(str, candidate.bands))
+    where = f"layers {layers} of {record.layer_count}"
+    when = record.date[:10]
+    won = "won" if candidate == record.winner.candidate else "were the best beside full depth, which won,"
+    if record.fingerprint == fingerprint:
+        return f"On this model {where} {won} on {record.data} ({when})."
+    return f"On {record.model}, of the same family, {where} {won} on {record.data} ({when}); here by relative depth."

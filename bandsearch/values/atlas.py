@@ -1,0 +1,73 @@
+"""What a run teaches about its model: a record of the atlas, and what a later search takes from it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from bandsearch.values.band import Band
+from bandsearch.values.candidate import Candidate
+from bandsearch.values.evaluation import Finalist, Interval, Winner
+from bandsearch.values.layout import Layout
+from bandsearch.values.profile import RateRange
+from bandsearch.values.value import Value
+
+
+class BandReading(Value):
+    """The best reading of the search on one set of bands: validation loss after `steps`, the most that any got to."""
+
+    bands: tuple[Band, ...]
+    candidates: int = Field(ge=1, description="how many were tried there")
+    steps: int
+    loss: float
+
+
+class AtlasRecord(Value):
+    """One complete run. `model` is a hub id, or the name of a directory without its path; `fingerprint` and
+    `data_fingerprint` are equal for equal weights and equal rows.
+    """
+
+    format: Literal[1] = 1
+    date: str = Field(description="UTC, ISO 8601")
+    model: str
+    slug: str
+    fingerprint: str
+    layout: Layout
+    data: str
+    data_fingerprint: str
+    shape: str
+    layer_scores: tuple[float, ...]
+    rates: RateRange
+    tried: tuple[BandReading, ...]
+    full_steps: int
+    winner: Winner
+    gain: Interval | None = Field(description="test loss, winner minus tuned full depth; None where they are one")
+    versions: dict[str, str]
+
+    @property
+    def layer_count(self) -> int:
+        return self.layout.layer_count
+
+    @property
+    def best_band(self) -> Finalist | None:
+        """The winner, or where full depth won the best confirmed candidate that leaves layers out; None without one."""
+        full = len(self.winner.candidate.layers) == self.layer_count
+        for finalist in sorted(self.winner.finalists, key=lambda each: each.loss):
+            if finalist.candidate == self.winner.candidate and not full:
+                return finalist
+        partial = [each for each in self.winner.finalists if len(each.candidate.layers) < self.layer_count]
+        return min(partial, key=lambda each: each.loss, default=None)
+
+
+class Suggestion(Value):
+    """A candidate that an earlier run recommends, and why in words."""
+
+    candidate: Candidate
+    reason: str
+
+
+class Prior(Value):
+    """What a search starts from beside baselines and probe: the content of `prior.json`. The most telling first."""
+
+    suggestions: tuple[Suggestion, ...] = ()

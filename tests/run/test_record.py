@@ -1,0 +1,63 @@
+"""What a finished run leaves in the atlas, and that it is finished whether or not that can be written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from atlas_records import a_record, candidate_on
+
+from bandsearch.atlas import read_records
+from bandsearch.run import record
+from bandsearch.values.band import Band
+from bandsearch.values.candidate import Role
+from bandsearch.values.progress import Update
+from bandsearch.values.trial import Point, TrialResult, TrialState
+
+
+def trial(number: int, start: int, stop: int, losses: list[float], stage: str = "search") -> TrialResult:
+    return TrialResult(
+        number=number,
+        candidate=candidate_on(start, stop, 1e-3 * (number + 1)),
+        role=Role.SEARCHED,
+        seed=0,
+        state=TrialState.COMPLETE,
+        points=tuple(Point(steps=30 * 3**rung, loss=loss, seconds=1.0) for rung, loss in enumerate(losses)),
+        trainable_parameters=1,
+        proposed_by="sampler",
+        stage=stage,
+    )
+
+
+def test_every_band_is_read_once_where_its_candidates_got_furthest() -> None:
+    found = record.readings(
+        [
+            trial(0, 0, 4, [0.2]),
+            trial(1, 0, 4, [0.9, 0.5]),
+            trial(2, 0, 4, [0.8, 0.4]),
+            trial(3, 4, 8, [0.1]),
+            trial(4, 2, 6, []),
+            trial(5, 2, 6, [0.1, 0.1], stage="confirm"),
+        ]
+    )
+    assert [(each.bands[0], each.candidates, each.steps, each.loss) for each in found] == [
+        (Band(start=0, stop=4), 3, 90, 0.4),
+        (Band(start=4, stop=8), 1, 30, 0.1),
+    ]
+
+
+def test_an_atlas_that_cannot_be_written_is_said_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "record_of", lambda home, job: a_record())
+    said: list[Update] = []
+
+    def leave(directory: Path) -> None:
+        record.leave_record(None, SimpleNamespace(spec=SimpleNamespace(atlas=str(directory))), said.append)  # type: ignore[arg-type]
+
+    leave(tmp_path / "atlas")
+    assert said == []
+    assert read_records(tmp_path / "atlas", str) == [a_record()]
+    (tmp_path / "file").write_text("in the way")
+    leave(tmp_path / "file")
+    assert len(said) == 1
+    assert "cannot be written" in said[0].message
