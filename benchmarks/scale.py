@@ -75,7 +75,6 @@ class Study(Value):
     batch_sizes: tuple[int, ...] = ()
 
 
-INSTRUCTIONS = Lengths(median=64, sigma=0.6, shortest=16, longest=256)
 UNIFORM = Lengths(median=77, sigma=0.0, shortest=77, longest=77)
 BENCH_SHAPE = Shape(layers=16, width=512, inner=1408, heads=8, key_heads=8, vocabulary=32_000)
 # Sizes of Qwen2.5-7B.
@@ -84,49 +83,55 @@ SEVEN_B_SHAPE = Shape(layers=28, width=3584, inner=18_944, heads=28, key_heads=4
 BENCH = Scale(
     name="bench",
     shape=BENCH_SHAPE,
-    lengths=INSTRUCTIONS,
-    rows=480,
-    batch_size=8,
-    rungs=(3, 9, 27),
-    validation_examples=32,
+    lengths=Lengths(median=48, sigma=0.6, shortest=16, longest=192),
+    rows=240,
+    batch_size=4,
+    rungs=(2, 6, 18),
+    validation_examples=16,
     rates=3.0,
     candidates=24,
-    rounds=3,
-    naive_trials=4,
+    rounds=1,
+    naive_trials=3,
     strong_trials=4,
-    search_trials=72,
-    probe_steps=60,
-    full_steps=81,
-)
-SMALL = BENCH.model_copy(
-    update={"name": "bench, small", "lengths": Lengths(median=48, sigma=0.6, shortest=16, longest=192), "rows": 240}
-    | {"batch_size": 4, "rungs": (2, 6, 18), "validation_examples": 16, "rounds": 1, "naive_trials": 3}
-    | {"search_trials": 24, "probe_steps": 15, "full_steps": 36}
+    search_trials=24,
+    probe_steps=15,
+    full_steps=36,
 )
 DEMO = BENCH.model_copy(
     update={"name": "demo", "shape": None, "lengths": Lengths(median=32, sigma=0.5, shortest=12, longest=96)}
-    | {"rungs": (5, 15, 45), "full_steps": 90, "choose_threads": True, "rates": 1.0}
+    | {"rows": 480, "batch_size": 8, "rungs": (5, 15, 45), "validation_examples": 32, "rounds": 2}
+    | {"search_trials": 72, "probe_steps": 60, "full_steps": 90, "choose_threads": True, "rates": 1.0}
 )
 CONTROL = BENCH.model_copy(
-    update={"name": "bench, uniform length", "lengths": UNIFORM, "rounds": 1, "candidates": 12, "search_trials": 0}
+    update={"name": "bench, uniform length", "lengths": UNIFORM, "candidates": 8, "search_trials": 0}
+    | {"naive_trials": 2, "strong_trials": 2}
+)
+# Ablations and curves are many runs, each of which starts its engines anew.
+ABLATED = BENCH.model_copy(
+    update={
+        "name": "small",
+        "shape": Shape(layers=8, width=256, inner=704, heads=4, key_heads=4, vocabulary=8000),
+        "batch_size": 8,
+    }
 )
 SEVEN_B = BENCH.model_copy(
     update={"name": "7B", "shape": SEVEN_B_SHAPE, "dtype": "bfloat16", "rows": 1000, "batch_size": 16, "rates": 0.1}
     | {"lengths": Lengths(median=180, sigma=0.7, shortest=24, longest=1000), "validation_examples": 64}
-    | {"naive_trials": 2}
+    | {"rungs": (3, 9, 27), "rounds": 3, "naive_trials": 2, "search_trials": 72, "probe_steps": 60, "full_steps": 81}
 )
 
-QUICK = Study(name="quick", main=SMALL)
+QUICK = Study(name="quick", main=BENCH)
 FULL = Study(
     name="cpu",
     main=BENCH,
     others=(CONTROL, DEMO),
-    ablated=SMALL,
+    ablated=ABLATED,
+    count=4,
     depths=(4, 8, 16),
     widths=(128, 256, 512),
-    packings=(1, 2, 4, 8),
+    packings=(1, 2, 4),
     data_sizes=(48, 96, 192),
-    batch_sizes=(1, 2, 4, 8, 16),
+    batch_sizes=(1, 4, 16),
 )
 GPU = Study(
     name="cuda",
