@@ -1,0 +1,91 @@
+"""The design of a table: what is trained, for how long, on how many seeds, and what that costs.
+
+For every entry (a band with its rank and targets) at seed 0: all learning rates to the first rung, the best of them to
+the last rung, and one full training at that rate with the confirmation's decaying schedule. The best few of every
+width, and full depth, get the other seeds. With the defaults and twelve layers:
+
+    78 bands x 2 ranks x 2 targets, 12 sets of layers          = 324 entries
+    seed 0: 3 rates x 15 + 30 more to rung 45 + 135 in full    = 210 steps each,     68,000 steps
+    others: 11 widths x 3 + full depth x 4 + 8 best            = 45 entries at most
+            2 seeds x (45 to the last rung + 135)              = 360 steps each,     16,200 steps
+    readings: 324 x 5 + 45 x 4 of 128 examples, 3 steps each                          5,400 steps
+                                                                           together  89,600 steps
+
+A step of a packed candidate on one core takes 0.05 s (bands at the end) to 0.15 s (full depth), about 0.11 s on average
+over all bands, with the 59 tokens of `two_step`, and 0.014 to 0.041 s, about 0.03 s on average, with the 12 to 18
+tokens of the five other tasks. So `two_step` takes 9,900 core-seconds and each other task 2,700: 23,300 together, 3.2
+hours on 2 quiet cores.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+from pydantic import Field
+
+from bandsearch.values.fidelity import Fidelity, Schedule
+from bandsearch.values.value import Value
+from benchmarks.bandbench.entry import Entry, contiguous, scattered
+
+
+class Design(Value):
+    """`rungs` and `full_steps` hold for a whole table; ranks, targets and seeds may be added to it later."""
+
+    ranks: tuple[int, ...] = Field(default=(4, 16), min_length=1)
+    targets: tuple[str, ...] = Field(default=("mlp", "all"), min_length=1)
+    rate_factors: tuple[float, ...] = Field(default=(0.4, 1.0, 2.5), min_length=1)
+    alpha: float = 32.0
+    rungs: tuple[int, ...] = Field(default=(15, 45), min_length=1)
+    full_steps: int = Field(default=135, ge=1)
+    seeds: int = Field(default=3, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    validation_examples: int = Field(default=128, ge=1)
+    set_widths: tuple[int, ...] = (3, 6, 9)
+    sets_per_width: int = 4
+    survivors_per_width: int = 3
+    survivors_beside: int = Field(default=8, description="the next best whatever their width")
+
+    @property
+    def habit(self) -> tuple[int, str]:
+        """Rank and targets of the baselines, as the search has them."""
+        targets = "all" if "all" in self.targets else self.targets[0]
+        return sorted(self.ranks)[len(self.ranks) // 2], targets
+
+    def entries(self, layer_count: int) -> list[Entry]:
+        """The habit's bands first, so that a table that is not complete holds every band as early as possible."""
+        choices = [(rank, targets) for targets in self.targets for rank in self.ranks]
+        choices.sort(key=lambda choice: choice != self.habit)
+        bands = [entry for rank, targets in choices for entry in contiguous(layer_count, rank, targets)]
+        sets = [scattered(layer_count, width, self.sets_per_width, *self.habit) for width in self.set_widths]
+        return [*bands, *itertools.chain.from_iterable(sets)]
+
+    def rates(self, best: float) -> tuple[float, ...]:
+        """The rates that every entry is searched over, ascending; `best` is the probe's."""
+        return tuple(float(f"{best * factor:.4g}") for factor in sorted(self.rate_factors))
+
+    def proxy(self, seed: int) -> Fidelity:
+        return self._fidelity(self.rungs[-1], seed, Schedule.CONSTANT, min(10, self.rungs[0] // 10))
+
+    def full(self, seed: int) -> Fidelity:
+        return self._fidelity(self.full_steps, seed, Schedule.LINEAR, min(10, self.full_steps // 10))
+
+    def _fidelity(self, steps: int, seed: int, schedule: Schedule, warmup: int) -> Fidelity:
+        return Fidelity(
+            steps=steps,
+            batch_size=self.batch_size,
+            seed=seed,
+            schedule=schedule,
+            warmup_steps=warmup,
+            validation_examples=self.validation_examples,
+        )
+
+    def survivors(self, losses: dict[Entry, float], layer_count: int) -> list[Entry]:
+        """Who gets the other seeds, from full losses at seed 0: full depth, the best of every width, the next best."""
+        ranked = sorted(losses, key=lambda entry: losses[entry])
+        chosen = {entry: None for entry in ranked if len(entry.layers) == layer_count}
+        for width in range(1, layer_count):
+            alike = [entry for entry in ranked if len(entry.layers) == width]
+            chosen |= dict.fromkeys(alike[: self.survivors_per_width])
+        others = [entry for entry in ranked if entry not in chosen]
+        chosen |= dict.fromkeys(others[: self.survivors_beside])
+        return sorted(chosen, key=lambda entry: (entry.start, entry.bands, entry.rank, entry.targets))

@@ -1,0 +1,230 @@
+"""A table: what every candidate of a task comes to, with the noise of its seeds. Built by `build`, read here.
+
+A loss is taken apart as in the decision: entry + seed + noise. The noise of a training is kept over all its readings,
+since one that is ahead at a rung is more often ahead in the end. Two things are filled in, both so that they can never
+be the optimum: a rate that lost the rate search keeps its distance at the first rung, and an entry on one seed has that
+seed's loss (it was behind there, or it would have been given the others). Means are shrunk by what is noise in them.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandsearch.adapters.lora import trainable_parameters
+from bandsearch.search.strata import class_of
+from bandsearch.values.candidate import Candidate
+from bandsearch.values.profile import SensitivityProfile
+from benchmarks.bandbench.entry import Entry
+from benchmarks.bandbench.rows import Header, Row, Rows
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Option:
+    """An entry at one of its rates. `seeds`: on how many it was trained in full; 0: filled in."""
+
+    entry: Entry
+    candidate: Candidate
+    parameters: int
+    seeds: int
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """`means` has a row per option and a column per rung and, last, for full training; infinite where it diverged.
+
+    `effects` are what stored seeds do to all entries, `residuals` what is left, by width class, scaled up for the mean
+    that was taken out. Both have the columns of `means`.
+    """
+
+    header: Header
+    profile: SensitivityProfile
+    options: tuple[Option, ...]
+    means: Array
+    effects: Array
+    residuals: dict[str, Array]
+    seconds_by_start: dict[int, float]
+    exhaustive_seconds: float
+    edge_share: float
+
+    @property
+    def layer_count(self) -> int:
+        return self.header.layout.layer_count
+
+    @functools.cached_property
+    def full(self) -> Array:
+        return np.asarray(self.means[:, -1])
+
+    @functools.cached_property
+    def noise(self) -> float:
+        """Standard deviation of the loss of a full training over seeds, seed effects taken out; 0 on one seed."""
+        pooled = np.concatenate(list(self.residuals.values()))
+        return float(np.sqrt(np.mean(pooled[:, -1] ** 2))) if len(pooled) else 0.0
+
+    @functools.cached_property
+    def optimum(self) -> int:
+        """The best option of those on the most seeds."""
+        most = max(option.seeds for option in self.options)
+        sure = [index for index, option in enumerate(self.options) if option.seeds == most]
+        return min(sure, key=lambda index: self.full[index])
+
+    def regret(self, option: int) -> float:
+        """What its full training ends above the optimum's, without noise; never below 0."""
+        return max(0.0, float(self.full[option] - self.full[self.optimum]))
+
+    @functools.cached_property
+    def full_depth(self) -> int:
+        """The best option that adapts every layer."""
+        every = [index for index, option in enumerate(self.options) if len(option.entry.layers) == self.layer_count]
+        return min(every, key=lambda index: self.full[index])
+
+    @functools.cached_property
+    def ranks(self) -> tuple[int, ...]:
+        return tuple(sorted({option.entry.rank for option in self.options}))
+
+    @functools.cached_property
+    def targets(self) -> tuple[str, ...]:
+        return tuple(sorted({option.entry.targets for option in self.options}))
+
+    @functools.cached_property
+    def habit(self) -> tuple[int, str]:
+        """Rank and targets of the search's baselines."""
+        return self.ranks[len(self.ranks) // 2], "all" if "all" in self.targets else self.targets[0]
+
+    @functools.cached_property
+    def habit_parameters(self) -> int:
+        """Of full-depth LoRA as everybody trains it."""
+        entry = Entry(bands=((0, self.layer_count),), rank=self.habit[0], targets=self.habit[1])
+        return trainable_parameters(entry.candidate(1.0, self.header.alpha), self.header.layout)
+
+    def seconds(self, option: int, steps: int) -> float:
+        """Device seconds of `steps` steps: the frozen layers below the start cost nothing, where a band ends matters
+        little."""
+        return steps * self.seconds_per_step(self.options[option].entry.start)
+
+    def seconds_per_step(self, start: int) -> float:
+        known = min(self.seconds_by_start, key=lambda other: (abs(other - start), other))
+        return self.seconds_by_start[known]
+
+
+def load_table(folder: Path, task: str) -> Table | None:
+    """None where there is none, or too little of one: full depth and a profile are needed."""
+    rows, profile = Rows(folder / f"{task}.jsonl"), folder / f"{task}.profile.json"
+    header = rows.header
+    if header is None or not profile.exists():
+        return None
+    return table_of(header, SensitivityProfile.model_validate_json(profile.read_text()), rows.read())
+
+
+def table_of(header: Header, profile: SensitivityProfile, rows: Sequence[Row]) -> Table | None:
+    columns = (*header.rungs, header.full_steps)
+    proxies: dict[tuple[Entry, int], dict[float, Row]] = {}
+    fulls: dict[tuple[Entry, int], Row] = {}
+    for row in rows:
+        if row.kind == "proxy":
+            proxies.setdefault((row.entry, row.seed), {})[row.rate] = row
+        elif row.readings:
+            fulls[row.entry, row.seed] = row
+    # Readings of whole trainings: entry -> seed -> a loss per column.
+    whole: dict[Entry, dict[int, Array]] = {}
+    for (entry, seed), full in fulls.items():
+        proxy = proxies.get((entry, seed), {}).get(full.rate)
+        losses = [loss for _, loss, _ in (*proxy.readings, *full.readings)] if proxy else []
+        if len(losses) == len(columns) and all(map(math.isfinite, losses)):
+            whole.setdefault(entry, {})[seed] = np.array(losses)
+    whole = {entry: by_seed for entry, by_seed in whole.items() if 0 in by_seed}
+    if not any(len(entry.layers) == header.layout.layer_count for entry in whole):
+        return None
+    effects, residuals = _noise(whole, header.layout.layer_count)
+    shrunk = _shrunk(whole, effects, residuals, header.layout.layer_count)
+    options, means, edges = [], [], 0
+    for entry, by_seed in whole.items():
+        mean = shrunk[entry]
+        tried, best = proxies[entry, 0], fulls[entry, 0].rate
+        edges += len(header.rates) > 1 and best in (header.rates[0], header.rates[-1])
+        for rate, row in sorted(tried.items()):
+            gap = row.readings[0][1] - tried[best].readings[0][1] if row.readings else math.inf
+            candidate = entry.candidate(rate, header.alpha)
+            parameters = trainable_parameters(candidate, header.layout)
+            options.append(Option(entry, candidate, parameters, len(by_seed) if rate == best else 0))
+            means.append(mean + max(0.0, gap))
+    return Table(
+        header=header,
+        profile=profile,
+        options=tuple(options),
+        means=np.array(means),
+        effects=np.array(list(effects.values())),
+        residuals=residuals,
+        seconds_by_start=_seconds_by_start(rows),
+        exhaustive_seconds=sum(row.seconds for row in rows),
+        edge_share=edges / len(whole),
+    )
+
+
+def _noise(whole: dict[Entry, dict[int, Array]], layer_count: int) -> tuple[dict[int, Array], dict[str, Array]]:
+    """Effects by seed, from the entries that have all seeds, and the residuals of all that have more than one."""
+    seeds = sorted({seed for by_seed in whole.values() for seed in by_seed})
+    columns = len(next(iter(next(iter(whole.values())).values())))
+    complete = [np.array([by_seed[seed] for seed in seeds]) for by_seed in whole.values() if len(by_seed) == len(seeds)]
+    effects = {seed: np.zeros(columns) for seed in seeds}
+    if len(seeds) > 1 and complete:
+        deviations = np.mean([losses - losses.mean(axis=0) for losses in complete], axis=0)
+        effects = dict(zip(seeds, deviations, strict=True))
+    by_class: dict[str, list[Array]] = {}
+    for entry, by_seed in whole.items():
+        if len(by_seed) > 1:
+            cleared = np.array([losses - effects[seed] for seed, losses in by_seed.items()])
+            scaled = (cleared - cleared.mean(axis=0)) * math.sqrt(len(by_seed) / (len(by_seed) - 1))
+            by_class.setdefault(class_of(len(entry.layers), layer_count).value, []).extend(scaled)
+    if not by_class:
+        return effects, {}
+    return effects, {name: np.array(residuals) for name, residuals in by_class.items()}
+
+
+def _shrunk(
+    whole: dict[Entry, dict[int, Array]],
+    effects: dict[int, Array],
+    residuals: dict[str, Array],
+    layer_count: int,
+) -> dict[Entry, Array]:
+    """Means over seeds, each drawn towards its width class by the share of the class's spread that is noise.
+
+    Of many entries that are equal the best looks better than it is; unshrunk, that would be an optimum to miss.
+    """
+    means = {
+        entry: np.mean([losses - effects[seed] for seed, losses in by_seed.items()], axis=0)
+        for entry, by_seed in whole.items()
+    }
+    if not residuals:
+        return means
+    by_class: dict[str, list[Entry]] = {}
+    for entry in means:
+        by_class.setdefault(class_of(len(entry.layers), layer_count).value, []).append(entry)
+    shrunk: dict[Entry, Array] = {}
+    for name, entries in by_class.items():
+        noise = np.mean(residuals.get(name, np.concatenate(list(residuals.values()))) ** 2, axis=0)
+        losses = np.array([means[entry] for entry in entries])
+        variances = np.array([noise / len(whole[entry]) for entry in entries])
+        between = np.maximum(0.0, losses.var(axis=0) - variances.mean(axis=0))
+        kept = between / np.maximum(between + variances, 1e-12)
+        drawn = losses.mean(axis=0) + kept * (losses - losses.mean(axis=0))
+        shrunk |= dict(zip(entries, drawn, strict=True))
+    return shrunk
+
+
+def _seconds_by_start(rows: Sequence[Row]) -> dict[int, float]:
+    by_start: dict[int, list[float]] = {}
+    for row in rows:
+        if row.readings:
+            steps, _, seconds = row.readings[-1]
+            by_start.setdefault(row.entry.start, []).append(seconds / steps)
+    return {start: statistics.median(found) for start, found in sorted(by_start.items())}
