@@ -2,18 +2,18 @@
 
 For every entry (a band with its rank and targets) at seed 0: all learning rates to the first rung, the best of them to
 the last rung, and one full training at that rate with the confirmation's decaying schedule. The best few of every
-width, and full depth, get the other seeds. With the defaults and twelve layers:
+width, full depth, and one in 24 whatever its loss get the other seeds. With the defaults and twelve layers:
 
     78 bands x 2 ranks x 2 targets, 12 sets of layers          = 324 entries
     seed 0: 3 rates x 15 + 30 more to rung 45 + 135 in full    = 210 steps each,     68,000 steps
-    others: 11 widths x 3 + full depth x 4 + 8 best            = 45 entries at most
-            2 seeds x (45 to the last rung + 135)              = 360 steps each,     16,200 steps
-    readings: 324 x 5 + 45 x 4 of 128 examples, 3 steps each                          5,400 steps
-                                                                           together  89,600 steps
+    others: 11 widths x 3 + full depth x 4 + 8 best + 13 drawn = 58 entries at most
+            2 seeds x (45 to the last rung + 135)              = 360 steps each,     20,900 steps
+    readings: 324 x 5 + 58 x 6 of 128 examples, 3 steps each                          5,900 steps
+                                                                           together  94,800 steps
 
 A step of a packed candidate on one core takes 0.05 s (bands at the end) to 0.15 s (full depth), about 0.11 s on average
 over all bands, with the 59 tokens of `two_step`, and 0.014 to 0.041 s, about 0.03 s on average, with the 12 to 18
-tokens of the five other tasks. So `two_step` takes 9,900 core-seconds and each other task 2,700: 23,300 together, 3.2
+tokens of the five other tasks. So `two_step` takes 10,400 core-seconds and each other task 2,800: 24,600 together, 3.4
 hours on 2 quiet cores.
 """
 
@@ -80,9 +80,10 @@ class Design(Value):
         )
 
     def survivors(self, losses: dict[Entry, float], layer_count: int) -> list[Entry]:
-        """Who gets the other seeds, from full losses at seed 0: full depth, the best of every width, the next best."""
+        """Who gets the other seeds, from full losses at seed 0: full depth, some drawn, the best of every width, the
+        next best."""
         ranked = sorted(losses, key=lambda entry: losses[entry])
-        chosen = {entry: None for entry in ranked if len(entry.layers) == layer_count}
+        chosen = {entry: None for entry in ranked if len(entry.layers) == layer_count or entry.is_drawn}
         for width in range(1, layer_count):
             alike = [entry for entry in ranked if len(entry.layers) == width]
             chosen |= dict.fromkeys(alike[: self.survivors_per_width])

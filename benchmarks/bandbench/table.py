@@ -26,6 +26,8 @@ from benchmarks.bandbench.entry import Entry
 from benchmarks.bandbench.rows import Header, Row, Rows
 
 Array = NDArray[np.float64]
+# Of whole trainings: entry -> seed -> a loss per column.
+Losses = dict[Entry, dict[int, Array]]
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,10 @@ class Table:
     @functools.cached_property
     def noise(self) -> float:
         """Standard deviation of the loss of a full training over seeds, seed effects taken out; 0 on one seed."""
+        if not self.residuals:
+            return 0.0
         pooled = np.concatenate(list(self.residuals.values()))
-        return float(np.sqrt(np.mean(pooled[:, -1] ** 2))) if len(pooled) else 0.0
+        return float(np.sqrt(np.mean(pooled[:, -1] ** 2)))
 
     @functools.cached_property
     def optimum(self) -> int:
@@ -134,8 +138,7 @@ def table_of(header: Header, profile: SensitivityProfile, rows: Sequence[Row]) -
             proxies.setdefault((row.entry, row.seed), {})[row.rate] = row
         elif row.readings:
             fulls[row.entry, row.seed] = row
-    # Readings of whole trainings: entry -> seed -> a loss per column.
-    whole: dict[Entry, dict[int, Array]] = {}
+    whole: Losses = {}
     for (entry, seed), full in fulls.items():
         proxy = proxies.get((entry, seed), {}).get(full.rate)
         losses = [loss for _, loss, _ in (*proxy.readings, *full.readings)] if proxy else []
@@ -144,8 +147,9 @@ def table_of(header: Header, profile: SensitivityProfile, rows: Sequence[Row]) -
     whole = {entry: by_seed for entry, by_seed in whole.items() if 0 in by_seed}
     if not any(len(entry.layers) == header.layout.layer_count for entry in whole):
         return None
-    effects, residuals = _noise(whole, header.layout.layer_count)
-    shrunk = _shrunk(whole, effects, residuals, header.layout.layer_count)
+    effects, fair = _effects(whole, header.layout.layer_count)
+    residuals = _residuals(fair, header.layout.layer_count)
+    shrunk = _shrunk(fair, residuals, header.layout.layer_count)
     options, means, edges = [], [], 0
     for entry, by_seed in whole.items():
         mean = shrunk[entry]
@@ -170,40 +174,44 @@ def table_of(header: Header, profile: SensitivityProfile, rows: Sequence[Row]) -
     )
 
 
-def _noise(whole: dict[Entry, dict[int, Array]], layer_count: int) -> tuple[dict[int, Array], dict[str, Array]]:
-    """Effects by seed, from the entries that have all seeds, and the residuals of all that have more than one."""
+def _effects(whole: Losses, layer_count: int) -> tuple[dict[int, Array], Losses]:
+    """What a seed does to all entries; and the losses without it, those left out that made their entry a survivor.
+
+    A survivor was chosen for what it did at seed 0, so it is judged by its other seeds, and seed 0 by entries that have
+    all seeds whatever they did.
+    """
     seeds = sorted({seed for by_seed in whole.values() for seed in by_seed})
+    complete = [entry for entry, by_seed in whole.items() if len(by_seed) == len(seeds) > 1]
+    unchosen = {entry for entry in whole if entry.is_drawn or len(entry.layers) == layer_count}
+    judges = [entry for entry in complete if entry in unchosen]
     columns = len(next(iter(next(iter(whole.values())).values())))
-    complete = [np.array([by_seed[seed] for seed in seeds]) for by_seed in whole.values() if len(by_seed) == len(seeds)]
     effects = {seed: np.zeros(columns) for seed in seeds}
-    if len(seeds) > 1 and complete:
-        deviations = np.mean([losses - losses.mean(axis=0) for losses in complete], axis=0)
-        effects = dict(zip(seeds, deviations, strict=True))
-    by_class: dict[str, list[Array]] = {}
+    if judges:
+        curves = np.array([[whole[entry][seed] for seed in seeds] for entry in judges])
+        effects = dict(zip(seeds, (curves - curves.mean(axis=1, keepdims=True)).mean(axis=0), strict=True))
+    fair: Losses = {}
     for entry, by_seed in whole.items():
+        biased = len(by_seed) > 1 and entry not in unchosen
+        fair[entry] = {seed: losses - effects[seed] for seed, losses in by_seed.items() if seed or not biased}
+    return effects, fair
+
+
+def _residuals(fair: Losses, layer_count: int) -> dict[str, Array]:
+    by_class: dict[str, list[Array]] = {}
+    for entry, by_seed in fair.items():
         if len(by_seed) > 1:
-            cleared = np.array([losses - effects[seed] for seed, losses in by_seed.items()])
-            scaled = (cleared - cleared.mean(axis=0)) * math.sqrt(len(by_seed) / (len(by_seed) - 1))
+            losses = np.array(list(by_seed.values()))
+            scaled = (losses - losses.mean(axis=0)) * math.sqrt(len(losses) / (len(losses) - 1))
             by_class.setdefault(class_of(len(entry.layers), layer_count).value, []).extend(scaled)
-    if not by_class:
-        return effects, {}
-    return effects, {name: np.array(residuals) for name, residuals in by_class.items()}
+    return {name: np.array(residuals) for name, residuals in by_class.items()}
 
 
-def _shrunk(
-    whole: dict[Entry, dict[int, Array]],
-    effects: dict[int, Array],
-    residuals: dict[str, Array],
-    layer_count: int,
-) -> dict[Entry, Array]:
+def _shrunk(fair: Losses, residuals: dict[str, Array], layer_count: int) -> dict[Entry, Array]:
     """Means over seeds, each drawn towards its width class by the share of the class's spread that is noise.
 
     Of many entries that are equal the best looks better than it is; unshrunk, that would be an optimum to miss.
     """
-    means = {
-        entry: np.mean([losses - effects[seed] for seed, losses in by_seed.items()], axis=0)
-        for entry, by_seed in whole.items()
-    }
+    means = {entry: np.mean(list(by_seed.values()), axis=0) for entry, by_seed in fair.items()}
     if not residuals:
         return means
     by_class: dict[str, list[Entry]] = {}
@@ -213,7 +221,7 @@ def _shrunk(
     for name, entries in by_class.items():
         noise = np.mean(residuals.get(name, np.concatenate(list(residuals.values()))) ** 2, axis=0)
         losses = np.array([means[entry] for entry in entries])
-        variances = np.array([noise / len(whole[entry]) for entry in entries])
+        variances = np.array([noise / len(fair[entry]) for entry in entries])
         between = np.maximum(0.0, losses.var(axis=0) - variances.mean(axis=0))
         kept = between / np.maximum(between + variances, 1e-12)
         drawn = losses.mean(axis=0) + kept * (losses - losses.mean(axis=0))
