@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 from bandsearch.demo.tasks import TASKS
 from bandsearch.engine.devices import devices, engine_layout
 from bandsearch.engine.failures import DivergedError
-from bandsearch.engine.measure import best_packing, measure_costs
+from bandsearch.engine.measure import measure_costs
 from bandsearch.engine.pool import EnginePool
 from bandsearch.engine.setup import EngineSetup
 from bandsearch.models.aliases import resolve
@@ -34,6 +35,9 @@ from benchmarks.bandbench.rows import Header, Reading, Row, Rows
 
 MODEL = "demo"
 TOLD_EVERY = 60.0
+# Candidates per pass, and entries under way per engine: the rates of one share their passes, and while it goes on alone
+# others join it.
+PACKING, SLOTS = 4, 4
 
 
 def build(
@@ -79,10 +83,9 @@ class _Building:
             pool = EnginePool.start(self._setups(cache))
             try:
                 self._begin(self._rates(pool))
-                packing = min(_on_all(pool, best_packing, self.design.batch_size), key=lambda found: found[0])[0]
-                pool.pack(packing)
-                slots = list(range(pool.size)) * (packing + 1)
-                self._say(f"{len(entries)} entries, {pool.size} engines, {packing} candidates per pass")
+                pool.pack(PACKING)
+                slots = list(range(pool.size)) * SLOTS
+                self._say(f"{len(entries)} entries on {pool.size} engine(s)")
                 return self._train(pool, slots, entries)
             finally:
                 pool.stop()
@@ -94,44 +97,60 @@ class _Building:
         return self._each(slots, others, lambda engine, pair: self._other_seed(pool, engine, *pair))
 
     def _missing(self, entries: list[Entry]) -> list[Entry]:
-        trained = {entry for entry, _, seed, kind in self.known if seed == 0 and kind == "full"}
-        return [entry for entry in entries if entry not in trained]
+        trained = Counter(entry for entry, _, seed, kind in self.known if seed == 0 and kind == "full")
+        return [entry for entry in entries if trained[entry] < self.design.trained_in_full(entry)]
+
+    def _best(self, entry: Entry) -> Row | None:
+        """The full training at seed 0 with the lowest loss."""
+        found = [self.known.get((entry, rate, 0, "full")) for rate in self.rates]
+        whole = [row for row in found if row is not None and row.readings]
+        return min(whole, key=lambda row: row.readings[-1][1], default=None)
 
     def _seeds_missing(self, entries: list[Entry]) -> list[tuple[Entry, int]]:
-        wanted = set(entries)
-        losses = {
-            entry: row.readings[-1][1]
-            for (entry, _, seed, kind), row in self.known.items()
-            if seed == 0 and kind == "full" and row.readings and entry in wanted
-        }
+        losses = {entry: best.readings[-1][1] for entry in entries if (best := self._best(entry)) is not None}
         trained = {(entry, seed) for entry, _, seed, kind in self.known if kind == "full"}
         chosen = self.design.survivors(losses, self.summary.layout.layer_count)
         pairs = [(entry, seed) for entry in chosen for seed in range(1, self.design.seeds)]
         return [pair for pair in pairs if pair not in trained]
 
     def _first_seed(self, pool: EnginePool, engine: int, entry: Entry) -> None:
-        """The rate search to the first rung, the best rate to the last one, and that rate in full."""
+        """The rate search to the first rung; the chosen rates go to the last rung and are trained in full."""
         fidelity = self.design.proxy(0)
         sessions: dict[float, str] = {}
         readings: dict[float, list[Reading]] = {}
         for rate in self.rates:
             sessions[rate] = _call(pool, engine, "admit", self._candidate(entry, rate), fidelity)
-            readings[rate] = self._advance(pool, engine, sessions[rate], self.design.rungs[:1])
+        # Asked for together, they share every pass.
+        first = {rate: pool.submit(engine, "advance", sessions[rate], self.design.rungs[0]) for rate in self.rates}
+        for rate, reference in first.items():
+            readings[rate] = self._read(pool, [reference])
+        chosen = self._chosen(entry, readings)
         # A training that diverged is gone from its engine.
-        ranked = sorted((rate for rate in self.rates if readings[rate]), key=lambda rate: readings[rate][0][1])
-        for rate in ranked[1:]:
+        for rate in self.rates:
+            if rate in chosen and readings[rate]:
+                readings[rate] += self._advance(pool, engine, sessions[rate], self.design.rungs[1:])
             _call(pool, engine, "evict", sessions[rate])
-        if ranked:
-            readings[ranked[0]] += self._advance(pool, engine, sessions[ranked[0]], self.design.rungs[1:])
-            _call(pool, engine, "evict", sessions[ranked[0]])
         for rate in self.rates:
             self._note(Row(entry=entry, rate=rate, seed=0, kind="proxy", readings=tuple(readings[rate])))
-        best = ranked[0] if ranked else self.rates[0]
-        full = self._whole(pool, engine, entry, best, self.design.full(0), (self.design.full_steps,)) if ranked else ()
-        self._note(Row(entry=entry, rate=best, seed=0, kind="full", readings=full))
+        for rate in chosen:
+            whole = len(readings[rate]) == len(self.design.rungs)
+            full = self._whole(pool, engine, entry, rate, self.design.full(0), (self.design.full_steps,))
+            self._note(Row(entry=entry, rate=rate, seed=0, kind="full", readings=full if whole else ()))
+
+    def _chosen(self, entry: Entry, readings: dict[float, list[Reading]]) -> list[float]:
+        """The rates to train in full: the best at the first rung, or what was best in full on the same layers."""
+        rank, targets = self.design.habit
+        habit = self._best(Entry(bands=entry.bands, rank=rank, targets=targets))
+        count = self.design.trained_in_full(entry)
+        if habit is not None and habit.entry != entry and readings[habit.rate]:
+            return [habit.rate]
+        return sorted(self.rates, key=lambda rate: readings[rate][0][1] if readings[rate] else math.inf)[:count]
 
     def _other_seed(self, pool: EnginePool, engine: int, entry: Entry, seed: int) -> None:
-        rate = next(rate for one, rate, first, kind in self.known if (one, first, kind) == (entry, 0, "full"))
+        best = self._best(entry)
+        if best is None:
+            return
+        rate = best.rate
         if (entry, rate, seed, "proxy") not in self.known:
             proxy = self._whole(pool, engine, entry, rate, self.design.proxy(seed), self.design.rungs)
             self._note(Row(entry=entry, rate=rate, seed=seed, kind="proxy", readings=proxy))
@@ -147,10 +166,14 @@ class _Building:
         return tuple(readings)
 
     def _advance(self, pool: EnginePool, engine: int, session: str, stages: tuple[int, ...]) -> list[Reading]:
+        return self._read(pool, (pool.submit(engine, "advance", session, steps) for steps in stages))
+
+    def _read(self, pool: EnginePool, references: Iterable[Any]) -> list[Reading]:
+        """Until the training diverges."""
         readings: list[Reading] = []
         try:
-            for steps in stages:
-                point: Point = _call(pool, engine, "advance", session, steps)
+            for reference in references:
+                point: Point = pool.get(reference)
                 readings.append((point.steps, point.loss, point.seconds))
         except DivergedError:
             pass
@@ -234,11 +257,6 @@ class _Building:
 
     def _say(self, message: str) -> None:
         print(f"{self.task}: {message}", file=sys.stderr, flush=True)
-
-
-def _on_all(pool: EnginePool, work: Callable[..., Any], *arguments: Any) -> list[Any]:
-    with ThreadPoolExecutor(pool.size) as threads:
-        return list(threads.map(lambda index: pool.apply(index, work, *arguments), range(pool.size)))
 
 
 def _call(pool: EnginePool, index: int, method: str, *arguments: Any) -> Any:

@@ -1,19 +1,23 @@
 """The design of a table: what is trained, for how long, on how many seeds, and what that costs.
 
-For every entry (a band with its rank and targets) at seed 0: all learning rates to the first rung, the best of them to
-the last rung, and one full training at that rate with the confirmation's decaying schedule. The best few of every
-width, full depth, and one in 24 whatever its loss get the other seeds. With the defaults and twelve layers:
+For every entry (a band with its rank and targets) at seed 0 all learning rates go to the first rung. At the habit's
+rank and targets the best two of them go to the last rung and are trained in full, with the confirmation's decaying
+schedule: a rate that is best after a few steps is often too low for a decaying one. The other ranks and targets take
+the rate that was best in full on the same layers; with a constant alpha the best rate hardly depends on the rank. The
+best few of every width, full depth, and one in 24 whatever its loss get the other seeds. With the defaults and twelve
+layers:
 
-    78 bands x 2 ranks x 2 targets, 12 sets of layers          = 324 entries
-    seed 0: 3 rates x 15 + 30 more to rung 45 + 135 in full    = 210 steps each,     68,000 steps
-    others: 11 widths x 3 + full depth x 4 + 8 best + 13 drawn = 58 entries at most
-            2 seeds x (45 to the last rung + 135)              = 360 steps each,     20,900 steps
-    readings: 324 x 5 + 58 x 6 of 128 examples, 3 steps each                          5,900 steps
-                                                                           together  94,800 steps
+    78 bands x 2 ranks x 2 targets, 12 sets of layers          = 324 entries, 90 of them the habit's
+    90 at seed 0:  3 rates x 15 + 2 x (30 to rung 45 + 135)    = 375 steps each,     33,800 steps
+    234 at seed 0: 3 rates x 15 + 30 to rung 45 + 135 in full  = 210 steps each,     49,100 steps
+    others: 11 widths x 2 + full depth x 4 + 4 best + 13 drawn = 43 entries at most
+            2 seeds x (45 to the last rung + 135)              = 360 steps each,     15,500 steps
+    readings: 90 x 7 + 234 x 5 + 43 x 6, 128 examples, 3 steps each                   6,200 steps
+                                                                           together 104,600 steps
 
 A step of a packed candidate on one core takes 0.05 s (bands at the end) to 0.15 s (full depth), about 0.11 s on average
 over all bands, with the 59 tokens of `two_step`, and 0.014 to 0.041 s, about 0.03 s on average, with the 12 to 18
-tokens of the five other tasks. So `two_step` takes 10,400 core-seconds and each other task 2,800: 24,600 together, 3.4
+tokens of the five other tasks. So `two_step` takes 11,500 core-seconds and each other task 3,100: 27,200 together, 3.8
 hours on 2 quiet cores.
 """
 
@@ -42,8 +46,9 @@ class Design(Value):
     validation_examples: int = Field(default=128, ge=1)
     set_widths: tuple[int, ...] = (3, 6, 9)
     sets_per_width: int = 4
-    survivors_per_width: int = 3
-    survivors_beside: int = Field(default=8, description="the next best whatever their width")
+    full_rates: int = Field(default=2, ge=1, description="trained in full at the habit's rank and targets")
+    survivors_per_width: int = 2
+    survivors_beside: int = Field(default=4, description="the next best whatever their width")
 
     @property
     def habit(self) -> tuple[int, str]:
@@ -58,6 +63,10 @@ class Design(Value):
         bands = [entry for rank, targets in choices for entry in contiguous(layer_count, rank, targets)]
         sets = [scattered(layer_count, width, self.sets_per_width, *self.habit) for width in self.set_widths]
         return [*bands, *itertools.chain.from_iterable(sets)]
+
+    def trained_in_full(self, entry: Entry) -> int:
+        """How many of its rates."""
+        return min(self.full_rates, len(self.rate_factors)) if (entry.rank, entry.targets) == self.habit else 1
 
     def rates(self, best: float) -> tuple[float, ...]:
         """The rates that every entry is searched over, ascending; `best` is the probe's."""

@@ -1,9 +1,9 @@
 """A table: what every candidate of a task comes to, with the noise of its seeds. Built by `build`, read here.
 
 A loss is taken apart as in the decision: entry + seed + noise. The noise of a training is kept over all its readings,
-since one that is ahead at a rung is more often ahead in the end. Two things are filled in, both so that they can never
-be the optimum: a rate that lost the rate search keeps its distance at the first rung, and an entry on one seed has that
-seed's loss (it was behind there, or it would have been given the others). Means are shrunk by what is noise in them.
+since one that is ahead at a rung is more often ahead in the end. Two things are filled in, both so that they are not
+better than what was trained: a rate that was not trained in full keeps its distance at the first rung, and an entry on
+one seed has that seed's loss. Means are shrunk by what is noise in them. The optimum is of those on all seeds.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from benchmarks.bandbench.entry import Entry
 from benchmarks.bandbench.rows import Header, Row, Rows
 
 Array = NDArray[np.float64]
-# Of whole trainings: entry -> seed -> a loss per column.
-Losses = dict[Entry, dict[int, Array]]
+# An entry at a rate, and what was trained of it from the first rung to full length: seed -> a loss per column.
+Arm = tuple[Entry, float]
+Losses = dict[Arm, dict[int, Array]]
 
 
 @dataclass(frozen=True)
@@ -131,36 +132,39 @@ def load_table(folder: Path, task: str) -> Table | None:
 
 def table_of(header: Header, profile: SensitivityProfile, rows: Sequence[Row]) -> Table | None:
     columns = (*header.rungs, header.full_steps)
-    proxies: dict[tuple[Entry, int], dict[float, Row]] = {}
-    fulls: dict[tuple[Entry, int], Row] = {}
+    proxies: dict[tuple[Entry, float], dict[int, Row]] = {}
+    whole: Losses = {}
     for row in rows:
         if row.kind == "proxy":
-            proxies.setdefault((row.entry, row.seed), {})[row.rate] = row
-        elif row.readings:
-            fulls[row.entry, row.seed] = row
-    whole: Losses = {}
-    for (entry, seed), full in fulls.items():
-        proxy = proxies.get((entry, seed), {}).get(full.rate)
-        losses = [loss for _, loss, _ in (*proxy.readings, *full.readings)] if proxy else []
-        if len(losses) == len(columns) and all(map(math.isfinite, losses)):
-            whole.setdefault(entry, {})[seed] = np.array(losses)
-    whole = {entry: by_seed for entry, by_seed in whole.items() if 0 in by_seed}
-    if not any(len(entry.layers) == header.layout.layer_count for entry in whole):
+            proxies.setdefault((row.entry, row.rate), {})[row.seed] = row
+    for row in rows:
+        proxy = proxies.get((row.entry, row.rate), {}).get(row.seed)
+        if row.kind == "full" and row.readings and proxy is not None:
+            losses = [loss for _, loss, _ in (*proxy.readings, *row.readings)]
+            if len(losses) == len(columns) and all(map(math.isfinite, losses)):
+                whole.setdefault((row.entry, row.rate), {})[row.seed] = np.array(losses)
+    whole = {arm: by_seed for arm, by_seed in whole.items() if 0 in by_seed}
+    if not any(len(entry.layers) == header.layout.layer_count for entry, _ in whole):
         return None
     effects, fair = _effects(whole, header.layout.layer_count)
     residuals = _residuals(fair, header.layout.layer_count)
     shrunk = _shrunk(fair, residuals, header.layout.layer_count)
-    options, means, edges = [], [], 0
-    for entry, by_seed in whole.items():
-        mean = shrunk[entry]
-        tried, best = proxies[entry, 0], fulls[entry, 0].rate
-        edges += len(header.rates) > 1 and best in (header.rates[0], header.rates[-1])
-        for rate, row in sorted(tried.items()):
-            gap = row.readings[0][1] - tried[best].readings[0][1] if row.readings else math.inf
-            candidate = entry.candidate(rate, header.alpha)
-            parameters = trainable_parameters(candidate, header.layout)
-            options.append(Option(entry, candidate, parameters, len(by_seed) if rate == best else 0))
-            means.append(mean + max(0.0, gap))
+    best: dict[Entry, float] = {}
+    for entry, rate in sorted(whole, key=lambda arm: (-len(whole[arm]), shrunk[arm][-1])):
+        best.setdefault(entry, rate)
+    options, means = [], []
+    for (entry, rate), by_seed in proxies.items():
+        if entry not in best or 0 not in by_seed:
+            continue
+        candidate = entry.candidate(rate, header.alpha)
+        parameters = trainable_parameters(candidate, header.layout)
+        options.append(Option(entry, candidate, parameters, len(whole.get((entry, rate), ()))))
+        means.append(
+            shrunk[entry, rate]
+            if (entry, rate) in whole
+            else _filled_in(by_seed[0], proxies[entry, best[entry]][0], shrunk[entry, best[entry]], effects[0])
+        )
+    ends = (header.rates[0], header.rates[-1]) if len(header.rates) > 1 else ()
     return Table(
         header=header,
         profile=profile,
@@ -170,8 +174,19 @@ def table_of(header: Header, profile: SensitivityProfile, rows: Sequence[Row]) -
         residuals=residuals,
         seconds_by_start=_seconds_by_start(rows),
         exhaustive_seconds=sum(row.seconds for row in rows),
-        edge_share=edges / len(whole),
+        edge_share=sum(rate in ends for rate in best.values()) / len(best),
     )
+
+
+def _filled_in(row: Row, best_row: Row, best: Array, effect: Array) -> Array:
+    """Of a rate that was not trained in full: what was read at the first rung, and from there on the distance to the
+    entry's best rate that it had at the first rung, or none where it was ahead."""
+    if not row.readings:
+        return np.full_like(best, math.inf)
+    gap = row.readings[0][1] - best_row.readings[0][1]
+    means = best + max(0.0, gap)
+    means[0] = row.readings[0][1] - effect[0]
+    return means
 
 
 def _effects(whole: Losses, layer_count: int) -> tuple[dict[int, Array], Losses]:
@@ -181,24 +196,23 @@ def _effects(whole: Losses, layer_count: int) -> tuple[dict[int, Array], Losses]
     all seeds whatever they did.
     """
     seeds = sorted({seed for by_seed in whole.values() for seed in by_seed})
-    complete = [entry for entry, by_seed in whole.items() if len(by_seed) == len(seeds) > 1]
-    unchosen = {entry for entry in whole if entry.is_drawn or len(entry.layers) == layer_count}
-    judges = [entry for entry in complete if entry in unchosen]
+    unchosen = {arm for arm in whole if arm[0].is_drawn or len(arm[0].layers) == layer_count}
+    judges = [arm for arm, by_seed in whole.items() if arm in unchosen and len(by_seed) == len(seeds) > 1]
     columns = len(next(iter(next(iter(whole.values())).values())))
     effects = {seed: np.zeros(columns) for seed in seeds}
     if judges:
-        curves = np.array([[whole[entry][seed] for seed in seeds] for entry in judges])
+        curves = np.array([[whole[arm][seed] for seed in seeds] for arm in judges])
         effects = dict(zip(seeds, (curves - curves.mean(axis=1, keepdims=True)).mean(axis=0), strict=True))
     fair: Losses = {}
-    for entry, by_seed in whole.items():
-        biased = len(by_seed) > 1 and entry not in unchosen
-        fair[entry] = {seed: losses - effects[seed] for seed, losses in by_seed.items() if seed or not biased}
+    for arm, by_seed in whole.items():
+        biased = len(by_seed) > 1 and arm not in unchosen
+        fair[arm] = {seed: losses - effects[seed] for seed, losses in by_seed.items() if seed or not biased}
     return effects, fair
 
 
 def _residuals(fair: Losses, layer_count: int) -> dict[str, Array]:
     by_class: dict[str, list[Array]] = {}
-    for entry, by_seed in fair.items():
+    for (entry, _), by_seed in fair.items():
         if len(by_seed) > 1:
             losses = np.array(list(by_seed.values()))
             scaled = (losses - losses.mean(axis=0)) * math.sqrt(len(losses) / (len(losses) - 1))
@@ -206,26 +220,26 @@ def _residuals(fair: Losses, layer_count: int) -> dict[str, Array]:
     return {name: np.array(residuals) for name, residuals in by_class.items()}
 
 
-def _shrunk(fair: Losses, residuals: dict[str, Array], layer_count: int) -> dict[Entry, Array]:
+def _shrunk(fair: Losses, residuals: dict[str, Array], layer_count: int) -> dict[Arm, Array]:
     """Means over seeds, each drawn towards its width class by the share of the class's spread that is noise.
 
     Of many entries that are equal the best looks better than it is; unshrunk, that would be an optimum to miss.
     """
-    means = {entry: np.mean(list(by_seed.values()), axis=0) for entry, by_seed in fair.items()}
+    means = {arm: np.asarray(np.mean(list(by_seed.values()), axis=0)) for arm, by_seed in fair.items()}
     if not residuals:
         return means
-    by_class: dict[str, list[Entry]] = {}
-    for entry in means:
-        by_class.setdefault(class_of(len(entry.layers), layer_count).value, []).append(entry)
-    shrunk: dict[Entry, Array] = {}
-    for name, entries in by_class.items():
+    by_class: dict[str, list[Arm]] = {}
+    for arm in means:
+        by_class.setdefault(class_of(len(arm[0].layers), layer_count).value, []).append(arm)
+    shrunk: dict[Arm, Array] = {}
+    for name, arms in by_class.items():
         noise = np.mean(residuals.get(name, np.concatenate(list(residuals.values()))) ** 2, axis=0)
-        losses = np.array([means[entry] for entry in entries])
-        variances = np.array([noise / len(fair[entry]) for entry in entries])
+        losses = np.array([means[arm] for arm in arms])
+        variances = np.array([noise / len(fair[arm]) for arm in arms])
         between = np.maximum(0.0, losses.var(axis=0) - variances.mean(axis=0))
         kept = between / np.maximum(between + variances, 1e-12)
         drawn = losses.mean(axis=0) + kept * (losses - losses.mean(axis=0))
-        shrunk |= dict(zip(entries, drawn, strict=True))
+        shrunk |= dict(zip(arms, drawn, strict=True))
     return shrunk
 
 

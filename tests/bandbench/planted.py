@@ -123,10 +123,15 @@ def rows(
     best_rates: dict[Entry, float] = {}
     for entry in design.entries(LAYERS):
         curves = {rate: losses(entry, rate, 0) for rate in rates}
-        best = min(rates, key=lambda rate: curves[rate][0])
-        best_rates[entry], ends[entry] = best, curves[best][-1]
-        found += [trained(entry, rate, 0, curves[rate], len(design.rungs) if rate == best else 1) for rate in rates]
-        found.append(full(entry, best, 0, curves[best]))
+        count = design.trained_in_full(entry)
+        chosen = sorted(rates, key=lambda rate: curves[rate][0])[:count]
+        if (entry.rank, entry.targets) != design.habit:
+            rank, targets = design.habit
+            chosen = [best_rates[Entry(bands=entry.bands, rank=rank, targets=targets)]]
+        best_rates[entry] = min(chosen, key=lambda rate: curves[rate][-1])
+        ends[entry] = curves[best_rates[entry]][-1]
+        found += [trained(entry, rate, 0, curves[rate], len(design.rungs) if rate in chosen else 1) for rate in rates]
+        found += [full(entry, rate, 0, curves[rate]) for rate in chosen]
     for entry in design.survivors(ends, LAYERS):
         for at in range(1, design.seeds):
             curve = losses(entry, best_rates[entry], at)

@@ -36,9 +36,9 @@ def test_a_table_is_built_once_and_goes_on_where_it_was_broken_off(tmp_path: Pat
     assert build(tmp_path, ["toss"], TINY, wanted=_two)
     path = tmp_path / "toss.jsonl"
     rows = Rows(path).read()
-    # On two bands: two rates and a full training, and both trainings on the second seed.
+    # On two bands: two rates, both of them in full, and both trainings of the better one on the second seed.
     assert sorted((row.kind, row.seed) for row in rows) == [
-        *[("full", 0)] * 2,
+        *[("full", 0)] * 4,
         *[("full", 1)] * 2,
         *[("proxy", 0)] * 4,
         *[("proxy", 1)] * 2,

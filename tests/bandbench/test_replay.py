@@ -29,7 +29,7 @@ REPLAYS = 6
 @pytest.fixture(scope="module")
 def fair() -> Table:
     """Short trainings rank bands as full ones do."""
-    return table(haste=0.0)
+    return table(haste=0.0, noise=0.005)
 
 
 @pytest.fixture(scope="module")
