@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -172,7 +173,12 @@ class TablePool:
 
     def get(self, reference: Any) -> Any:
         method, args = reference
-        return {"admit": self._admit, "advance": self._advance, "evict": self._evict}[method](*args)
+        methods: dict[str, Callable[..., Any]] = {
+            "admit": self._admit,
+            "advance": self._advance,
+            "evict": self._evict,
+        }
+        return methods[method](*args)
 
     def _admit(self, candidate: Candidate, fidelity: Fidelity) -> str:
         self._admitted += 1

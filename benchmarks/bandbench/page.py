@@ -66,7 +66,7 @@ def _tables(summary: Summary, tables: Mapping[str, Table]) -> str:
     head += ["full depth, regret", "rates at the edge"]
     body = []
     for task in summary.tasks:
-        options = [option for option in tables[task.task].options if option.seeds]
+        options = [tables[task.task].options[index] for index in tables[task.task].own]
         most = max(option.seeds for option in options)
         body.append(
             [

@@ -23,7 +23,7 @@ class RungSignal(Value):
 
 
 def rung_signals(table: Table) -> tuple[RungSignal, ...]:
-    own = [index for index, option in enumerate(table.options) if option.seeds and option.entry.is_band]
+    own = [index for index in table.own if table.options[index].entry.is_band]
     full = [float(table.full[index]) for index in own]
     widths = [len(table.options[index].entry.layers) for index in own]
     classes = [class_of(width, table.layer_count) for width in widths]

@@ -103,9 +103,13 @@ class Summary(Value):
 
 
 def summarize(tables: Mapping[str, Table], played: Sequence[Played]) -> Summary:
+    """Without the tasks that there was no time to replay."""
     null = [each.steps[-1].choice for each in played if each.arm == NULL and each.steps]
+    by_task = {task: [each for each in played if each.task == task] for task in tables}
     return Summary(
-        tasks=tuple(_task(table, [each for each in played if each.task == name]) for name, table in tables.items()),
+        tasks=tuple(
+            _task(tables[task], runs) for task, runs in by_task.items() if any(each.arm == OURS for each in runs)
+        ),
         false_wins=sum(choice == Choice.BEATS_BASELINE for choice in null),
         false_win_replays=len(null),
     )

@@ -138,6 +138,7 @@ def test_the_last_line_has_the_goals(fair: Table, ours: list[Played]) -> None:
     assert "two_step" in text
     assert "False wins" in text
     assert headline(played[0]) in played[0].steps
+    assert [task.task for task in summarize(tables, ours).tasks] == ["two_step"]
 
 
 def test_never_in_sight_counts_as_longer_than_anything() -> None:

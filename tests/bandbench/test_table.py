@@ -51,6 +51,12 @@ def test_where_no_band_is_better_the_best_is_no_better_either() -> None:
     assert made.regret(made.full_depth) < 2.5 * NOISE
 
 
+def test_every_entry_has_one_best_rate(made: Table) -> None:
+    own = [made.options[index] for index in made.own]
+    assert len(own) == len({option.entry for option in own}) == len(DESIGN.entries(LAYERS))
+    assert made.optimum in made.own
+
+
 def test_half_a_table_is_read_and_none_without_full_depth() -> None:
     lines = rows(planted)
     some = [row for row in lines if row.seed == 0 and row.entry.start < 3]
