@@ -1,0 +1,263 @@
+"""Building tables: real trainings on the engines of this machine, one row per training, only what is missing."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Lock
+from typing import Any
+
+from bandsearch.demo.tasks import TASKS
+from bandsearch.engine.devices import devices, engine_layout
+from bandsearch.engine.failures import DivergedError
+from bandsearch.engine.measure import measure_costs
+from bandsearch.engine.pool import EnginePool
+from bandsearch.engine.setup import EngineSetup
+from bandsearch.models.aliases import resolve
+from bandsearch.models.loading import summarize
+from bandsearch.probe.effort import ProbeSettings
+from bandsearch.probe.probe import run_probe
+from bandsearch.values.candidate import Candidate
+from bandsearch.values.fidelity import Fidelity
+from bandsearch.values.profile import SensitivityProfile
+from bandsearch.values.spec import DataSpec, ModelSpec
+from bandsearch.values.trial import Point
+from benchmarks.bandbench.design import Design
+from benchmarks.bandbench.entry import Entry
+from benchmarks.bandbench.rows import Header, Reading, Row, Rows
+
+MODEL = "demo"
+TOLD_EVERY = 60.0
+# Candidates per pass, and entries under way per engine: the rates of one share their passes, and while it goes on alone
+# others join it.
+PACKING, SLOTS = 4, 4
+
+
+def build(
+    folder: Path,
+    tasks: Iterable[str],
+    design: Design,
+    minutes: float = math.inf,
+    wanted: Callable[[Entry], bool] = lambda entry: True,
+) -> bool:
+    """Add to the tables in `folder` what they lack. False where `minutes` were over first; what is there stays.
+
+    Only entries that are `wanted` are trained.
+    """
+    deadline = time.monotonic() + 60 * minutes
+    for task in tasks:
+        if time.monotonic() >= deadline or not _Building(folder, task, design, deadline, wanted).run():
+            return False
+    return True
+
+
+@dataclass
+class _Building:
+    folder: Path
+    task: str
+    design: Design
+    deadline: float
+    wanted: Callable[[Entry], bool]
+
+    def run(self) -> bool:
+        """Whether the table is complete."""
+        self.source = resolve(ModelSpec(name=MODEL))
+        self.summary = summarize(self.source)
+        self.rows = Rows(self.folder / f"{self.task}.jsonl")
+        self.known = {row.key: row for row in self.rows.read()}
+        self.lock, self.told = Lock(), time.monotonic()
+        entries = [entry for entry in self.design.entries(self.summary.layout.layer_count) if self.wanted(entry)]
+        header = self.rows.header
+        if header is not None:
+            self._begin(header.rates)
+            if not self._missing(entries) and not self._seeds_missing(entries):
+                return True
+        with TemporaryDirectory(prefix="bandbench-") as cache:
+            pool = EnginePool.start(self._setups(cache))
+            try:
+                self._begin(self._rates(pool))
+                pool.pack(PACKING)
+                slots = list(range(pool.size)) * SLOTS
+                self._say(f"{len(entries)} entries on {pool.size} engine(s)")
+                return self._train(pool, slots, entries)
+            finally:
+                pool.stop()
+
+    def _train(self, pool: EnginePool, slots: list[int], entries: list[Entry]) -> bool:
+        if not self._each(slots, self._missing(entries), lambda engine, entry: self._first_seed(pool, engine, entry)):
+            return False
+        others = self._seeds_missing(entries)
+        return self._each(slots, others, lambda engine, pair: self._other_seed(pool, engine, *pair))
+
+    def _missing(self, entries: list[Entry]) -> list[Entry]:
+        trained = Counter(entry for entry, _, seed, kind in self.known if seed == 0 and kind == "full")
+        return [entry for entry in entries if trained[entry] < self.design.trained_in_full(entry)]
+
+    def _best(self, entry: Entry) -> Row | None:
+        """The full training at seed 0 with the lowest loss."""
+        found = [self.known.get((entry, rate, 0, "full")) for rate in self.rates]
+        whole = [row for row in found if row is not None and row.readings]
+        return min(whole, key=lambda row: row.readings[-1][1], default=None)
+
+    def _seeds_missing(self, entries: list[Entry]) -> list[tuple[Entry, int]]:
+        losses = {entry: best.readings[-1][1] for entry in entries if (best := self._best(entry)) is not None}
+        trained = {(entry, seed) for entry, _, seed, kind in self.known if kind == "full"}
+        chosen = self.design.survivors(losses, self.summary.layout.layer_count)
+        pairs = [(entry, seed) for entry in chosen for seed in range(1, self.design.seeds)]
+        return [pair for pair in pairs if pair not in trained]
+
+    def _first_seed(self, pool: EnginePool, engine: int, entry: Entry) -> None:
+        """The rate search to the first rung; the chosen rates go to the last rung and are trained in full."""
+        fidelity = self.design.proxy(0)
+        sessions: dict[float, str] = {}
+        readings: dict[float, list[Reading]] = {}
+        for rate in self.rates:
+            sessions[rate] = _call(pool, engine, "admit", self._candidate(entry, rate), fidelity)
+        # Asked for together, they share every pass.
+        first = {rate: pool.submit(engine, "advance", sessions[rate], self.design.rungs[0]) for rate in self.rates}
+        for rate, reference in first.items():
+            readings[rate] = self._read(pool, [reference])
+        chosen = self._chosen(entry, readings)
+        # A training that diverged is gone from its engine.
+        for rate in self.rates:
+            if rate in chosen and readings[rate]:
+                readings[rate] += self._advance(pool, engine, sessions[rate], self.design.rungs[1:])
+            _call(pool, engine, "evict", sessions[rate])
+        for rate in self.rates:
+            self._note(Row(entry=entry, rate=rate, seed=0, kind="proxy", readings=tuple(readings[rate])))
+        for rate in chosen:
+            whole = len(readings[rate]) == len(self.design.rungs)
+            full = self._whole(pool, engine, entry, rate, self.design.full(0), (self.design.full_steps,))
+            self._note(Row(entry=entry, rate=rate, seed=0, kind="full", readings=full if whole else ()))
+
+    def _chosen(self, entry: Entry, readings: dict[float, list[Reading]]) -> list[float]:
+        """The rates to train in full: the best at the first rung, or what was best in full on the same layers."""
+        rank, targets = self.design.habit
+        habit = self._best(Entry(bands=entry.bands, rank=rank, targets=targets))
+        count = self.design.trained_in_full(entry)
+        if habit is not None and habit.entry != entry and readings[habit.rate]:
+            return [habit.rate]
+        return sorted(self.rates, key=lambda rate: readings[rate][0][1] if readings[rate] else math.inf)[:count]
+
+    def _other_seed(self, pool: EnginePool, engine: int, entry: Entry, seed: int) -> None:
+        best = self._best(entry)
+        if best is None:
+            return
+        rate = best.rate
+        if (entry, rate, seed, "proxy") not in self.known:
+            proxy = self._whole(pool, engine, entry, rate, self.design.proxy(seed), self.design.rungs)
+            self._note(Row(entry=entry, rate=rate, seed=seed, kind="proxy", readings=proxy))
+        full = self._whole(pool, engine, entry, rate, self.design.full(seed), (self.design.full_steps,))
+        self._note(Row(entry=entry, rate=rate, seed=seed, kind="full", readings=full))
+
+    def _whole(
+        self, pool: EnginePool, engine: int, entry: Entry, rate: float, fidelity: Fidelity, stages: tuple[int, ...]
+    ) -> tuple[Reading, ...]:
+        session = _call(pool, engine, "admit", self._candidate(entry, rate), fidelity)
+        readings = self._advance(pool, engine, session, stages)
+        _call(pool, engine, "evict", session)
+        return tuple(readings)
+
+    def _advance(self, pool: EnginePool, engine: int, session: str, stages: tuple[int, ...]) -> list[Reading]:
+        return self._read(pool, (pool.submit(engine, "advance", session, steps) for steps in stages))
+
+    def _read(self, pool: EnginePool, references: Iterable[Any]) -> list[Reading]:
+        """Until the training diverges."""
+        readings: list[Reading] = []
+        try:
+            for reference in references:
+                point: Point = pool.get(reference)
+                readings.append((point.steps, point.loss, point.seconds))
+        except DivergedError:
+            pass
+        return readings
+
+    def _each(self, slots: list[int], work: list[Any], train: Callable[[int, Any], None]) -> bool:
+        """`train(engine, item)` for all of `work`, in its order, until the time is over; whether all was done."""
+        waiting = iter(work)
+
+        def serve(engine: int) -> bool:
+            while time.monotonic() < self.deadline:
+                with self.lock:
+                    item = next(waiting, None)
+                if item is None:
+                    return True
+                train(engine, item)
+            with self.lock:
+                return next(waiting, None) is None
+
+        with ThreadPoolExecutor(len(slots)) as threads:
+            trainers = [threads.submit(serve, engine) for engine in slots]
+            done = [trainer.result() for trainer in trainers]
+        return all(done)
+
+    def _note(self, row: Row) -> None:
+        with self.lock:
+            if row.key in self.known:
+                return
+            self.rows.append(row)
+            self.known[row.key] = row
+            if time.monotonic() - self.told > TOLD_EVERY:
+                self.told = time.monotonic()
+                self._say(f"{len(self.known)} trainings")
+
+    def _begin(self, rates: tuple[float, ...]) -> None:
+        self.rates = rates
+        header = Header(
+            task=self.task,
+            control=TASKS[self.task].control,
+            layout=self.summary.layout,
+            rungs=self.design.rungs,
+            full_steps=self.design.full_steps,
+            alpha=self.design.alpha,
+            batch_size=self.design.batch_size,
+            validation_examples=self.design.validation_examples,
+            rates=rates,
+        )
+        self.rows.begin(header)
+
+    def _rates(self, pool: EnginePool) -> tuple[float, ...]:
+        """From the stored profile of the task; without one, the probe of a run is done and stored."""
+        path = self.folder / f"{self.task}.profile.json"
+        if not path.exists():
+            self._say("probe")
+            costs = pool.apply(0, measure_costs, self.design.batch_size, self.design.validation_examples)
+            settings = ProbeSettings(seed=0, batch_size=self.design.batch_size, costs=costs, alpha=self.design.alpha)
+            profile = pool.apply(0, run_probe, settings)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fresh = path.with_suffix(".new")
+            fresh.write_text(profile.model_dump_json())
+            fresh.replace(path)
+        return self.design.rates(SensitivityProfile.model_validate_json(path.read_text()).rate_range.best)
+
+    def _setups(self, cache: str) -> list[EngineSetup]:
+        spec = ModelSpec(name=MODEL)
+        return [
+            EngineSetup(
+                source=self.source,
+                data=DataSpec(name=f"{MODEL}:{self.task}"),
+                seed=0,
+                dtype=spec.dtype,
+                device=placement.device,
+                threads=placement.threads,
+                cache_directory=cache,
+            )
+            for placement in engine_layout(devices(), self.summary.parameters)
+        ]
+
+    def _candidate(self, entry: Entry, rate: float) -> Candidate:
+        return entry.candidate(rate, self.design.alpha)
+
+    def _say(self, message: str) -> None:
+        print(f"{self.task}: {message}", file=sys.stderr, flush=True)
+
+
+def _call(pool: EnginePool, index: int, method: str, *arguments: Any) -> Any:
+    return pool.get(pool.submit(index, method, *arguments))

@@ -1,0 +1,101 @@
+"""The design of a table: what is trained, for how long, on how many seeds, and what that costs.
+
+For every entry (a band with its rank and targets) at seed 0 all learning rates go to the first rung. At the habit's
+rank and targets the best two of them go to the last rung and are trained in full, with the confirmation's decaying
+schedule: a rate that is best after a few steps is often too low for a decaying one. The other ranks and targets take
+the rate that was best in full on the same layers; with a constant alpha the best rate hardly depends on the rank. The
+best few of every width, full depth, and one in 24 whatever its loss get the other seeds. With the defaults and twelve
+layers:
+
+    78 bands x 2 ranks x 2 targets, 12 sets of layers          = 324 entries, 90 of them the habit's
+    90 at seed 0:  3 rates x 15 + 2 x (30 to rung 45 + 135)    = 375 steps each,     33,800 steps
+    234 at seed 0: 3 rates x 15 + 30 to rung 45 + 135 in full  = 210 steps each,     49,100 steps
+    others: 11 widths x 2 + full depth x 4 + 4 best + 13 drawn = 43 entries at most
+            2 seeds x (45 to the last rung + 135)              = 360 steps each,     15,500 steps
+    readings: 90 x 7 + 234 x 5 + 43 x 6, 128 examples, 3 steps each                   6,200 steps
+                                                                           together 104,600 steps
+
+A step of a packed candidate on one core takes 0.05 s (bands at the end) to 0.15 s (full depth), about 0.11 s on average
+over all bands, with the 59 tokens of `two_step`, and 0.014 to 0.041 s, about 0.03 s on average, with the 12 to 18
+tokens of the five other tasks. So `two_step` takes 11,500 core-seconds and each other task 3,100: 27,200 together, 3.8
+hours on 2 quiet cores.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+from pydantic import Field
+
+from bandsearch.values.fidelity import Fidelity, Schedule
+from bandsearch.values.value import Value
+from benchmarks.bandbench.entry import Entry, contiguous, scattered
+
+
+class Design(Value):
+    """`rungs` and `full_steps` hold for a whole table; ranks, targets and seeds may be added to it later."""
+
+    ranks: tuple[int, ...] = Field(default=(4, 16), min_length=1)
+    targets: tuple[str, ...] = Field(default=("mlp", "all"), min_length=1)
+    rate_factors: tuple[float, ...] = Field(default=(0.4, 1.0, 2.5), min_length=1)
+    alpha: float = 32.0
+    rungs: tuple[int, ...] = Field(default=(15, 45), min_length=1)
+    full_steps: int = Field(default=135, ge=1)
+    seeds: int = Field(default=3, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    validation_examples: int = Field(default=128, ge=1)
+    set_widths: tuple[int, ...] = (3, 6, 9)
+    sets_per_width: int = 4
+    full_rates: int = Field(default=2, ge=1, description="trained in full at the habit's rank and targets")
+    survivors_per_width: int = 2
+    survivors_beside: int = Field(default=4, description="the next best whatever their width")
+
+    @property
+    def habit(self) -> tuple[int, str]:
+        """Rank and targets of the baselines, as the search has them."""
+        targets = "all" if "all" in self.targets else self.targets[0]
+        return sorted(self.ranks)[len(self.ranks) // 2], targets
+
+    def entries(self, layer_count: int) -> list[Entry]:
+        """The habit's bands first, so that a table that is not complete holds every band as early as possible."""
+        choices = [(rank, targets) for targets in self.targets for rank in self.ranks]
+        choices.sort(key=lambda choice: choice != self.habit)
+        bands = [entry for rank, targets in choices for entry in contiguous(layer_count, rank, targets)]
+        sets = [scattered(layer_count, width, self.sets_per_width, *self.habit) for width in self.set_widths]
+        return [*bands, *itertools.chain.from_iterable(sets)]
+
+    def trained_in_full(self, entry: Entry) -> int:
+        """How many of its rates."""
+        return min(self.full_rates, len(self.rate_factors)) if (entry.rank, entry.targets) == self.habit else 1
+
+    def rates(self, best: float) -> tuple[float, ...]:
+        """The rates that every entry is searched over, ascending; `best` is the probe's."""
+        return tuple(float(f"{best * factor:.4g}") for factor in sorted(self.rate_factors))
+
+    def proxy(self, seed: int) -> Fidelity:
+        return self._fidelity(self.rungs[-1], seed, Schedule.CONSTANT, min(10, self.rungs[0] // 10))
+
+    def full(self, seed: int) -> Fidelity:
+        return self._fidelity(self.full_steps, seed, Schedule.LINEAR, min(10, self.full_steps // 10))
+
+    def _fidelity(self, steps: int, seed: int, schedule: Schedule, warmup: int) -> Fidelity:
+        return Fidelity(
+            steps=steps,
+            batch_size=self.batch_size,
+            seed=seed,
+            schedule=schedule,
+            warmup_steps=warmup,
+            validation_examples=self.validation_examples,
+        )
+
+    def survivors(self, losses: dict[Entry, float], layer_count: int) -> list[Entry]:
+        """Who gets the other seeds, from full losses at seed 0: full depth, some drawn, the best of every width, the
+        next best."""
+        ranked = sorted(losses, key=lambda entry: losses[entry])
+        chosen = {entry: None for entry in ranked if len(entry.layers) == layer_count or entry.is_drawn}
+        for width in range(1, layer_count):
+            alike = [entry for entry in ranked if len(entry.layers) == width]
+            chosen |= dict.fromkeys(alike[: self.survivors_per_width])
+        others = [entry for entry in ranked if entry not in chosen]
+        chosen |= dict.fromkeys(others[: self.survivors_beside])
+        return sorted(chosen, key=lambda entry: (entry.start, entry.bands, entry.rank, entry.targets))

@@ -1,0 +1,212 @@
+"""bandsearch played on a table: its own campaign, its own confirmation with its own decision, on tabulated losses.
+
+One run has one budget, as a person gives it: the stored probe is paid first, the rest is shared by search and
+confirmation, and what it hands over is judged. What it would have handed over half way is of no account.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from bandsearch.adapters.lora import trainable_parameters
+from bandsearch.engine.failures import DivergedError
+from bandsearch.search.campaign import Campaign
+from bandsearch.search.candidates import CandidateCode
+from bandsearch.search.confirm import confirm
+from bandsearch.search.proposer import Sampler
+from bandsearch.search.search import ETA
+from bandsearch.values.candidate import Candidate
+from bandsearch.values.fidelity import Fidelity, Schedule
+from bandsearch.values.plan import Costs, Plan, StagePlan
+from bandsearch.values.space import BandSpace, RateSpace, SearchSpace
+from bandsearch.values.trial import Point, TrialResult, TrialState
+from benchmarks.bandbench.arms import rate_ends
+from benchmarks.bandbench.table import Table
+from benchmarks.bandbench.world import World
+
+# A plan's shares of what is left after the probe, and the baselines it confirms beside the finalists.
+CONFIRM_SHARE, SEARCH_SHARE = 0.35, 0.40
+BASELINES = 4
+
+
+class HandedOver(NamedTuple):
+    seconds: float
+    option: int
+    choice: str
+    proposed: int
+
+
+def bandsearch(world: World, budget: float, sampler: Sampler = Sampler.TPE) -> HandedOver | None:
+    """None where `budget` device seconds do not pay for the probe, a search and the smallest confirmation."""
+    table, pool = world.table, TablePool(world)
+    free = budget - table.profile.seconds
+    plan = _plan(table, free)
+    if plan is None:
+        return None
+    search_seconds = free * SEARCH_SHARE / (CONFIRM_SHARE + SEARCH_SHARE)
+    results = _search(table, pool, plan, search_seconds, world.seed, sampler)
+    winner = confirm(
+        pool,
+        results=results,
+        layout=table.header.layout,
+        profile=table.profile,
+        plan=plan,
+        seed=world.seed,
+        records=MemoryRecords(),
+        wall_left=lambda: free - pool.spent,
+    )
+    return HandedOver(
+        table.profile.seconds + pool.spent, world.nearest(winner.candidate), winner.choice.value, len(results)
+    )
+
+
+def space_of(table: Table) -> SearchSpace:
+    """The choices of the table and no others."""
+    low, high = rate_ends(table)
+    return SearchSpace(
+        name="table",
+        bands=BandSpace(width=(1 / table.layer_count, 1.0)),
+        ranks=table.ranks,
+        alpha=table.header.alpha,
+        targets=table.targets,
+        learning_rate=RateSpace(low=low, high=high),
+    )
+
+
+def _search(
+    table: Table, pool: TablePool, plan: Plan, seconds: float, seed: int, sampler: Sampler
+) -> list[TrialResult]:
+    """As Ray Tune drives a campaign over one engine, until a first rung no longer fits."""
+    campaign = Campaign(
+        CandidateCode(space_of(table), table.header.layout, table.profile.rate_range),
+        table.profile,
+        rungs=plan.rungs,
+        eta=ETA,
+        seed=seed,
+        expected=plan.expected_trials,
+        parameters=partial(trainable_parameters, layout=table.header.layout),
+        sampler=sampler,
+    )
+    fidelity = Fidelity(steps=plan.rungs[-1], batch_size=plan.batch_size, seed=seed)
+    while pool.spent + plan.rungs[0] * plan.costs.seconds_per_step <= seconds:
+        proposal = campaign.propose()
+        session = pool.get(pool.submit(0, "admit", proposal.candidate, fidelity))
+        for steps in plan.rungs:
+            try:
+                point = pool.get(pool.submit(0, "advance", session, steps))
+            except DivergedError as error:
+                campaign.stop(proposal.number, TrialState.DIVERGED, str(error))
+                break
+            if not campaign.observe(proposal.number, point).goes_on:
+                break
+        campaign.finish(proposal.number)
+    return campaign.results
+
+
+def _plan(table: Table, free: float) -> Plan | None:
+    """The largest confirmation that fits its share, as a run's plan has it; the lengths are the table's."""
+    step = table.seconds_per_step(0)
+    rungs, full = table.header.rungs, table.header.full_steps
+    share = free * CONFIRM_SHARE / (CONFIRM_SHARE + SEARCH_SHARE)
+    choices = sorted(
+        itertools.product((5, 4, 3, 2), (6, 4, 3, 2)),
+        key=lambda choice: choice[0] * (choice[1] + BASELINES) * (1.5 if choice[0] > 2 else 1.0),
+        reverse=True,
+    )
+    fitting = [choice for choice in choices if choice[0] * (choice[1] + BASELINES) * full * step <= share]
+    # At the least full depth and one other on two seeds, and a first rung for each of them.
+    if free < (4 * full + 4 * rungs[0]) * step:
+        return None
+    seeds, finalists = fitting[0] if fitting else choices[-1]
+    # All reach the first rung, a third each next one.
+    parts = [(rung - before) / ETA**index for index, (before, rung) in enumerate(itertools.pairwise((0, *rungs)))]
+    expected = int((free - share) / (sum(parts) * step))
+    costs = Costs(
+        seconds_per_step=step,
+        packing=1,
+        seconds_per_packed_step=step,
+        seconds_per_validation=0,
+        seconds_per_test_loss=0,
+        seconds_per_generation=0,
+        load_seconds=0,
+        peak_memory_bytes=0,
+    )
+    return Plan(
+        engines=1,
+        packing=1,
+        costs=costs,
+        wall_seconds=free,
+        batch_size=table.header.batch_size,
+        full_steps=full,
+        rungs=rungs,
+        trial_limit=None,
+        expected_trials=max(1, expected),
+        confirm_steps=full,
+        confirm_seeds=seeds,
+        finalists=finalists,
+        validation_examples=table.header.validation_examples,
+        test_examples=1,
+        generated_examples=0,
+        stages=(StagePlan(name="search", seconds=free - share, detail=""),),
+        disk_bytes=0,
+        memory_bytes=0,
+    )
+
+
+class TablePool:
+    """One engine that answers from a world; `spent` are the device seconds that real trainings would have taken."""
+
+    size = 1
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._columns = {steps: column for column, steps in enumerate(world.table.header.rungs)}
+        self._sessions: dict[str, tuple[Candidate, Fidelity, int]] = {}
+        self.spent, self._admitted = 0.0, 0
+
+    def submit(self, index: int, method: str, *args: Any) -> Any:
+        return method, args
+
+    def get(self, reference: Any) -> Any:
+        method, args = reference
+        methods: dict[str, Callable[..., Any]] = {
+            "admit": self._admit,
+            "advance": self._advance,
+            "evict": self._evict,
+        }
+        return methods[method](*args)
+
+    def _admit(self, candidate: Candidate, fidelity: Fidelity) -> str:
+        self._admitted += 1
+        self._sessions[str(self._admitted)] = (candidate, fidelity, 0)
+        return str(self._admitted)
+
+    def _advance(self, session: str, steps: int, deadline: float | None = None) -> Point:
+        candidate, fidelity, done = self._sessions[session]
+        in_full = fidelity.schedule is Schedule.LINEAR
+        seconds = self._world.table.seconds(self._world.nearest(candidate), steps - done)
+        self.spent += seconds
+        loss = self._world.loss(candidate, -1 if in_full else self._columns[steps], fidelity.seed)
+        if math.isinf(loss):
+            self._evict(session)
+            raise DivergedError("The training loss is not a number.", "Lower the rate.")
+        self._sessions[session] = (candidate, fidelity, steps)
+        return Point(steps=steps, loss=loss, seconds=seconds)
+
+    def _evict(self, session: str) -> None:
+        self._sessions.pop(session, None)
+
+
+class MemoryRecords:
+    def __init__(self) -> None:
+        self._results: list[TrialResult] = []
+
+    def append(self, result: TrialResult) -> None:
+        self._results.append(result)
+
+    def results(self) -> list[TrialResult]:
+        return list(self._results)

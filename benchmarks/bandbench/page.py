@@ -1,0 +1,181 @@
+"""The summary as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from benchmarks.bandbench.replay import HEADLINE, NULL_BUDGET, OURS
+from benchmarks.bandbench.rungs import rung_signals
+from benchmarks.bandbench.signals import TOP, band_signals
+from benchmarks.bandbench.summary import GRID, Spread, Summary, TaskFigures
+from benchmarks.bandbench.table import Table
+
+NOTHING = "–"
+
+
+def page(summary: Summary, tables: Mapping[str, Table], seconds: float) -> str:
+    parts = [
+        "# bandbench",
+        "Searches replayed on exhaustive tables of the demo tasks. `make bandbench` builds the tables, `make "
+        f"bandbench-summary` wrote this page in {seconds:.0f} s. *SD* is the standard deviation of a full training's "
+        "loss over seeds; *regret* is what the handed-over candidate's mean full loss lies above the best one's; "
+        "*reached* is when it came to stay within one SD. Intervals are from the 10 % to the 90 % quantile over "
+        "replays. Time is that of one device, as a share of what the table cost.",
+        "## Goals\n\n" + _goals(summary),
+        "## Tables\n\n" + _tables(summary, tables),
+        *(_task(task, tables[task.task]) for task in summary.tasks),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _goals(summary: Summary) -> str:
+    rows: list[tuple[str, str]] = [
+        ("cost of reaching the optimum, share of the table's (goal: ≤ 1/50)", "cost_fraction_of_exhaustive"),
+        ("times sooner than Optuna from scratch (goal: ≥ 10)", "speedup_vs_optuna"),
+        ("times sooner than random search (goal: ≥ 10)", "speedup_vs_random"),
+        (f"regret at a budget of 1/{1 / HEADLINE:.0f}, in SD", "median_regret_in_seed_sd"),
+        (f"parameters at a budget of 1/{1 / HEADLINE:.0f}, share of full depth", "parameter_fraction_of_full"),
+        ("worse than tuned full depth by more than an SD, share of runs (goal: 0)", "worse_than_full_depth_rate"),
+    ]
+    head = ["", "median", *(f"{task.task}{' (control)' if task.control else ''}" for task in summary.tasks)]
+    body = [
+        [words, _figure(summary.median(name)), *(_goal(task, name) for task in summary.tasks)] for words, name in rows
+    ]
+    interval = summary.false_win_interval
+    if interval is None:
+        wins = "False wins are unmeasured: there is no table of a control task."
+    else:
+        wins = (
+            f"False wins where no band is better than full depth: {summary.false_wins} of {summary.false_win_replays} "
+            f"replays at a budget of 1/{1 / NULL_BUDGET:.0f} (95 %: {interval[0]:.1%} to {interval[1]:.1%}; goal: "
+            "≤ 5 %). In these, no full loss of the control table is below that of its best full-depth candidate."
+        )
+    return (
+        f"{_table(head, body)}\n\nMedians are over the tasks that are no control; {NOTHING}: not in sight of half of "
+        f"the replays. ≥: the other arm was not there when it was last looked at.\n\n{wins}"
+    )
+
+
+def _goal(task: TaskFigures, name: str) -> str:
+    figure = _figure(getattr(task, name))
+    return f"≥ {figure}" if name in task.speedups_at_least else figure
+
+
+def _tables(summary: Summary, tables: Mapping[str, Table]) -> str:
+    head = ["", "entries", "on all seeds", "device hours", "SD, nats", "the best", "its parameters"]
+    head += ["full depth, regret", "rates at the edge"]
+    body = []
+    for task in summary.tasks:
+        options = [tables[task.task].options[index] for index in tables[task.task].own]
+        most = max(option.seeds for option in options)
+        body.append(
+            [
+                task.task,
+                str(len(options)),
+                f"{sum(option.seeds == most for option in options)} on {most}",
+                f"{task.exhaustive_seconds / 3600:.2f}",
+                f"{task.noise:.4f}",
+                task.optimum,
+                f"{task.optimum_parameters:.0%}",
+                _in_sd(task.full_depth_regret, task.noise),
+                f"{task.edge_share:.0%}",
+            ]
+        )
+    return _table(head, body)
+
+
+def _task(task: TaskFigures, table: Table) -> str:
+    parts = [f"## {task.task}", _arms(task), _curves(task), _decisions(task), _rungs(table), _signals(table)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _arms(task: TaskFigures) -> str:
+    head = ["arm", "replays", "reached", "after", "looked at until", "regret", "parameters"]
+    body = [
+        [
+            f"**{name}**" if name == OURS else name,
+            str(arm.replays),
+            f"{arm.share_reached:.0%}",
+            _interval(arm.seconds, lambda seconds: f"{seconds / task.exhaustive_seconds:.2%}"),
+            f"{arm.horizon / task.exhaustive_seconds:.1%}",
+            _in_sd(arm.regret, task.noise),
+            NOTHING if arm.parameters is None else f"{arm.parameters:.0%}",
+        ]
+        for name, arm in task.arms.items()
+    ]
+    return _table(head, body)
+
+
+def _curves(task: TaskFigures) -> str:
+    head = ["regret in SD after", *(f"{share:.1%}" for share in GRID)]
+    unit = task.noise or 1.0
+    body = [
+        [name, *(_interval(spread, lambda regret: f"{regret / unit:.1f}") for spread in arm.curve)]
+        for name, arm in task.arms.items()
+    ]
+    return _table(head, body)
+
+
+def _decisions(task: TaskFigures) -> str:
+    said = [
+        f"at {share} " + ", ".join(f"{count} × {kind.replace('_', ' ')}" for kind, count in kinds.items())
+        for share, kinds in task.choices.items()
+    ]
+    return f"What {OURS} decided: {'; '.join(said)}." if said else f"No budget of {OURS} paid for a run."
+
+
+def _rungs(table: Table) -> str:
+    head = ["rank correlation with the full loss", "entries", "all", "within width classes", "within equal width"]
+    body = [
+        [
+            f"after {each.steps} steps",
+            str(each.entries),
+            *map(_rho, (each.overall, each.within_classes, each.within_width)),
+        ]
+        for each in rung_signals(table)
+    ]
+    return _table(head, body)
+
+
+def _signals(table: Table) -> str:
+    head = [
+        "signal, summed over the band",
+        "all",
+        "within equal width",
+        f"regret of the first {TOP}",
+        "up to half of the depth",
+    ]
+    body = [
+        [
+            each.signal,
+            _rho(each.overall),
+            _rho(each.within_width),
+            _in_sd(each.regret, table.noise),
+            _in_sd(each.narrow_regret, table.noise),
+        ]
+        for each in band_signals(table)
+    ]
+    share = table.profile.seconds / table.exhaustive_seconds
+    return f"{_table(head, body)}\n\nThe probe took {table.profile.seconds:.0f} s, {share:.2%} of the table."
+
+
+def _interval(spread: Spread, show: Callable[[float], str]) -> str:
+    low, middle, high = (NOTHING if value is None else show(value) for value in spread)
+    return NOTHING if low == NOTHING else f"{middle} ({low} to {high})"
+
+
+def _in_sd(regret: float | None, noise: float) -> str:
+    return NOTHING if regret is None else f"{regret / noise:.2f} SD" if noise else f"{regret:.4f} nats"
+
+
+def _rho(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.2f}"
+
+
+def _figure(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.3g}"
+
+
+def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,124 @@
+"""Replays: every arm on every table, as often as asked for or as the time allows."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing import get_context
+from pathlib import Path
+
+from bandsearch.values.value import Value
+from benchmarks.bandbench.arms import ARMS
+from benchmarks.bandbench.ours import bandsearch
+from benchmarks.bandbench.table import Table, load_table
+from benchmarks.bandbench.world import World
+
+OURS, NULL = "bandsearch", "bandsearch, nothing to win"
+# Budgets of bandsearch as shares of what the table cost, and the one whose hand-over is reported and judged for false
+# wins. What is handed over depends on the budget, so every budget is a run of its own.
+LADDER = (1 / 200, 1 / 100, 1 / 50, 1 / 25, 1 / 15)
+HEADLINE, NULL_BUDGET = 1 / 50, 1 / 25
+# How long the others go on. The dearer an arm's own thinking, the shorter, so that replays take seconds.
+HORIZON, HORIZONS = 1 / 5, {"AutoPEFT-style": 1 / 8, "Optuna GP": 1 / 20}
+
+
+class Step(Value):
+    """What is handed over after `seconds` of a device. `budget` and `choice` are bandsearch's own."""
+
+    seconds: float
+    option: int
+    budget: float = 0.0
+    choice: str = ""
+
+
+class Played(Value):
+    """One arm on one draw of a table. `horizon`: device seconds after which it was no longer looked at."""
+
+    task: str
+    arm: str
+    seed: int
+    horizon: float
+    steps: tuple[Step, ...]
+
+
+def play(table: Table, arm: str, seed: int) -> Played:
+    exhaustive = table.exhaustive_seconds
+    if arm in ARMS:
+        horizon = HORIZONS.get(arm, HORIZON) * exhaustive
+        path = ARMS[arm](World(table, seed), horizon)
+        steps = [Step(seconds=seconds, option=option) for seconds, option in path]
+    else:
+        budgets = LADDER if arm == OURS else (NULL_BUDGET,)
+        horizon, steps = budgets[-1] * exhaustive, []
+        for share in budgets:
+            found = bandsearch(World(table, seed, null=arm == NULL), share * exhaustive)
+            if found is not None:
+                steps.append(Step(seconds=found.seconds, option=found.option, budget=share, choice=found.choice))
+    return Played(task=table.header.task, arm=arm, seed=seed, horizon=horizon, steps=tuple(steps))
+
+
+def replay(
+    folder: Path, tasks: Sequence[str], replays: int, *, null_tasks: Iterable[str], null_replays: int, minutes: float
+) -> list[Played]:
+    """In processes of their own, one per core. After `minutes` nothing new is begun; the dearest arm comes last."""
+    until = time.monotonic() + 60 * minutes
+    work = _work(tasks, replays, tuple(null_tasks), null_replays)
+    workers = len(os.sched_getaffinity(0))
+    played: list[Played] = []
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as processes:
+        running: set[Future[Played]] = set()
+        while True:
+            while len(running) < 2 * workers and time.monotonic() < until and (job := next(work, None)) is not None:
+                running.add(processes.submit(_play, folder, *job))
+            if not running:
+                return sorted(played, key=lambda each: (each.task, each.arm, each.seed))
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            played += [future.result() for future in done]
+
+
+def _work(
+    tasks: Sequence[str], replays: int, null_tasks: Sequence[str], null_replays: int
+) -> Iterator[tuple[str, str, int]]:
+    cheap = [arm for arm in ARMS if arm != "Optuna GP"]
+    for seed in range(max(replays, null_replays)):
+        if seed < replays:
+            yield from ((task, arm, seed) for task in tasks for arm in (OURS, *cheap))
+        if seed < null_replays:
+            yield from ((task, NULL, seed) for task in null_tasks)
+    for seed in range(replays):
+        yield from ((task, "Optuna GP", seed) for task in tasks)
+
+
+@functools.lru_cache(maxsize=16)
+def _table(folder: Path, task: str) -> Table:
+    table = load_table(folder, task)
+    assert table is not None
+    return table
+
+
+def _play(folder: Path, task: str, arm: str, seed: int) -> Played:
+    return play(_table(folder, task), arm, seed)
+
+
+def reached(played: Played, table: Table) -> float | None:
+    """Device seconds after which what is handed over stays within seed noise of the optimum; None: never in sight."""
+    outside = [index for index, step in enumerate(played.steps) if table.regret(step.option) > table.noise]
+    first = outside[-1] + 1 if outside else 0
+    return played.steps[first].seconds if first < len(played.steps) else None
+
+
+def at(played: Played, seconds: float) -> Step | None:
+    """What the arm would have handed over by then; None before its first."""
+    known = [step for step in played.steps if step.seconds <= seconds]
+    return known[-1] if known else None
+
+
+def headline(played: Played) -> Step | None:
+    """Of bandsearch, at the budget that is reported or the smallest that paid for a run; of the others, the last."""
+    if played.arm != OURS:
+        return played.steps[-1] if played.steps else None
+    return next((step for step in played.steps if step.budget >= HEADLINE or math.isclose(step.budget, HEADLINE)), None)

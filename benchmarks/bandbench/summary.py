@@ -1,0 +1,213 @@
+"""The summary: what the replays say about the goals, per task and as medians over tasks."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+
+from scipy import stats
+
+from bandsearch.values.evaluation import Choice
+from bandsearch.values.value import Value
+from benchmarks.bandbench.arms import ARMS
+from benchmarks.bandbench.replay import LADDER, NULL, OURS, Played, Step, at, headline, reached
+from benchmarks.bandbench.table import Table
+
+# At these shares of the table's cost the curves are read.
+GRID = (*LADDER, 1 / 10, 1 / 5)
+OPTUNA, RANDOM = ("Optuna TPE", "Optuna GP"), "random search"
+Spread = tuple[float | None, float | None, float | None]
+
+
+class ArmFigures(Value):
+    """One arm on one task. `share_reached`: of the replays, whose hand-over came to stay within seed noise of the
+    optimum. `seconds`: when (10 %, median, 90 %; None where not in sight). `curve`: regret in nats at GRID, likewise.
+    `horizon`: device seconds. Of bandsearch `regret` and `parameters` are those of its reported budget, of the others
+    those at the end.
+    """
+
+    replays: int
+    share_reached: float
+    seconds: Spread
+    horizon: float
+    regret: float | None
+    parameters: float | None
+    curve: tuple[Spread, ...]
+
+
+class TaskFigures(Value):
+    """`speedup_*` are ratios of median times; where the other arm was not there by its horizon, that stands for it
+    (`speedups_at_least`)."""
+
+    task: str
+    control: bool
+    exhaustive_seconds: float
+    noise: float
+    optimum: str
+    optimum_parameters: float
+    full_depth_regret: float
+    edge_share: float
+    arms: dict[str, ArmFigures]
+    choices: dict[str, dict[str, int]]
+    cost_fraction_of_exhaustive: float | None
+    speedup_vs_optuna: float | None
+    speedup_vs_random: float | None
+    speedups_at_least: tuple[str, ...]
+    median_regret_in_seed_sd: float | None
+    parameter_fraction_of_full: float | None
+    worse_than_full_depth_rate: float | None
+
+
+class Summary(Value):
+    """`false_win_*` are None without a control task. Medians are over the tasks that are no control."""
+
+    tasks: tuple[TaskFigures, ...]
+    false_wins: int
+    false_win_replays: int
+
+    @property
+    def false_win_rate(self) -> float | None:
+        return self.false_wins / self.false_win_replays if self.false_win_replays else None
+
+    @property
+    def false_win_interval(self) -> tuple[float, float] | None:
+        """Exact, 95 %."""
+        if not self.false_win_replays:
+            return None
+        found = stats.binomtest(self.false_wins, self.false_win_replays).proportion_ci(0.95)
+        return float(found.low), float(found.high)
+
+    def median(self, name: str) -> float | None:
+        return median(getattr(task, name) for task in self.tasks if not task.control)
+
+    def line(self) -> str:
+        names = (
+            "cost_fraction_of_exhaustive",
+            "speedup_vs_optuna",
+            "speedup_vs_random",
+            "median_regret_in_seed_sd",
+            "parameter_fraction_of_full",
+            "worse_than_full_depth_rate",
+        )
+        figures: dict[str, object] = {name: _short(self.median(name)) for name in names}
+        figures["false_win_rate"] = _short(self.false_win_rate)
+        figures["false_win_replays"] = self.false_win_replays
+        figures["tasks"] = {
+            task.task: {name: _short(getattr(task, name)) for name in names}
+            | {"speedups_at_least": task.speedups_at_least, "replays": task.arms[OURS].replays}
+            for task in self.tasks
+        }
+        return json.dumps(figures, allow_nan=False)
+
+
+def summarize(tables: Mapping[str, Table], played: Sequence[Played]) -> Summary:
+    """Without the tasks that there was no time to replay."""
+    null = [each.steps[-1].choice for each in played if each.arm == NULL and each.steps]
+    by_task = {task: [each for each in played if each.task == task] for task in tables}
+    return Summary(
+        tasks=tuple(
+            _task(tables[task], runs) for task, runs in by_task.items() if any(each.arm == OURS for each in runs)
+        ),
+        false_wins=sum(choice == Choice.BEATS_BASELINE for choice in null),
+        false_win_replays=len(null),
+    )
+
+
+def _task(table: Table, played: Sequence[Played]) -> TaskFigures:
+    arms = {arm: _arm(table, runs) for arm in (OURS, *ARMS) if (runs := [each for each in played if each.arm == arm])}
+    ours = arms[OURS]
+    mine = ours.seconds[1]
+    at_least: list[str] = []
+
+    def speedup(name: str, others: Sequence[str]) -> float | None:
+        """Against the soonest of `others`."""
+        known = [arms[other] for other in others if other in arms]
+        if mine is None or not known:
+            return None
+        times = [arm.seconds[1] for arm in known if arm.seconds[1] is not None]
+        if not times:
+            at_least.append(name)
+        return (min(times) if times else max(arm.horizon for arm in known)) / mine
+
+    handed = [step for each in played if each.arm == OURS and (step := headline(each)) is not None]
+    full = table.regret(table.full_depth)
+    vs_optuna, vs_random = speedup("speedup_vs_optuna", OPTUNA), speedup("speedup_vs_random", (RANDOM,))
+    return TaskFigures(
+        task=table.header.task,
+        control=table.header.control,
+        exhaustive_seconds=table.exhaustive_seconds,
+        noise=table.noise,
+        optimum=str(table.options[table.optimum].candidate),
+        optimum_parameters=table.options[table.optimum].parameters / table.habit_parameters,
+        full_depth_regret=full,
+        edge_share=table.edge_share,
+        arms=arms,
+        choices=_choices(played),
+        cost_fraction_of_exhaustive=None if mine is None else mine / table.exhaustive_seconds,
+        speedup_vs_optuna=vs_optuna,
+        speedup_vs_random=vs_random,
+        speedups_at_least=tuple(at_least),
+        median_regret_in_seed_sd=None if ours.regret is None or not table.noise else ours.regret / table.noise,
+        parameter_fraction_of_full=ours.parameters,
+        worse_than_full_depth_rate=(
+            sum(table.regret(step.option) > full + table.noise for step in handed) / len(handed) if handed else None
+        ),
+    )
+
+
+def _arm(table: Table, runs: Sequence[Played]) -> ArmFigures:
+    times = [reached(run, table) for run in runs]
+    last = [headline(run) for run in runs]
+    curve = []
+    for share in GRID:
+        seconds = share * table.exhaustive_seconds
+        within = seconds <= runs[0].horizon * (1 + 1e-9)
+        curve.append(_spread(_regret(table, at(run, seconds)) for run in runs) if within else (None, None, None))
+    return ArmFigures(
+        replays=len(runs),
+        share_reached=sum(time is not None for time in times) / len(times),
+        seconds=_spread(times),
+        horizon=runs[0].horizon,
+        regret=median(_regret(table, step) for step in last),
+        parameters=median(
+            None if step is None else table.options[step.option].parameters / table.habit_parameters for step in last
+        ),
+        curve=tuple(curve),
+    )
+
+
+def _regret(table: Table, step: Step | None) -> float | None:
+    return None if step is None else table.regret(step.option)
+
+
+def _choices(played: Sequence[Played]) -> dict[str, dict[str, int]]:
+    """By share of the table's cost: how often bandsearch decided how."""
+    found: dict[str, dict[str, int]] = {}
+    for share in LADDER:
+        steps = [step for each in played if each.arm == OURS for step in each.steps if step.budget == share]
+        if steps:
+            kinds = [step.choice for step in steps]
+            found[f"1/{1 / share:.0f}"] = {kind: kinds.count(kind) for kind in sorted(set(kinds))}
+    return found
+
+
+def median(values: Iterable[float | None]) -> float | None:
+    """With None for more than anything; None if that is the median, or there are no values."""
+    return _spread(values)[1]
+
+
+def _spread(values: Iterable[float | None]) -> Spread:
+    """The 10 %, 50 % and 90 % quantiles, of an even number of values the median of the middle two."""
+    ordered = sorted(math.inf if value is None else value for value in values)
+    if not ordered:
+        return None, None, None
+    last = len(ordered) - 1
+    found = (ordered[round(0.1 * last)], statistics.median(ordered), ordered[round(0.9 * last)])
+    low, middle, high = (None if math.isinf(value) else value for value in found)
+    return low, middle, high
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.4g}")

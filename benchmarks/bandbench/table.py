@@ -1,0 +1,260 @@
+"""A table: what every candidate of a task comes to, with the noise of its seeds. Built by `build`, read here.
+
+A loss is taken apart as in the decision: entry + seed + noise. The noise of a training is kept over all its readings,
+since one that is ahead at a rung is more often ahead in the end. Two things are filled in, both so that they are not
+better than what was trained: a rate that was not trained in full keeps its distance at the first rung, and an entry on
+one seed has that seed's loss. Means are shrunk by what is noise in them. The optimum is of those on all seeds.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandsearch.adapters.lora import trainable_parameters
+from bandsearch.search.strata import class_of
+from bandsearch.values.candidate import Candidate
+from bandsearch.values.profile import SensitivityProfile
+from benchmarks.bandbench.entry import Entry
+from benchmarks.bandbench.rows import Header, Row, Rows
+
+Array = NDArray[np.float64]
+# An entry at a rate, and what was trained of it from the first rung to full length: seed -> a loss per column.
+Arm = tuple[Entry, float]
+Losses = dict[Arm, dict[int, Array]]
+
+
+@dataclass(frozen=True)
+class Option:
+    """An entry at one of its rates. `seeds`: on how many it was trained in full; 0: filled in."""
+
+    entry: Entry
+    candidate: Candidate
+    parameters: int
+    seeds: int
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """`means` has a row per option and a column per rung and, last, for full training; infinite where it diverged.
+
+    `effects` are what stored seeds do to all entries, `residuals` what is left, by width class, scaled up for the mean
+    that was taken out. Both have the columns of `means`.
+    """
+
+    header: Header
+    profile: SensitivityProfile
+    options: tuple[Option, ...]
+    means: Array
+    effects: Array
+    residuals: dict[str, Array]
+    seconds_by_start: dict[int, float]
+    exhaustive_seconds: float
+    edge_share: float
+
+    @property
+    def layer_count(self) -> int:
+        return self.header.layout.layer_count
+
+    @functools.cached_property
+    def full(self) -> Array:
+        return np.asarray(self.means[:, -1])
+
+    @functools.cached_property
+    def noise(self) -> float:
+        """Standard deviation of the loss of a full training over seeds, seed effects taken out; 0 on one seed."""
+        if not self.residuals:
+            return 0.0
+        pooled = np.concatenate(list(self.residuals.values()))
+        return float(np.sqrt(np.mean(pooled[:, -1] ** 2)))
+
+    @functools.cached_property
+    def own(self) -> tuple[int, ...]:
+        """Of every entry the option at its best rate: on the most seeds, then of the lowest full loss."""
+        best: dict[Entry, int] = {}
+        for index in sorted(range(len(self.options)), key=lambda each: (-self.options[each].seeds, self.full[each])):
+            best.setdefault(self.options[index].entry, index)
+        return tuple(sorted(best.values()))
+
+    @functools.cached_property
+    def optimum(self) -> int:
+        """The best option of those on the most seeds."""
+        most = max(option.seeds for option in self.options)
+        sure = [index for index, option in enumerate(self.options) if option.seeds == most]
+        return min(sure, key=lambda index: self.full[index])
+
+    def regret(self, option: int) -> float:
+        """What its full training ends above the optimum's, without noise; never below 0."""
+        return max(0.0, float(self.full[option] - self.full[self.optimum]))
+
+    @functools.cached_property
+    def full_depth(self) -> int:
+        """The best option that adapts every layer."""
+        every = [index for index, option in enumerate(self.options) if len(option.entry.layers) == self.layer_count]
+        return min(every, key=lambda index: self.full[index])
+
+    @functools.cached_property
+    def ranks(self) -> tuple[int, ...]:
+        return tuple(sorted({option.entry.rank for option in self.options}))
+
+    @functools.cached_property
+    def targets(self) -> tuple[str, ...]:
+        return tuple(sorted({option.entry.targets for option in self.options}))
+
+    @functools.cached_property
+    def habit(self) -> tuple[int, str]:
+        """Rank and targets of the search's baselines."""
+        return self.ranks[len(self.ranks) // 2], "all" if "all" in self.targets else self.targets[0]
+
+    @functools.cached_property
+    def habit_parameters(self) -> int:
+        """Of full-depth LoRA as everybody trains it."""
+        entry = Entry(bands=((0, self.layer_count),), rank=self.habit[0], targets=self.habit[1])
+        return trainable_parameters(entry.candidate(1.0, self.header.alpha), self.header.layout)
+
+    def seconds(self, option: int, steps: int) -> float:
+        """Device seconds of `steps` steps: the frozen layers below the start cost nothing, where a band ends matters
+        little."""
+        return steps * self.seconds_per_step(self.options[option].entry.start)
+
+    def seconds_per_step(self, start: int) -> float:
+        known = min(self.seconds_by_start, key=lambda other: (abs(other - start), other))
+        return self.seconds_by_start[known]
+
+
+def load_table(folder: Path, task: str) -> Table | None:
+    """None where there is none, or too little of one: full depth and a profile are needed."""
+    rows, profile = Rows(folder / f"{task}.jsonl"), folder / f"{task}.profile.json"
+    header = rows.header
+    if header is None or not profile.exists():
+        return None
+    return table_of(header, SensitivityProfile.model_validate_json(profile.read_text()), rows.read())
+
+
+def table_of(header: Header, profile: SensitivityProfile, rows: Sequence[Row]) -> Table | None:
+    columns = (*header.rungs, header.full_steps)
+    proxies: dict[tuple[Entry, float], dict[int, Row]] = {}
+    whole: Losses = {}
+    for row in rows:
+        if row.kind == "proxy":
+            proxies.setdefault((row.entry, row.rate), {})[row.seed] = row
+    for row in rows:
+        proxy = proxies.get((row.entry, row.rate), {}).get(row.seed)
+        if row.kind == "full" and row.readings and proxy is not None:
+            losses = [loss for _, loss, _ in (*proxy.readings, *row.readings)]
+            if len(losses) == len(columns) and all(map(math.isfinite, losses)):
+                whole.setdefault((row.entry, row.rate), {})[row.seed] = np.array(losses)
+    whole = {arm: by_seed for arm, by_seed in whole.items() if 0 in by_seed}
+    if not any(len(entry.layers) == header.layout.layer_count for entry, _ in whole):
+        return None
+    effects, fair = _effects(whole, header.layout.layer_count)
+    residuals = _residuals(fair, header.layout.layer_count)
+    shrunk = _shrunk(fair, residuals, header.layout.layer_count)
+    best: dict[Entry, float] = {}
+    for entry, rate in sorted(whole, key=lambda arm: (-len(whole[arm]), shrunk[arm][-1])):
+        best.setdefault(entry, rate)
+    options, means = [], []
+    for (entry, rate), by_seed in proxies.items():
+        if entry not in best or 0 not in by_seed:
+            continue
+        candidate = entry.candidate(rate, header.alpha)
+        parameters = trainable_parameters(candidate, header.layout)
+        options.append(Option(entry, candidate, parameters, len(whole.get((entry, rate), ()))))
+        means.append(
+            shrunk[entry, rate]
+            if (entry, rate) in whole
+            else _filled_in(by_seed[0], proxies[entry, best[entry]][0], shrunk[entry, best[entry]], effects[0])
+        )
+    ends = (header.rates[0], header.rates[-1]) if len(header.rates) > 1 else ()
+    return Table(
+        header=header,
+        profile=profile,
+        options=tuple(options),
+        means=np.array(means),
+        effects=np.array(list(effects.values())),
+        residuals=residuals,
+        seconds_by_start=_seconds_by_start(rows),
+        exhaustive_seconds=sum(row.seconds for row in rows),
+        edge_share=sum(rate in ends for rate in best.values()) / len(best),
+    )
+
+
+def _filled_in(row: Row, best_row: Row, best: Array, effect: Array) -> Array:
+    """Of a rate that was not trained in full: what was read at the first rung, and from there on the distance to the
+    entry's best rate that it had at the first rung, or none where it was ahead."""
+    if not row.readings:
+        return np.full_like(best, math.inf)
+    gap = row.readings[0][1] - best_row.readings[0][1]
+    means = best + max(0.0, gap)
+    means[0] = row.readings[0][1] - effect[0]
+    return means
+
+
+def _effects(whole: Losses, layer_count: int) -> tuple[dict[int, Array], Losses]:
+    """What a seed does to all entries; and the losses without it, those left out that made their entry a survivor.
+
+    A survivor was chosen for what it did at seed 0, so it is judged by its other seeds, and seed 0 by entries that have
+    all seeds whatever they did.
+    """
+    seeds = sorted({seed for by_seed in whole.values() for seed in by_seed})
+    unchosen = {arm for arm in whole if arm[0].is_drawn or len(arm[0].layers) == layer_count}
+    judges = [arm for arm, by_seed in whole.items() if arm in unchosen and len(by_seed) == len(seeds) > 1]
+    columns = len(next(iter(next(iter(whole.values())).values())))
+    effects = {seed: np.zeros(columns) for seed in seeds}
+    if judges:
+        curves = np.array([[whole[arm][seed] for seed in seeds] for arm in judges])
+        effects = dict(zip(seeds, (curves - curves.mean(axis=1, keepdims=True)).mean(axis=0), strict=True))
+    fair: Losses = {}
+    for arm, by_seed in whole.items():
+        biased = len(by_seed) > 1 and arm not in unchosen
+        fair[arm] = {seed: losses - effects[seed] for seed, losses in by_seed.items() if seed or not biased}
+    return effects, fair
+
+
+def _residuals(fair: Losses, layer_count: int) -> dict[str, Array]:
+    by_class: dict[str, list[Array]] = {}
+    for (entry, _), by_seed in fair.items():
+        if len(by_seed) > 1:
+            losses = np.array(list(by_seed.values()))
+            scaled = (losses - losses.mean(axis=0)) * math.sqrt(len(losses) / (len(losses) - 1))
+            by_class.setdefault(class_of(len(entry.layers), layer_count).value, []).extend(scaled)
+    return {name: np.array(residuals) for name, residuals in by_class.items()}
+
+
+def _shrunk(fair: Losses, residuals: dict[str, Array], layer_count: int) -> dict[Arm, Array]:
+    """Means over seeds, each drawn towards its width class by the share of the class's spread that is noise.
+
+    Of many entries that are equal the best looks better than it is; unshrunk, that would be an optimum to miss.
+    """
+    means = {arm: np.asarray(np.mean(list(by_seed.values()), axis=0)) for arm, by_seed in fair.items()}
+    if not residuals:
+        return means
+    by_class: dict[str, list[Arm]] = {}
+    for arm in means:
+        by_class.setdefault(class_of(len(arm[0].layers), layer_count).value, []).append(arm)
+    shrunk: dict[Arm, Array] = {}
+    for name, arms in by_class.items():
+        noise = np.mean(residuals.get(name, np.concatenate(list(residuals.values()))) ** 2, axis=0)
+        losses = np.array([means[arm] for arm in arms])
+        variances = np.array([noise / len(fair[arm]) for arm in arms])
+        between = np.maximum(0.0, losses.var(axis=0) - variances.mean(axis=0))
+        kept = between / np.maximum(between + variances, 1e-12)
+        drawn = losses.mean(axis=0) + kept * (losses - losses.mean(axis=0))
+        shrunk |= dict(zip(arms, drawn, strict=True))
+    return shrunk
+
+
+def _seconds_by_start(rows: Sequence[Row]) -> dict[int, float]:
+    by_start: dict[int, list[float]] = {}
+    for row in rows:
+        if row.readings:
+            steps, _, seconds = row.readings[-1]
+            by_start.setdefault(row.entry.start, []).append(seconds / steps)
+    return {start: statistics.median(found) for start, found in sorted(by_start.items())}

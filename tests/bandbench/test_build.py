@@ -1,0 +1,62 @@
+"""A table really built, as small as one can be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.bandbench.build import build
+from benchmarks.bandbench.design import Design
+from benchmarks.bandbench.entry import Entry
+from benchmarks.bandbench.rows import Rows
+from benchmarks.bandbench.table import load_table
+from benchmarks.bandbench.world import World
+
+TINY = Design(
+    ranks=(2,),
+    targets=("mlp",),
+    rate_factors=(0.5, 1.0),
+    rungs=(1, 2),
+    full_steps=3,
+    seeds=2,
+    batch_size=4,
+    validation_examples=8,
+    set_widths=(),
+)
+
+
+def _two(entry: Entry) -> bool:
+    return entry.bands in (((0, 12),), ((8, 12),))
+
+
+@pytest.mark.slow
+def test_a_table_is_built_once_and_goes_on_where_it_was_broken_off(tmp_path: Path) -> None:
+    assert not build(tmp_path, ["toss"], TINY, minutes=0)
+    assert build(tmp_path, ["toss"], TINY, wanted=_two)
+    path = tmp_path / "toss.jsonl"
+    rows = Rows(path).read()
+    # On two bands: two rates, both of them in full, and both trainings of the better one on the second seed.
+    assert sorted((row.kind, row.seed) for row in rows) == [
+        *[("full", 0)] * 4,
+        *[("full", 1)] * 2,
+        *[("proxy", 0)] * 4,
+        *[("proxy", 1)] * 2,
+    ]
+    assert all(row.readings[0][1] > 0 for row in rows)
+    table = load_table(tmp_path, "toss")
+    assert table is not None
+    assert table.header.control
+    assert len(table.options) == 4
+    assert World(table, 0).loss(table.options[table.full_depth].candidate, -1, 0) > 0
+
+    whole = path.read_bytes()
+    assert build(tmp_path, ["toss"], TINY, wanted=_two)
+    assert path.read_bytes() == whole
+
+    path.write_bytes(whole[:-9])
+    assert build(tmp_path, ["toss"], TINY, wanted=_two)
+    again = Rows(path).read()
+    assert {row.key for row in again} == {row.key for row in rows}
+    first = {row.key: row.readings[-1][1] for row in rows}
+    assert all(row.readings[-1][1] == pytest.approx(first[row.key], rel=1e-3) for row in again)
