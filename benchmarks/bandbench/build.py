@@ -37,7 +37,7 @@ MODEL = "demo"
 TOLD_EVERY = 60.0
 # Candidates per pass, and entries under way per engine: the rates of one share their passes, and while it goes on alone
 # others join it.
-PACKING, SLOTS = 4, 4
+PACKING, SLOTS = 4, 2
 
 
 def build(
@@ -132,10 +132,15 @@ class _Building:
             _call(pool, engine, "evict", sessions[rate])
         for rate in self.rates:
             self._note(Row(entry=entry, rate=rate, seed=0, kind="proxy", readings=tuple(readings[rate])))
+        fidelity, steps = self.design.full(0), self.design.full_steps
+        whole = [rate for rate in chosen if len(readings[rate]) == len(self.design.rungs)]
+        last = {rate: _call(pool, engine, "admit", self._candidate(entry, rate), fidelity) for rate in whole}
+        advancing = {rate: pool.submit(engine, "advance", session, steps) for rate, session in last.items()}
         for rate in chosen:
-            whole = len(readings[rate]) == len(self.design.rungs)
-            full = self._whole(pool, engine, entry, rate, self.design.full(0), (self.design.full_steps,))
-            self._note(Row(entry=entry, rate=rate, seed=0, kind="full", readings=full if whole else ()))
+            full = self._read(pool, [advancing[rate]]) if rate in advancing else []
+            self._note(Row(entry=entry, rate=rate, seed=0, kind="full", readings=tuple(full)))
+        for session in last.values():
+            _call(pool, engine, "evict", session)
 
     def _chosen(self, entry: Entry, readings: dict[float, list[Reading]]) -> list[float]:
         """The rates to train in full: the best at the first rung, or what was best in full on the same layers."""
