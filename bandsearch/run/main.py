@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ from bandsearch.values.progress import Listener, Update, silent
 from bandsearch.values.spec import RunSpec
 
 Stop = Callable[[], bool]
+
+# Where the engines keep prefix states: by far the largest part of a run, and of no use after it.
+PREFIX = "prefix"
 
 
 def never() -> bool:
@@ -76,6 +80,7 @@ def _complete(home: RunDirectory, job: Job, listen: Listener, stop: Stop) -> Run
                 evaluation = evaluate_arms(at.pool, home, job, at.plan, winner, at.wall_left(), at.listen)
                 home.write(home.evaluation, evaluation)
     with home:
+        shutil.rmtree(home.scratch / PREFIX, ignore_errors=True)
         publish(home, job)
         leave_record(home, job, listen)
     return outcome_of(home)
@@ -133,7 +138,7 @@ def _open(home: RunDirectory, job: Job, listen: Listener, stop: Stop) -> Iterato
             tell(Update(stage="load", message=note))
         home.write(home.environment, environment(job))
         with ledger.stage("load"):
-            pool = start_engines(job, tell, home.scratch / "prefix")
+            pool = start_engines(job, tell, home.scratch / PREFIX)
         try:
             with ledger.stage("plan"):
                 plan = home.read(home.plan, Plan) or _plan(home, job, pool, ledger, tell)

@@ -56,6 +56,7 @@ def finished(options: list[str | Path], tmp_path_factory: pytest.TempPathFactory
 def test_it_leaves_everything_and_its_claims_follow_from_the_files(finished: tuple[Path, list[dict]]) -> None:
     out, _ = finished
     assert runpy.run_path(str(ROOT / ".ci" / "check_run.py"))["check"](out) == []
+    assert not (out / "scratch" / "prefix").exists(), "the cache is of no use any more and takes the most room"
 
 
 def test_display_ledger_and_result_agree(finished: tuple[Path, list[dict]]) -> None:
