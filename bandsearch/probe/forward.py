@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bandsearch.data.dataset import Encoded
+from bandsearch.engine.batches import collate
 
 ROWS = 16
 
@@ -28,19 +29,12 @@ def mean_loss(model: PreTrainedModel, examples: Sequence[Encoded], rows: int = R
 
 def token_losses(model: PreTrainedModel, examples: Sequence[Encoded]) -> Tensor:
     """Loss in nats of every supervised token of `examples` as one right-padded batch; shape (supervised tokens,)."""
-    device = model.get_input_embeddings().weight.device
-    length = max(len(example.input_ids) for example in examples)
-    ids = torch.zeros(len(examples), length, dtype=torch.long)
-    real, predicts = torch.zeros_like(ids), torch.zeros(len(examples), length, dtype=torch.bool)
-    for row, example in enumerate(examples):
-        size = len(example.input_ids)
-        ids[row, :size] = torch.tensor(example.input_ids)
-        real[row, :size] = 1
-        predicts[row, : size - 1] = torch.tensor(example.supervised[1:])
-    targets = ids[:, 1:][predicts[:, :-1]].to(device)
-    with _head_reads_only(model, predicts.to(device)):
-        logits = model(input_ids=ids.to(device), attention_mask=real.to(device), use_cache=False).logits
-    return nn.functional.cross_entropy(logits[0].float(), targets, reduction="none")
+    # Padding is masked out, whatever token it is.
+    batch = collate(examples, pad_token_id=0).to(model.get_input_embeddings().weight.device)
+    predicts = batch.labels >= 0
+    with _head_reads_only(model, predicts):
+        logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
+    return nn.functional.cross_entropy(logits[0].float(), batch.labels[predicts], reduction="none")
 
 
 @contextmanager
