@@ -7,15 +7,12 @@ from datetime import UTC, datetime
 
 from bandsearch.atlas import add_record, atlas_directory
 from bandsearch.models.loading import fingerprint
-from bandsearch.run.job import Environment, Job
+from bandsearch.run.finished import Finished
+from bandsearch.run.job import Job
 from bandsearch.run.words import short_name
 from bandsearch.rundir import Records, RunDirectory
 from bandsearch.values.atlas import AtlasRecord, BandReading
 from bandsearch.values.band import Band
-from bandsearch.values.errors import RunDirectoryError
-from bandsearch.values.evaluation import Evaluation, Winner
-from bandsearch.values.plan import Plan
-from bandsearch.values.profile import SensitivityProfile
 from bandsearch.values.progress import Listener, Update
 from bandsearch.values.trial import TrialResult
 
@@ -32,16 +29,12 @@ def leave_record(home: RunDirectory, job: Job, listen: Listener) -> None:
 
 def record_of(home: RunDirectory, job: Job) -> AtlasRecord:
     """The run in `home` as a record, without any path of this machine. Raises RunDirectoryError if it is not done."""
-    plan, profile = home.read(home.plan, Plan), home.read(home.profile, SensitivityProfile)
-    winner, evaluation = home.read(home.winner, Winner), home.read(home.evaluation, Evaluation)
-    facts = home.read(home.environment, Environment)
-    if plan is None or profile is None or winner is None or evaluation is None or facts is None:
-        raise RunDirectoryError(
-            f"The run in {home.path} is not complete.", f"Go on with `bandsearch resume {home.path}`."
-        )
-    gain = evaluation.comparison("winner", "full_depth", "loss") if winner.candidate != winner.baseline else None
+    done = Finished.read(home)
+    winner, facts = done.winner, done.environment.facts
+    compared = winner.candidate != winner.baseline
+    gain = done.evaluation.comparison("winner", "full_depth", "loss") if compared else None
     return AtlasRecord(
-        date=facts.facts.get("started", datetime.now(UTC).isoformat(timespec="seconds")),
+        date=facts.get("started", datetime.now(UTC).isoformat(timespec="seconds")),
         model=job.source.slug if job.source.is_local else job.source.location,
         slug=job.source.slug,
         fingerprint=fingerprint(job.source),
@@ -49,15 +42,13 @@ def record_of(home: RunDirectory, job: Job) -> AtlasRecord:
         data=short_name(job.dataset.name),
         data_fingerprint=job.dataset.fingerprint,
         shape=job.dataset.shape,
-        layer_scores=profile.layer_scores,
-        rates=profile.rate_range.model_copy(update={"points": ()}),
+        layer_scores=done.profile.layer_scores,
+        rates=done.profile.rate_range.model_copy(update={"points": ()}),
         tried=tuple(readings(Records(home.trials).results())),
-        full_steps=plan.full_steps,
+        full_steps=done.plan.full_steps,
         winner=winner,
         gain=None if gain is None else gain.difference,
-        versions={
-            name: facts.facts[name] for name in ("bandsearch", "torch", "transformers", "peft") if name in facts.facts
-        },
+        versions={name: facts[name] for name in ("bandsearch", "torch", "transformers", "peft") if name in facts},
     )
 
 
