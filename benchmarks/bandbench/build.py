@@ -91,8 +91,11 @@ class _Building:
                 pool.stop()
 
     def _train(self, pool: EnginePool, slots: list[int], entries: list[Entry]) -> bool:
-        if not self._each(slots, self._missing(entries), lambda engine, entry: self._first_seed(pool, engine, entry)):
-            return False
+        # The habit's entries are all there before another asks which rate was best on its layers.
+        for is_habit in (True, False):
+            missing = [entry for entry in self._missing(entries) if self.design.is_habit(entry) == is_habit]
+            if not self._each(slots, missing, lambda engine, entry: self._first_seed(pool, engine, entry)):
+                return False
         others = self._seeds_missing(entries)
         return self._each(slots, others, lambda engine, pair: self._other_seed(pool, engine, *pair))
 

@@ -56,6 +56,9 @@ class Design(Value):
         targets = "all" if "all" in self.targets else self.targets[0]
         return sorted(self.ranks)[len(self.ranks) // 2], targets
 
+    def is_habit(self, entry: Entry) -> bool:
+        return (entry.rank, entry.targets) == self.habit
+
     def entries(self, layer_count: int) -> list[Entry]:
         """The habit's bands first, so that a table that is not complete holds every band as early as possible."""
         choices = [(rank, targets) for targets in self.targets for rank in self.ranks]
@@ -66,7 +69,7 @@ class Design(Value):
 
     def trained_in_full(self, entry: Entry) -> int:
         """How many of its rates."""
-        return min(self.full_rates, len(self.rate_factors)) if (entry.rank, entry.targets) == self.habit else 1
+        return min(self.full_rates, len(self.rate_factors)) if self.is_habit(entry) else 1
 
     def rates(self, best: float) -> tuple[float, ...]:
         """The rates that every entry is searched over, ascending; `best` is the probe's."""
