@@ -1,7 +1,8 @@
 """The strong arm: `python -m benchmarks.strong JOB ANSWER` loads the model once and trains one trial after another.
 
 What a careful person writes in plain PyTorch and PEFT: length-grouped batches, SDPA attention, all cores as threads,
-adapters attached and detached, validation sorted by length. Every step runs the whole network and the whole head.
+adapters attached and detached, validation sorted by length in batches as small as those of training. Every step runs
+the whole network and the whole head.
 """
 
 from __future__ import annotations
@@ -19,8 +20,6 @@ from bandsearch.adapters.lora import attach, detach, tensors_of
 from bandsearch.models.families import layout_of
 from bandsearch.values.candidate import Candidate
 from benchmarks.job import Answer, Example, Examples, Job, Trained, answer, peak_memory, read_examples
-
-EVALUATION_ROWS = 32
 
 
 def train(job: Job) -> Answer:
@@ -61,7 +60,7 @@ def _trial(model: Any, candidate: Candidate, job: Job, examples: Examples) -> Tr
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if step + 1 in job.rungs:
-            readings.append(_validated(peft, validation, examples.pad, job.device))
+            readings.append(_validated(peft, validation, examples.pad, job))
     change = max(float(tensor.abs().max()) for name, tensor in tensors_of(peft).items() if "lora_B" in name)
     detach(peft)
     return Trained(
@@ -86,14 +85,14 @@ def _backward(model: Any, examples: Sequence[Example], pad: int, job: Job) -> Te
     return total
 
 
-def _validated(model: Any, examples: Sequence[Example], pad: int, device: str) -> float:
+def _validated(model: Any, examples: Sequence[Example], pad: int, job: Job) -> float:
     ordered = sorted(examples, key=lambda example: len(example.input_ids))
     total, count = 0.0, 0
     with torch.no_grad():
-        for begin in range(0, len(ordered), EVALUATION_ROWS):
-            part = ordered[begin : begin + EVALUATION_ROWS]
+        for begin in range(0, len(ordered), job.pass_rows):
+            part = ordered[begin : begin + job.pass_rows]
             tokens = sum(sum(example.supervised) for example in part)
-            total += float(_loss(model, part, pad, device)) * tokens
+            total += float(_loss(model, part, pad, job.device)) * tokens
             count += tokens
     return total / count
 

@@ -45,6 +45,26 @@ def collate(examples: Sequence[Encoded], pad_token_id: int) -> Batch:
     return Batch(input_ids, mask, labels)
 
 
+def tight_batches(lengths: Sequence[int], price: int, most_rows: int) -> list[list[int]]:
+    """Places in `lengths` in batches that pad least, ascending by length, at most `most_rows` in each.
+
+    Exact: the cheapest cut of the sorted sequences, where a batch costs its padded tokens and `price` tokens more.
+    """
+    order = sorted(range(len(lengths)), key=lambda place: lengths[place])
+    # The cheapest way to cut off the first `end` sequences: its cost, and where its last batch begins.
+    cuts = [(0, 0)]
+    for end in range(1, len(order) + 1):
+        longest = lengths[order[end - 1]]
+        begins = range(max(0, end - most_rows), end)
+        cuts.append(min((cuts[begin][0] + (end - begin) * longest + price, begin) for begin in begins))
+    batches, end = [], len(order)
+    while end:
+        begin = cuts[end][1]
+        batches.append(order[begin:end])
+        end = begin
+    return batches[::-1]
+
+
 def examples_at(step: int, lengths: Sequence[int], batch_size: int, seed: int, window: int = WINDOW) -> list[int]:
     """The example indices of optimiser step `step`, for training examples of these token counts.
 

@@ -19,7 +19,6 @@ from bandsearch.values.errors import ModelError
 from bandsearch.values.layout import Layout
 from bandsearch.values.levers import Levers
 
-ROWS = 3
 # Relative differences of losses and gradients that rounding explains.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
 
@@ -30,13 +29,13 @@ def faithful_levers(
     """`wanted` without what does not reproduce plain Transformers + PEFT on `model`, and a sentence on each such lever.
     Sets `passes` to it.
 
-    Two candidates of different start, rank and targets, with B away from zero, on three training examples: losses and
-    gradients of every factor, one lever after the other. Raises ModelError where even the engine's own adapter layer,
-    with every lever off, does not reproduce them.
+    Two candidates of different start, rank and targets, with B away from zero, on two short training examples: losses
+    and gradients of every factor, with all levers at once, and where that fails with one after the other. Raises
+    ModelError where even the engine's own adapter layer, with every lever off, does not reproduce them.
     """
     candidates = _candidates(layout.layer_count)
     tensors = [_away_from_zero(initial_tensors(each, layout, 0)) for each in candidates]
-    rows = tuple(range(min(ROWS, len(passes.dataset.train))))
+    rows = _rows(passes)
     reference = [
         _plain(model, layout, passes, each, factors, rows) for each, factors in zip(candidates, tensors, strict=True)
     ]
@@ -50,26 +49,31 @@ def faithful_levers(
             return False
         return all(_close(ours, plain, TOLERANCE[model.dtype]) for ours, plain in zip(found, reference, strict=True))
 
+    wanted = wanted.model_copy(update={"fast_linear": wanted.fast_linear and onednn_is_faster(model, layout)})
+    if reproduces(wanted):
+        return wanted, ()
     kept, notes = Levers.none().model_copy(update={"length_grouping": wanted.length_grouping}), []
     if not reproduces(kept):
         raise ModelError(
             f"On this {layout.family} model the engine does not compute what Transformers and PEFT compute.",
             "Its layers are called in an unusual way; use another model of the table (`bandsearch models`).",
         )
-    steps: dict[str, Any] = {
-        "fast_linear": wanted.fast_linear and onednn_is_faster(model, layout),
-        "supervised_head": wanted.supervised_head,
-        "prefix_cache": wanted.prefix_cache,
-        "packing": wanted.packing,
-    }
-    for lever, value in steps.items():
-        more = kept.model_copy(update={lever: value})
+    for lever in ("fast_linear", "supervised_head", "prefix_cache", "packing"):
+        more = kept.model_copy(update={lever: getattr(wanted, lever)})
         if more == kept or reproduces(more):
             kept = more
         else:
             notes.append(f"{lever} does not reproduce a plain training of this {layout.family} model and is off")
     passes.use(kept)
     return kept, tuple(notes)
+
+
+def _rows(passes: Passes) -> tuple[int, ...]:
+    """The shortest training example, and the shortest that pads it."""
+    lengths = [len(example.input_ids) for example in passes.dataset.train]
+    order = sorted(range(len(lengths)), key=lambda index: lengths[index])
+    longer = next((index for index in order if lengths[index] > lengths[order[0]]), order[-1])
+    return tuple(dict.fromkeys((order[0], longer)))
 
 
 def _candidates(layers: int) -> tuple[Candidate, Candidate]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bandsearch.engine.batches import examples_at
+from bandsearch.engine.batches import examples_at, tight_batches
 
 LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=120).map(tuple)
 SIZES, SEEDS = st.integers(1, 9), st.integers(0, 99)
@@ -47,3 +48,31 @@ def test_grouping_pads_little_and_still_mixes() -> None:
     first = [max(lengths[i] for i in examples_at(step, lengths, 16, 3)) for step in range(16)]
     assert first != sorted(first)
     assert examples_at(0, lengths, 16, 3) != examples_at(0, lengths, 16, 4)
+
+
+def _cuts(lengths: list[int], most: int) -> Iterator[list[list[int]]]:
+    """Every way to cut a list into runs of at most `most`."""
+    if not lengths:
+        yield []
+    for first in range(1, min(most, len(lengths)) + 1):
+        for rest in _cuts(lengths[first:], most):
+            yield [lengths[:first], *rest]
+
+
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=9), price=st.integers(0, 50), most=st.integers(1, 9))
+def test_batches_to_read_pad_as_little_as_any(lengths: list[int], price: int, most: int) -> None:
+    batches = tight_batches(lengths, price, most)
+    assert sorted(place for batch in batches for place in batch) == list(range(len(lengths)))
+    assert max(map(len, batches)) <= most
+
+    def cost(cut: list[list[int]]) -> int:
+        return sum(len(run) * max(run) + price for run in cut)
+
+    found = [[lengths[place] for place in batch] for batch in batches]
+    assert cost(found) == min(cost(cut) for cut in _cuts(sorted(lengths), most))
+
+
+def test_one_long_example_does_not_pad_the_others() -> None:
+    lengths = [20] * 30 + [200]
+    batches = tight_batches(lengths, 64, 32)
+    assert batches == [list(range(30)), [30]]
