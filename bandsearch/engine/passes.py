@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from bandsearch.data.dataset import Dataset, Encoded
 from bandsearch.engine.adapted import AdaptedLinears, Member
-from bandsearch.engine.batches import collate
+from bandsearch.engine.batches import Batch, collate
 from bandsearch.engine.head import Head
 from bandsearch.engine.prefix import PrefixCache
 from bandsearch.engine.stage import Decoder, Group
@@ -57,6 +57,7 @@ class Passes:
         """Switch levers on and off. `packing` is the caller's: it decides how many parts are given at a time."""
         self._cache: PrefixCache | None = self._own_cache if levers.prefix_cache else None
         self._only_supervised = levers.supervised_head
+        self._masked = not levers.unmasked_attention
         self._linears.use_onednn(levers.fast_linear)
 
     def release(self) -> None:
@@ -85,10 +86,10 @@ class Passes:
         with self._decoder.running(groups), self._linears.applied(members, length):
             if self._only_supervised:
                 with self._head.taking() as taken:
-                    self._forward(batch.input_ids, batch.attention_mask)
+                    self._forward(batch)
                 losses = self._head.token_losses(taken[0][keep], labels[keep])
             else:
-                logits = self._forward(batch.input_ids, batch.attention_mask)
+                logits = self._forward(batch)
                 losses = nn.functional.cross_entropy(logits[keep].float(), labels[keep], reduction="none")
         counts = keep.sum(1)
         sizes, row = [], 0
@@ -135,16 +136,16 @@ class Passes:
             hidden = _padded(known, batch.input_ids.shape[1], self.device)
         group = Group(start=below, rows=len(indices), hidden=hidden)
         with torch.no_grad(), self._decoder.running([group], stop=boundary) as at, self._head.taking():
-            self._forward(batch.input_ids, batch.attention_mask)
+            self._forward(batch)
         assert at.reached is not None
         return [
             states[: len(example.input_ids)].to("cpu") for states, example in zip(at.reached, examples, strict=True)
         ]
 
-    def _forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
-        return self._model(
-            input_ids=input_ids.to(self.device), attention_mask=attention_mask.to(self.device), use_cache=False
-        ).logits
+    def _forward(self, batch: Batch) -> Any:
+        # Without a mask SDPA takes its causal kernel, which skips what lies ahead instead of masking it.
+        mask = batch.attention_mask.to(self.device) if self._masked else None
+        return self._model(input_ids=batch.input_ids.to(self.device), attention_mask=mask, use_cache=False).logits
 
 
 def _padded(states: Sequence[Tensor], length: int, device: torch.device) -> Tensor:

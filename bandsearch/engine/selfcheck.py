@@ -58,7 +58,7 @@ def faithful_levers(
             f"On this {layout.family} model the engine does not compute what Transformers and PEFT compute.",
             "Its layers are called in an unusual way; use another model of the table (`bandsearch models`).",
         )
-    for lever in ("fast_linear", "supervised_head", "prefix_cache", "packing"):
+    for lever in ("fast_linear", "supervised_head", "unmasked_attention", "prefix_cache", "packing"):
         more = kept.model_copy(update={lever: getattr(wanted, lever)})
         if more == kept or reproduces(more):
             kept = more

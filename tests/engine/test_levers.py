@@ -42,7 +42,7 @@ def readings(engine: Engine) -> list[float]:
     return [engine.advance(session, SHORT.steps).loss, *engine.train_losses(session)]
 
 
-@pytest.mark.parametrize("lever", ["prefix_cache", "supervised_head", "fast_linear"])
+@pytest.mark.parametrize("lever", ["prefix_cache", "supervised_head", "unmasked_attention", "fast_linear"])
 def test_a_lever_alone_computes_what_the_plain_loop_does(
     build: Build, lever: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,6 +70,17 @@ def test_a_lever_that_computes_something_else_is_switched_off(build: Build, monk
     assert readings(engine) == pytest.approx(
         readings(build(Levers.none().model_copy(update={"length_grouping": True}))), abs=1e-5
     )
+
+
+def test_attention_that_only_a_mask_makes_causal_keeps_its_mask(load: Callable[[str], Engine]) -> None:
+    first = load("llama")
+    first.close()
+    for module in first.model.modules():
+        if hasattr(module, "is_causal"):
+            module.is_causal = False
+    engine = Engine(first.model, first.layout, first.tokenizer, first.dataset)
+    assert "unmasked_attention" in engine.notes[0]
+    assert not engine.levers.unmasked_attention
 
 
 def test_a_lever_that_breaks_is_switched_off(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
