@@ -1,24 +1,36 @@
-"""Floating-point operations of a trial: what the plain arms pay, and what an accelerator's peak is compared with."""
+"""Floating-point operations of a trial: what the plain arms pay, what nobody can do without, and what a device does."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
+import torch
+
+from bandsearch.engine.devices import DeviceInventory
+from bandsearch.engine.kernels import Product, onednn_product, usual_product
 from bandsearch.values.candidate import Candidate
+from bandsearch.values.layout import Layout
 from bandsearch.values.value import Value
 
 # Dense bf16 operations per second, from the vendor's data sheets.
+PRODUCTS = 30
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
 
 
 class Volume(Value):
-    """Weights that multiply, and tokens that go through them. Attention scores and LoRA factors are left out: small."""
+    """Weights that multiply, and tokens that go through them. Attention scores and LoRA factors are left out: small.
+
+    `trained_positions` and `read_positions` are the supervised ones, whose logits the loss takes.
+    """
 
     layer_parameters: int
     layers: int
     head_parameters: int
     trained_tokens: int
+    trained_positions: int
     read_tokens: int
+    read_positions: int
 
     def plain_flops(self, candidate: Candidate) -> float:
         """Of one trial that runs the whole network: forward through all of it, backward down to the band's start.
@@ -30,6 +42,13 @@ class Volume(Value):
         backward = 2 * ((self.layers - candidate.layers[0]) * layer + head)
         return float(self.trained_tokens * (forward + backward) + self.read_tokens * forward)
 
+    def least_flops(self, candidate: Candidate) -> float:
+        """Of one trial whose prefix states are there already: layers from the band's start on, logits that count."""
+        above = 2 * (self.layers - candidate.layers[0]) * self.layer_parameters
+        head = 2 * self.head_parameters
+        trained = 2 * (self.trained_tokens * above + self.trained_positions * head)
+        return float(trained + self.read_tokens * above + self.read_positions * head)
+
     @property
     def full_depth_flops_per_token(self) -> float:
         """28.3e9 for Qwen2.5-7B."""
@@ -40,5 +59,30 @@ def total_flops(volume: Volume, candidates: Iterable[Candidate]) -> float:
     return sum(volume.plain_flops(candidate) for candidate in candidates)
 
 
-def peak_flops(device_name: str) -> float | None:
-    return next((peak for name, peak in PEAKS.items() if name in device_name), None)
+def peak_flops(inventory: DeviceInventory, layout: Layout) -> float | None:
+    """Operations per second that nothing goes beyond: a GPU's by its data sheet, None where that is not known; of a
+    CPU all cores' in the product by the largest weight, measured now.
+    """
+    if inventory.gpus:
+        return next((peak for name, peak in PEAKS.items() if name in inventory.gpus[0]), None)
+    largest = max(layout.linears, key=lambda linear: linear.in_features * linear.out_features)
+    return inventory.cores * _core_flops(largest.in_features, largest.out_features)
+
+
+def _core_flops(inputs: int, outputs: int, rows: int = 512) -> float:
+    """Of one core, in the faster of two fp32 products."""
+    x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs)
+    products = [usual_product, *([onednn_product] if torch.backends.mkldnn.is_available() else [])]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        shortest = min(_seconds(product, x, weight) for product in products for _ in range(PRODUCTS))
+    finally:
+        torch.set_num_threads(threads)
+    return 2 * rows * inputs * outputs / shortest
+
+
+def _seconds(product: Product, x: torch.Tensor, weight: torch.Tensor) -> float:
+    started = time.perf_counter()
+    product(x, weight, None)
+    return time.perf_counter() - started

@@ -22,7 +22,8 @@ class Round(NamedTuple):
 
 
 class EqualMath(Value):
-    """`naive_repeat_deviation` is that of two naive runs from each other, None on a CPU, where they are equal.
+    """`a_naive_limit` is the ratio of an arm that does nothing but the products nobody can do without, at the device's
+    peak. `naive_repeat_deviation` is that of two naive runs from each other, None on a CPU, where they are equal.
 
     Seconds are for the whole list of candidates, medians over rounds. Memory is the sum over the arm's processes.
     """
@@ -30,6 +31,7 @@ class EqualMath(Value):
     a_naive: float
     a_strong: float
     a_naive_warm: float
+    a_naive_limit: float | None
     max_loss_deviation: float
     naive_loss_deviation: float
     strong_loss_deviation: float
@@ -48,6 +50,7 @@ class EqualMath(Value):
     packing: int
     tokens_per_step: float
     useful_tokens_per_second: float
+    peak_flops: float | None
     share_of_peak: float | None
     naive_peak_memory_bytes: int
     strong_peak_memory_bytes: int
@@ -94,7 +97,8 @@ def equal_math(workload: Workload, rounds: Sequence[Round]) -> EqualMath:
     check(rounds)
     volume = workload.volume(workload.proxy)
     rate = median(count * volume.trained_tokens / each.ours.warm_seconds for each in rounds)
-    peak = peak_flops(workload.inventory.gpus[0]) if workload.inventory.gpus else None
+    peak = peak_flops(workload.inventory, workload.summary.layout)
+    least = sum(volume.least_flops(candidate) for candidate in candidates)
     all_ours = [trial for each in rounds for trial in each.ours.trials]
     naive_deviation = max(deviation(each.naive.trials, each.ours.trials) for each in rounds)
     strong_deviation = max(deviation(each.strong.trials, each.ours.trials) for each in rounds)
@@ -102,6 +106,7 @@ def equal_math(workload: Workload, rounds: Sequence[Round]) -> EqualMath:
         a_naive=median(theirs / own for theirs, own in zip(naive, ours, strict=True)),
         a_strong=median(theirs / own for theirs, own in zip(strong, ours, strict=True)),
         a_naive_warm=median(theirs / each.ours.warm_seconds for theirs, each in zip(warm, rounds, strict=True)),
+        a_naive_limit=None if peak is None else median(naive) * peak / least,
         max_loss_deviation=max(naive_deviation, strong_deviation),
         naive_loss_deviation=naive_deviation,
         strong_loss_deviation=strong_deviation,
@@ -120,6 +125,7 @@ def equal_math(workload: Workload, rounds: Sequence[Round]) -> EqualMath:
         packing=rounds[0].ours.packing,
         tokens_per_step=volume.trained_tokens / workload.scale.steps,
         useful_tokens_per_second=rate,
+        peak_flops=peak,
         share_of_peak=None if peak is None else rate * volume.full_depth_flops_per_token / peak,
         naive_peak_memory_bytes=max(each.naive.peak_memory_bytes for each in rounds),
         strong_peak_memory_bytes=max(each.strong.peak_memory_bytes for each in rounds),

@@ -26,7 +26,7 @@ class Measured(Value):
 
 
 class Outcome(Value):
-    """`workloads[0]` is the main one; the headline figures are its own."""
+    """`workloads[0]` is the main one, whose figures of A are the headline; that of B is the first there is."""
 
     study: str
     seconds: float
@@ -39,10 +39,11 @@ class Outcome(Value):
     def headline(self) -> dict[str, Any]:
         """Ratios of A and B, equality, and how many candidates A trains."""
         main = self.workloads[0]
+        screening = next((each.screening for each in self.workloads if each.screening), None)
         return {
             "a_naive": main.equal.a_naive,
             "a_strong": main.equal.a_strong,
-            "b_naive": main.screening.b_naive if main.screening else None,
+            "b_naive": screening.b_naive if screening else None,
             "max_loss_deviation": main.equal.max_loss_deviation,
             "trials": main.equal.trials,
         }

@@ -31,10 +31,12 @@ class Scale(Value):
     """`shape` None is the embedded demo model. All trials train to the last of `rungs`; all evaluate at each of them.
 
     `naive_trials` and `strong_trials` are how many candidates those arms train in a round; ours trains all of them.
+    `task` names a task of the demo model as the data; None generates `rows` of `lengths`.
     """
 
     name: str
     shape: Shape | None
+    task: str | None = None
     lengths: Lengths
     rows: int = Field(ge=10)
     batch_size: int = Field(ge=1)
@@ -58,7 +60,7 @@ class Scale(Value):
 
 
 class Study(Value):
-    """What a benchmark consists of. The figures in the one line of JSON are those of `main`.
+    """What a benchmark consists of. In the one line of JSON the figures of A are those of `main`, that of B the first.
 
     Ablations and scaling curves are many, so they have a smaller scale of their own; None leaves them out.
     """
@@ -88,22 +90,27 @@ BENCH = Scale(
     batch_size=4,
     rungs=(2, 6, 18),
     validation_examples=16,
-    rates=3.0,
+    rates=0.25,
     candidates=24,
     rounds=1,
     naive_trials=3,
     strong_trials=4,
-    search_trials=24,
+    search_trials=0,
     probe_steps=15,
     full_steps=36,
 )
 DEMO = BENCH.model_copy(
     update={"name": "demo", "shape": None, "lengths": Lengths(median=32, sigma=0.5, shortest=12, longest=96)}
     | {"rows": 480, "batch_size": 8, "rungs": (5, 15, 45), "validation_examples": 32, "rounds": 2}
-    | {"search_trials": 72, "probe_steps": 60, "full_steps": 90, "choose_threads": True, "rates": 1.0}
+    | {"probe_steps": 60, "full_steps": 90, "choose_threads": True, "rates": 1.0}
+)
+# Screening needs a base that knows something, a task that it does not, and a last rung far above the first.
+SCREENED = DEMO.model_copy(
+    update={"name": "demo:words", "task": "words", "rounds": 1, "naive_trials": 2, "strong_trials": 2, "batch_size": 16}
+    | {"rungs": (10, 30, 90, 270), "validation_examples": 64, "search_trials": 216, "full_steps": 540}
 )
 CONTROL = BENCH.model_copy(
-    update={"name": "bench, uniform length", "lengths": UNIFORM, "candidates": 8, "search_trials": 0}
+    update={"name": "bench, uniform length", "lengths": UNIFORM, "candidates": 8}
     | {"naive_trials": 2, "strong_trials": 2}
 )
 # Ablations and curves are many runs, each of which starts its engines anew.
@@ -120,11 +127,11 @@ SEVEN_B = BENCH.model_copy(
     | {"rungs": (3, 9, 27), "rounds": 3, "naive_trials": 2, "search_trials": 72, "probe_steps": 60, "full_steps": 81}
 )
 
-QUICK = Study(name="quick", main=BENCH)
+QUICK = Study(name="quick", main=BENCH, others=(SCREENED.model_copy(update={"candidates": 8}),))
 FULL = Study(
     name="cpu",
     main=BENCH,
-    others=(CONTROL, DEMO),
+    others=(CONTROL, DEMO, SCREENED),
     ablated=ABLATED,
     count=4,
     depths=(4, 8, 16),

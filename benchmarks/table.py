@@ -37,6 +37,14 @@ def _equal(workloads: Sequence[Measured]) -> str:
         ("trials per hour ÷ naive", lambda e: f"**{e.a_naive:.2f}**"),
         ("trials per hour ÷ strong", lambda e: f"**{e.a_strong:.2f}**"),
         ("÷ naive, starts of both left out", lambda e: f"{e.a_naive_warm:.2f}"),
+        (
+            "÷ naive, if only the least products ran, at peak",
+            lambda e: UNMEASURED if e.a_naive_limit is None else f"{e.a_naive_limit:.1f}",
+        ),
+        (
+            "peak in GFLOP/s: data sheet, or all cores' products measured",
+            lambda e: UNMEASURED if e.peak_flops is None else f"{e.peak_flops / 1e9:.0f}",
+        ),
         ("candidates × rounds", lambda e: f"{e.trials} × {e.rounds}"),
         ("trials measured: naive, strong", lambda e: f"{e.naive_measured}, {e.strong_measured}"),
         (

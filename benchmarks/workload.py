@@ -83,12 +83,15 @@ class Workload:
     def volume(self, fidelity: Fidelity) -> Volume:
         """What a trial of this fidelity works through, evaluations at every rung included."""
         validation = self.dataset.validation[: fidelity.validation_examples]
+        trained = [self.dataset.train[row] for rows in self.order(fidelity) for row in rows]
         return Volume(
             layer_parameters=sum(linear.in_features * linear.out_features for linear in self.summary.layout.linears),
             layers=self.layer_count,
             head_parameters=self.summary.layout.hidden_size * self.summary.vocabulary,
-            trained_tokens=sum(self.lengths[row] for rows in self.order(fidelity) for row in rows),
+            trained_tokens=sum(len(example.input_ids) for example in trained),
+            trained_positions=sum(sum(example.supervised[1:]) for example in trained),
             read_tokens=len(self.scale.rungs) * sum(len(example.input_ids) for example in validation),
+            read_positions=len(self.scale.rungs) * sum(sum(example.supervised[1:]) for example in validation),
         )
 
     def setups(self, cache: Path, levers: Levers | None = None) -> list[EngineSetup]:
@@ -147,8 +150,10 @@ def make_workload(scale: Scale, folder: Path, device: str) -> Workload:
     if scale.shape is not None:
         build_model(scale.shape, folder / "model", dtype=scale.dtype, device=kind)
     source = resolve(ModelSpec(name="demo" if scale.shape is None else str(folder / "model")))
-    write_rows(folder / "rows.jsonl", scale.rows, scale.lengths)
-    data = DataSpec(name=str(folder / "rows.jsonl"), max_length=LONGEST_TOKENS)
+    if scale.task is None:
+        write_rows(folder / "rows.jsonl", scale.rows, scale.lengths)
+    name = str(folder / "rows.jsonl") if scale.task is None else f"demo:{scale.task}"
+    data = DataSpec(name=name, max_length=LONGEST_TOKENS)
     tokenizer = load_tokenizer(source)
     inventory = devices()
     if kind == "cpu":

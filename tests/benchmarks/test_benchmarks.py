@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bandsearch.demo.tasks import COUNT
 from bandsearch.engine.engine import Engine
 from benchmarks import processes
 from benchmarks.ablations import pays_after
@@ -63,14 +64,29 @@ def test_operations_of_a_seven_b_model_are_those_of_the_arithmetic() -> None:
         layers=shape.layers,
         head_parameters=shape.width * shape.vocabulary,
         trained_tokens=10,
+        trained_positions=10,
         read_tokens=0,
+        read_positions=0,
     )
     assert volume.full_depth_flops_per_token == pytest.approx(28.3e9, rel=0.01)
     full, late = frozen_candidates(28)[7], frozen_candidates(28)[12]
     assert volume.plain_flops(full) == pytest.approx(10 * volume.full_depth_flops_per_token)
     assert 0.5 < volume.plain_flops(late) / volume.plain_flops(full) < 0.75
-    assert peak_flops("NVIDIA H200") == PEAKS["H200"]
-    assert peak_flops("another") is None
+    assert volume.least_flops(full) == volume.plain_flops(full)
+    # Without what is cached and with a tenth of the logits.
+    sparse = volume.model_copy(update={"trained_positions": 1})
+    above = 1 - late.layers[0] / 28
+    expected = 40 * above * 28 * volume.layer_parameters + 4 * volume.head_parameters
+    assert sparse.least_flops(late) == pytest.approx(expected)
+
+
+def test_peaks_are_a_data_sheets_or_measured(workload: Workload) -> None:
+    layout, cores = workload.summary.layout, workload.inventory
+    assert peak_flops(cores.model_copy(update={"gpus": ("NVIDIA H200",)}), layout) == PEAKS["H200"]
+    assert peak_flops(cores.model_copy(update={"gpus": ("another",)}), layout) is None
+    measured = peak_flops(cores.model_copy(update={"gpus": (), "cores": 1}), layout)
+    assert measured is not None
+    assert measured > 1e7
 
 
 def test_lengths_vary_and_a_quarter_is_learned(workload: Workload) -> None:
@@ -84,7 +100,7 @@ def test_every_scale_has_rows_for_its_steps(study: Study) -> None:
     for scale in filter(None, (study.main, *study.others, study.ablated)):
         assert scale.rungs == tuple(sorted(set(scale.rungs)))
         assert scale.candidates >= max(scale.naive_trials, scale.strong_trials)
-        assert 0.1 * scale.rows >= scale.validation_examples
+        assert 0.1 * (COUNT if scale.task else scale.rows) >= scale.validation_examples
     assert study.main.candidates >= 24
 
 
