@@ -20,7 +20,14 @@ from benchmarks.bandbench.entry import Entry
 from benchmarks.bandbench.rows import Rows
 from benchmarks.bandbench.table import load_table
 
-DESIGN = Design(ranks=(2, 4), targets=("mlp",), set_widths=(), survivors_per_width=1, survivors_beside=0)
+DESIGN = Design(
+    ranks=(2, 4),
+    targets=("mlp",),
+    rate_factors=(0.4, 1.0, 2.5),
+    set_widths=(),
+    survivors_per_width=1,
+    survivors_beside=0,
+)
 
 
 class Answering:
