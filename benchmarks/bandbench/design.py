@@ -1,24 +1,24 @@
 """The design of a table: what is trained, for how long, on how many seeds, and what that costs.
 
 For every entry (a band with its rank and targets) at seed 0 all learning rates go to the first rung. At the habit's
-rank and targets the best two of them go to the last rung and are trained in full, with the confirmation's decaying
-schedule: a rate that is best after a few steps is often too low for a decaying one. The other ranks and targets take
-the rate that was best in full on the same layers; with a constant alpha the best rate hardly depends on the rank. The
-best few of every width, full depth, and one in 24 whatever its loss get the other seeds. The rates lie above the
-probe's best, which is that of a few steps at full depth: at 0.4, 1 and 2.5 times it no band of `swap` was best at the
-lowest and three in five were at the highest, the narrow ones. With the defaults and twelve layers:
+rank and targets all of them go to the last rung and are trained in full, with the confirmation's decaying schedule: a
+rate that is best after a few steps is often too low for a decaying one. The other ranks and targets take the rate that
+was best in full on the same layers; with a constant alpha the best rate hardly depends on the rank. The best few of
+every width, full depth, and one in 24 whatever its loss get the other seeds. The rates go up from the probe's best,
+which is that of a few steps at full depth: on `swap` no band was best at 0.4 times it and three in five at 2.5 times.
+With the defaults and twelve layers:
 
     78 bands x 2 ranks x 2 targets, 12 sets of layers          = 324 entries, 90 of them the habit's
-    90 at seed 0:  3 rates x 15 + 2 x (30 to rung 45 + 135)    = 375 steps each,     33,800 steps
+    90 at seed 0:  3 rates x (45 to the last rung + 135)       = 540 steps each,     48,600 steps
     234 at seed 0: 3 rates x 15 + 30 to rung 45 + 135 in full  = 210 steps each,     49,100 steps
     others: 11 widths x 2 + full depth x 4 + 4 best + 13 drawn = 43 entries at most
             2 seeds x (45 to the last rung + 135)              = 360 steps each,     15,500 steps
-    readings: 90 x 7 + 234 x 5 + 43 x 6, 128 examples, 3 steps each                   6,200 steps
-                                                                           together 104,600 steps
+    readings: 90 x 9 + 234 x 5 + 43 x 6, 128 examples, 3 steps each                   6,700 steps
+                                                                           together 119,900 steps
 
 A step of a packed candidate on one core takes 0.05 s (bands at the end) to 0.15 s (full depth), about 0.11 s on average
 over all bands, with the 59 tokens of `two_step`, and 0.014 to 0.041 s, about 0.03 s on average, with the 12 to 18
-tokens of the five other tasks. So `two_step` takes 11,500 core-seconds and each other task 3,100: 27,200 together, 3.8
+tokens of the five other tasks. So `two_step` takes 13,200 core-seconds and each other task 3,600: 31,200 together, 4.3
 hours on 2 quiet cores.
 """
 
@@ -38,7 +38,7 @@ class Design(Value):
 
     ranks: tuple[int, ...] = Field(default=(4, 16), min_length=1)
     targets: tuple[str, ...] = Field(default=("mlp", "all"), min_length=1)
-    rate_factors: tuple[float, ...] = Field(default=(0.8, 2.0, 5.0), min_length=1)
+    rate_factors: tuple[float, ...] = Field(default=(1.0, 2.5, 6.25), min_length=1)
     alpha: float = 32.0
     rungs: tuple[int, ...] = Field(default=(15, 45), min_length=1)
     full_steps: int = Field(default=135, ge=1)
@@ -47,7 +47,7 @@ class Design(Value):
     validation_examples: int = Field(default=128, ge=1)
     set_widths: tuple[int, ...] = (3, 6, 9)
     sets_per_width: int = 4
-    full_rates: int = Field(default=2, ge=1, description="trained in full at the habit's rank and targets")
+    full_rates: int = Field(default=3, ge=1, description="trained in full at the habit's rank and targets")
     survivors_per_width: int = 2
     survivors_beside: int = Field(default=4, description="the next best whatever their width")
 

@@ -17,7 +17,7 @@ from benchmarks.bandbench.table import Table, table_of
 LAYERS = 12
 BEST_RATE = 0.01
 PLANTED = (5, 9)
-DESIGN = Design()
+DESIGN = Design(rate_factors=(0.4, 1.0, 2.5), full_rates=2)
 LAYOUT = Layout(
     family="planted",
     layers_path="model.layers",

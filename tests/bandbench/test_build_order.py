@@ -24,6 +24,7 @@ DESIGN = Design(
     ranks=(2, 4),
     targets=("mlp",),
     rate_factors=(0.4, 1.0, 2.5),
+    full_rates=2,
     set_widths=(),
     survivors_per_width=1,
     survivors_beside=0,
