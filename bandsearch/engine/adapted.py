@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from bandsearch.adapters.lora import tensor_names
+from bandsearch.engine.forwards import Forwards
 from bandsearch.engine.kernels import Product, onednn_product, usual_product
 from bandsearch.values.layout import Layout
 
@@ -102,7 +103,7 @@ class AdaptedLinears:
         self._product: Product | None = None
         self._members: tuple[Member, ...] = ()
         self._length = 0
-        self._taken: list[tuple[nn.Module, Any]] = []
+        self._forwards = Forwards()
         for layer in range(layout.layer_count):
             for linear in layout.linears:
                 path = f"{layout.layers_path}.{layer}.{linear.name}"
@@ -116,10 +117,7 @@ class AdaptedLinears:
         self._product = onednn_product if wanted else None
 
     def release(self) -> None:
-        for module, before in self._taken:
-            del module.forward
-            if before is not None:
-                module.forward = before
+        self._forwards.release()
 
     @contextmanager
     def applied(self, members: Sequence[Member], length: int) -> Iterator[None]:
@@ -133,9 +131,9 @@ class AdaptedLinears:
             self._members = ()
 
     def _take(self, path: str, module: nn.Module, outputs: int) -> None:
-        # Loading libraries may have put a forward of their own on a module.
-        self._taken.append((module, vars(module).get("forward")))
-        module.forward = partial(self._forward, module, module.forward, tensor_names(path), outputs)
+        self._forwards.replace(
+            module, lambda original: partial(self._forward, module, original, tensor_names(path), outputs)
+        )
 
     def _forward(
         self, module: nn.Module, original: Any, names: tuple[str, str], outputs: int, x: Tensor, *args: Any

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bandsearch.engine.forwards import Forwards
 from bandsearch.values.layout import Layout
 
 
@@ -71,17 +73,13 @@ class Decoder:
         self._pass: _Pass | None = None
         self.layers: nn.ModuleList = model.get_submodule(layout.layers_path)
         self._tuples = _puts_out_tuples(model, self.layers[0])
-        # Loading libraries may have put a forward of their own on a layer.
-        self._before = [vars(layer).get("forward") for layer in self.layers]
+        self._forwards = Forwards()
         for index, layer in enumerate(self.layers):
-            layer.forward = self._staged(index, layer.forward)
+            self._forwards.replace(layer, partial(self._staged, index))
 
     def release(self) -> None:
         """Give the layers their own forward back."""
-        for layer, before in zip(self.layers, self._before, strict=True):
-            del layer.forward
-            if before is not None:
-                layer.forward = before
+        self._forwards.release()
 
     @contextmanager
     def running(self, groups: Sequence[Group], stop: int | None = None) -> Iterator[_Pass]:

@@ -1,0 +1,30 @@
+"""Forwards: modules that compute something else for a while, and get their own forward back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+Forward = Callable[..., Any]
+
+
+class Forwards:
+    """Replaces the forward of any number of modules until `release`."""
+
+    def __init__(self) -> None:
+        self._replaced: list[tuple[nn.Module, Forward | None]] = []
+
+    def replace(self, module: nn.Module, wrapped: Callable[[Forward], Forward]) -> None:
+        """`wrapped` makes the new forward from the one there is."""
+        # Loading libraries may have put a forward of their own on a module.
+        self._replaced.append((module, vars(module).get("forward")))
+        module.forward = wrapped(module.forward)
+
+    def release(self) -> None:
+        for module, before in reversed(self._replaced):
+            del module.forward
+            if before is not None:
+                module.forward = before
+        self._replaced.clear()
