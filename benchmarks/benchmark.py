@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks.ablations import measure_ablations
 from benchmarks.environment import environment
@@ -20,32 +21,32 @@ from benchmarks.workload import Workload, make_workload
 
 
 def run(study: Study, device: str, out: Path) -> str:
-    """Write JSON and table to `out` and return the one line. What is under way goes to stderr."""
-    began, where = time.perf_counter(), environment()
+    """Write JSON and table to `out` after every part, so that a run broken off leaves what it measured; return the one
+    line. What is under way goes to stderr.
+    """
+    began = time.perf_counter()
+    outcome = Outcome(
+        study=study.name, seconds=0.0, environment=environment(), workloads=(), ablations=None, scaling=()
+    )
+
+    def keep(**found: Any) -> None:
+        nonlocal outcome
+        outcome = outcome.model_copy(update=found | {"seconds": time.perf_counter() - began})
+        out.mkdir(parents=True, exist_ok=True)
+        (out / f"{study.name}.json").write_text(outcome.document())
+        (out / f"{study.name}.md").write_text(page(outcome, gpu_measured=(out / f"{GPU.name}.json").exists()))
+
     with tempfile.TemporaryDirectory(prefix="bandsearch-bench-") as scratch:
         folder = Path(scratch)
-        scales = (study.main, *study.others)
-        workloads = [
-            measured(make_workload(scale, folder / f"workload-{index}", device)) for index, scale in enumerate(scales)
-        ]
-        ablations, scaling = None, ()
+        for index, scale in enumerate((study.main, *study.others)):
+            found = measured(make_workload(scale, folder / f"workload-{index}", device))
+            keep(workloads=(*outcome.workloads, found))
         if study.ablated is not None:
             ablated = make_workload(study.ablated, folder / "ablated", device)
             say(f"{study.ablated.name}: ablations")
-            ablations = measure_ablations(ablated, study.count, study.batch_sizes)
+            keep(ablations=measure_ablations(ablated, study.count, study.batch_sizes))
             say(f"{study.ablated.name}: scaling")
-            scaling = measure_scaling(ablated, study, folder)
-    outcome = Outcome(
-        study=study.name,
-        seconds=time.perf_counter() - began,
-        environment=where,
-        workloads=tuple(workloads),
-        ablations=ablations,
-        scaling=scaling,
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    (out / f"{study.name}.json").write_text(outcome.document())
-    (out / f"{study.name}.md").write_text(page(outcome, gpu_measured=(out / f"{GPU.name}.json").exists()))
+            keep(scaling=measure_scaling(ablated, study, folder))
     return outcome.line()
 
 
