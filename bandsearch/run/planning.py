@@ -6,9 +6,9 @@ sums are upper bounds: they use the cost of full-depth LoRA, and a narrower band
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
-from itertools import product
 from typing import NamedTuple
 
 from bandsearch.values.budget import Budget
@@ -69,7 +69,7 @@ def make_plan(
         if spec.trials is not None:
             needed += _search_seconds(spec.trials, _rungs(wanted), costs, engines=1)
             confirming = _confirm_costs(spec, costs, size)
-            needed += _confirm_seconds(*_confirm_choices(bounded=False)[0], wanted, confirming, engines)
+            needed += _confirm_seconds(confirm_choices(bounded=False)[0], wanted, confirming, engines)
         return free, needed
 
     full_steps = wanted
@@ -161,10 +161,10 @@ def _share(
     wall_seconds: float | None,
     *,
     fixed: float,
-) -> tuple[tuple[float, int, int], float, float, float]:
-    """(confirmation fraction, seeds, finalists), and the seconds of confirm, search and probe."""
-    choices = _confirm_choices(bounded=wall_seconds is not None and spec.trials is None)
-    costs_of = {choice: _confirm_seconds(*choice, full_steps, confirming, engines) for choice in choices}
+) -> tuple[ConfirmChoice, float, float, float]:
+    """How to confirm, and the seconds of confirm, search and probe."""
+    choices = confirm_choices(bounded=wall_seconds is not None and spec.trials is None)
+    costs_of = {choice: _confirm_seconds(choice, full_steps, confirming, engines) for choice in choices}
     if wall_seconds is None or spec.trials is not None:
         search = _search_seconds(spec.trials or 1, rungs, costs, engines=1)
         probe = (PROBE_SHARE * wall_seconds) if wall_seconds is not None else 60 * costs.seconds_per_step
@@ -178,13 +178,25 @@ def _share(
     return choice, confirm, free - confirm, probe
 
 
-def _confirm_choices(*, bounded: bool) -> list[tuple[float, int, int]]:
-    """(fraction of the full steps, seeds, finalists), the most telling first."""
+class ConfirmChoice(NamedTuple):
+    """`fraction` of the full steps on so many seeds, of searched finalists and every kind of baseline."""
+
+    fraction: float
+    seeds: int
+    finalists: int
+
+    @property
+    def trainings(self) -> int:
+        return self.seeds * (self.finalists + BASELINES)
+
+
+def confirm_choices(*, bounded: bool) -> list[ConfirmChoice]:
+    """The most telling first."""
     if not bounded:
-        return [(2 / 3, 2, 3)]
+        return [ConfirmChoice(2 / 3, 2, 3)]
     return sorted(
-        product((1.0, 2 / 3, 1 / 2), (5, 4, 3, 2), (6, 4, 3, 2)),
-        key=lambda choice: choice[0] * choice[1] * (choice[2] + BASELINES) * (1.5 if choice[1] > 2 else 1.0),
+        itertools.starmap(ConfirmChoice, itertools.product((1.0, 2 / 3, 1 / 2), (5, 4, 3, 2), (6, 4, 3, 2))),
+        key=lambda choice: choice.fraction * choice.trainings * (1.5 if choice.seeds > 2 else 1.0),
         reverse=True,
     )
 
@@ -194,9 +206,10 @@ def _confirm_costs(spec: RunSpec, costs: Costs, size: _EvaluationSize) -> Costs:
     return costs.with_divergence(size.retained) if spec.objective is Objective.RETENTION else costs
 
 
-def _confirm_seconds(fraction: float, seeds: int, finalists: int, full_steps: int, costs: Costs, engines: int) -> float:
-    rounds = math.ceil(seeds * (finalists + BASELINES) / engines)
-    return rounds * (fraction * full_steps * costs.seconds_per_candidate_step * SAFETY + costs.seconds_per_validation)
+def _confirm_seconds(choice: ConfirmChoice, full_steps: int, costs: Costs, engines: int) -> float:
+    rounds = math.ceil(choice.trainings / engines)
+    training = choice.fraction * full_steps * costs.seconds_per_candidate_step * SAFETY
+    return rounds * (training + costs.seconds_per_validation)
 
 
 def _rungs(full_steps: int) -> tuple[int, ...]:

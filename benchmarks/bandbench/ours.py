@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from bandsearch.adapters.lora import trainable_parameters
 from bandsearch.engine.failures import DivergedError
+from bandsearch.run.planning import confirm_choices
 from bandsearch.search.campaign import Campaign
 from bandsearch.search.candidates import CandidateCode
 from bandsearch.search.confirm import confirm
@@ -28,9 +29,8 @@ from benchmarks.bandbench.arms import rate_ends
 from benchmarks.bandbench.table import Table
 from benchmarks.bandbench.world import World
 
-# A plan's shares of what is left after the probe, and the baselines it confirms beside the finalists.
+# A plan's shares of what is left after the probe.
 CONFIRM_SHARE, SEARCH_SHARE = 0.35, 0.40
-BASELINES = 4
 
 
 class HandedOver(NamedTuple):
@@ -112,16 +112,12 @@ def _plan(table: Table, free: float) -> Plan | None:
     step = table.seconds_per_step(0)
     rungs, full = table.header.rungs, table.header.full_steps
     share = free * CONFIRM_SHARE / (CONFIRM_SHARE + SEARCH_SHARE)
-    choices = sorted(
-        itertools.product((5, 4, 3, 2), (6, 4, 3, 2)),
-        key=lambda choice: choice[0] * (choice[1] + BASELINES) * (1.5 if choice[0] > 2 else 1.0),
-        reverse=True,
-    )
-    fitting = [choice for choice in choices if choice[0] * (choice[1] + BASELINES) * full * step <= share]
+    choices = [choice for choice in confirm_choices(bounded=True) if choice.fraction == 1]
+    fitting = [choice for choice in choices if choice.trainings * full * step <= share]
     # At the least full depth and one other on two seeds, and a first rung for each of them.
     if free < (4 * full + 4 * rungs[0]) * step:
         return None
-    seeds, finalists = fitting[0] if fitting else choices[-1]
+    choice = fitting[0] if fitting else choices[-1]
     # All reach the first rung, a third each next one.
     parts = [(rung - before) / ETA**index for index, (before, rung) in enumerate(itertools.pairwise((0, *rungs)))]
     expected = int((free - share) / (sum(parts) * step))
@@ -146,8 +142,8 @@ def _plan(table: Table, free: float) -> Plan | None:
         trial_limit=None,
         expected_trials=max(1, expected),
         confirm_steps=full,
-        confirm_seeds=seeds,
-        finalists=finalists,
+        confirm_seeds=choice.seeds,
+        finalists=choice.finalists,
         validation_examples=table.header.validation_examples,
         test_examples=1,
         generated_examples=0,
