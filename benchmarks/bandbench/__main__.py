@@ -13,6 +13,7 @@ from bandsearch.demo.tasks import TASKS
 from bandsearch.values.errors import BandsearchError
 from benchmarks.bandbench.build import build
 from benchmarks.bandbench.design import Design
+from benchmarks.bandbench.measured import load_measured, measure
 from benchmarks.bandbench.page import page
 from benchmarks.bandbench.replay import replay
 from benchmarks.bandbench.summary import summarize
@@ -59,6 +60,9 @@ def _arguments() -> argparse.Namespace:
 def _build(arguments: argparse.Namespace) -> int:
     design = Design(ranks=arguments.ranks, targets=arguments.targets, seeds=arguments.seeds)
     complete = build(arguments.out, arguments.tasks, design, arguments.minutes)
+    if complete:
+        for task in arguments.tasks:
+            measure(arguments.out, task, design.habit)
     print("The tables are complete." if complete else "The time is over; the same command goes on.")
     return 0
 
@@ -79,7 +83,8 @@ def _summary(arguments: argparse.Namespace) -> int:
         minutes=arguments.minutes,
     )
     summary = summarize(tables, played)
-    document = page(summary, tables, time.perf_counter() - began)
+    known = {task: found for task in tables if (found := load_measured(arguments.out, task)) is not None}
+    document = page(summary, tables, time.perf_counter() - began, known)
     (arguments.out / "summary.md").write_text(document)
     print(document)
     print(summary.line())

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from benchmarks.bandbench.measured import Measured
 from benchmarks.bandbench.replay import HEADLINE, NULL_BUDGET, OURS
 from benchmarks.bandbench.rungs import rung_signals
-from benchmarks.bandbench.signals import TOP, band_signals
+from benchmarks.bandbench.signals import TOP, band_signals, held_out, ranking
 from benchmarks.bandbench.summary import GRID, Spread, Summary, TaskFigures
 from benchmarks.bandbench.table import Table
 
 NOTHING = "–"
 
 
-def page(summary: Summary, tables: Mapping[str, Table], seconds: float) -> str:
+def page(
+    summary: Summary, tables: Mapping[str, Table], seconds: float, measured: Mapping[str, Measured] | None = None
+) -> str:
+    measured = measured or {}
     parts = [
         "# bandbench",
         "Searches replayed on exhaustive tables of the demo tasks. `make bandbench` builds the tables, `make "
@@ -23,9 +27,10 @@ def page(summary: Summary, tables: Mapping[str, Table], seconds: float) -> str:
         "replays. Time is that of one device, as a share of what the table cost.",
         "## Goals\n\n" + _goals(summary),
         "## Tables\n\n" + _tables(summary, tables),
-        *(_task(task, tables[task.task]) for task in summary.tasks),
+        _over_tasks(tables, measured),
+        *(_task(task, tables[task.task], measured.get(task.task)) for task in summary.tasks),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _goals(summary: Summary) -> str:
@@ -84,8 +89,47 @@ def _tables(summary: Summary, tables: Mapping[str, Table]) -> str:
     return _table(head, body)
 
 
-def _task(task: TaskFigures, table: Table) -> str:
-    parts = [f"## {task.task}", _arms(task), _curves(task), _decisions(task), _rungs(table), _signals(table)]
+def _over_tasks(tables: Mapping[str, Table], measured: Mapping[str, Measured]) -> str:
+    """Nothing where fewer than two tables could say the same of a signal."""
+    wanted = {task: table for task, table in tables.items() if not table.header.control and task in measured}
+    if len(wanted) < 2:
+        return ""
+    by_task = {
+        task: {each.signal: each for each in band_signals(table, measured[task])} for task, table in wanted.items()
+    }
+    rungs = {task: rung_signals(table) for task, table in wanted.items()}
+    head = ["rank correlation within equal width", "mean", *wanted, "seconds, mean"]
+    body = []
+    for name in next(iter(by_task.values())):
+        found = [signals[name] for signals in by_task.values() if name in signals]
+        costs = [each.seconds for each in found if each.seconds is not None]
+        body.append([name, *_mean_first([each.within_width for each in found]), f"{_mean(costs):.1f}" if costs else ""])
+    for index, steps in enumerate(next(iter(wanted.values())).header.rungs):
+        values = [each[index].within_width for each in rungs.values()]
+        body.append([f"every band alone, {steps} steps", *_mean_first(values), ""])
+    first, *others = body
+    others.sort(key=lambda row: -float(row[1]) if row[1] != NOTHING else 2.0)
+    chosen = [
+        [each.task, each.signal, _rho(each.within_width), " + ".join(each.pair), _rho(each.pair_within_width)]
+        for each in held_out({task: ranking(table, measured[task]) for task, table in wanted.items()})
+    ]
+    validated = _table(
+        ["held out", "signal that the others choose", "on it", "pair that the others choose", "on it"], chosen
+    )
+    return f"## Signals over tasks\n\n{_table(head, [first, *others])}\n\n{validated}"
+
+
+def _mean_first(values: Sequence[float | None]) -> list[str]:
+    known = [value for value in values if value is not None]
+    return [_rho(_mean(known) if known else None), *map(_rho, values)]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _task(task: TaskFigures, table: Table, measured: Measured | None) -> str:
+    parts = [f"## {task.task}", _arms(task), _curves(task), _decisions(task), _rungs(table), _signals(table, measured)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -137,13 +181,14 @@ def _rungs(table: Table) -> str:
     return _table(head, body)
 
 
-def _signals(table: Table) -> str:
+def _signals(table: Table, measured: Measured | None) -> str:
     head = [
         "signal, summed over the band",
         "all",
         "within equal width",
         f"regret of the first {TOP}",
         "up to half of the depth",
+        "seconds",
     ]
     body = [
         [
@@ -152,8 +197,9 @@ def _signals(table: Table) -> str:
             _rho(each.within_width),
             _in_sd(each.regret, table.noise),
             _in_sd(each.narrow_regret, table.noise),
+            "" if each.seconds is None else f"{each.seconds:.1f}",
         ]
-        for each in band_signals(table)
+        for each in band_signals(table, measured)
     ]
     share = table.profile.seconds / table.exhaustive_seconds
     return f"{_table(head, body)}\n\nThe probe took {table.profile.seconds:.0f} s, {share:.2%} of the table."
