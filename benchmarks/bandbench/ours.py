@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from bandsearch.search.candidates import CandidateCode
 from bandsearch.search.confirm import confirm
 from bandsearch.search.proposer import Sampler
 from bandsearch.search.search import ETA
+from bandsearch.values.atlas import Suggestion
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.fidelity import Fidelity, Schedule
 from bandsearch.values.plan import Costs, Plan, StagePlan
@@ -40,7 +41,9 @@ class HandedOver(NamedTuple):
     proposed: int
 
 
-def bandsearch(world: World, budget: float, sampler: Sampler = Sampler.TPE) -> HandedOver | None:
+def bandsearch(
+    world: World, budget: float, sampler: Sampler = Sampler.TPE, prior: Sequence[Suggestion] = ()
+) -> HandedOver | None:
     """None where `budget` device seconds do not pay for the probe, a search and the smallest confirmation."""
     table, pool = world.table, TablePool(world)
     free = budget - table.profile.seconds
@@ -48,7 +51,7 @@ def bandsearch(world: World, budget: float, sampler: Sampler = Sampler.TPE) -> H
     if plan is None:
         return None
     search_seconds = free * SEARCH_SHARE / (CONFIRM_SHARE + SEARCH_SHARE)
-    results = _search(table, pool, plan, search_seconds, world.seed, sampler)
+    results = _search(table, pool, plan, search_seconds, world.seed, sampler, prior)
     winner = confirm(
         pool,
         results=results,
@@ -77,8 +80,30 @@ def space_of(table: Table) -> SearchSpace:
     )
 
 
+def record_of(other: Table, table: Table) -> tuple[Suggestion, ...]:
+    """What a run that found the best band of another task's table would recommend here: that candidate, and the same at
+    the rate that the probe found here."""
+    partial = [index for index in other.own if len(other.options[index].entry.layers) < other.layer_count]
+    best = other.options[min(partial, key=lambda index: other.full[index])].candidate
+    here = best.model_copy(update={"learning_rate": table.profile.rate_range.best})
+    return tuple(Suggestion(candidate=each, reason=other.header.task) for each in dict.fromkeys((best, here)))
+
+
+def misleading(table: Table) -> tuple[Suggestion, ...]:
+    """The worst band that trained at all."""
+    finite = [index for index in table.own if math.isfinite(table.full[index]) and table.options[index].entry.is_band]
+    worst = table.options[max(finite, key=lambda index: table.full[index])].candidate
+    return (Suggestion(candidate=worst, reason="the worst"),)
+
+
 def _search(
-    table: Table, pool: TablePool, plan: Plan, seconds: float, seed: int, sampler: Sampler
+    table: Table,
+    pool: TablePool,
+    plan: Plan,
+    seconds: float,
+    seed: int,
+    sampler: Sampler,
+    prior: Sequence[Suggestion],
 ) -> list[TrialResult]:
     """As Ray Tune drives a campaign over one engine, until a first rung no longer fits."""
     campaign = Campaign(
@@ -90,6 +115,7 @@ def _search(
         expected=plan.expected_trials,
         parameters=partial(trainable_parameters, layout=table.header.layout),
         sampler=sampler,
+        prior=prior,
     )
     fidelity = Fidelity(steps=plan.rungs[-1], batch_size=plan.batch_size, seed=seed)
     while pool.spent + plan.rungs[0] * plan.costs.seconds_per_step <= seconds:

@@ -41,6 +41,10 @@ def _goals(summary: Summary) -> str:
         (f"regret at a budget of 1/{1 / HEADLINE:.0f}, in SD", "median_regret_in_seed_sd"),
         (f"parameters at a budget of 1/{1 / HEADLINE:.0f}, share of full depth", "parameter_fraction_of_full"),
         ("worse than tuned full depth by more than an SD, share of runs (goal: 0)", "worse_than_full_depth_rate"),
+        ("second task on a known model: time to the optimum, share of the first's (goal: < 1/2)", "second_task_cost"),
+        ("its regret, in SD", "second_task_regret_in_seed_sd"),
+        ("with a record of the worst band: time to the optimum, share of that without", "misled_cost"),
+        ("its regret, in SD", "misled_regret_in_seed_sd"),
     ]
     head = ["", "median", *(f"{task.task}{' (control)' if task.control else ''}" for task in summary.tasks)]
     body = [

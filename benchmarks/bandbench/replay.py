@@ -13,11 +13,13 @@ from pathlib import Path
 
 from bandsearch.values.value import Value
 from benchmarks.bandbench.arms import ARMS
-from benchmarks.bandbench.ours import bandsearch
+from benchmarks.bandbench.ours import bandsearch, misleading, record_of
 from benchmarks.bandbench.table import Table, load_table
 from benchmarks.bandbench.world import World
 
 OURS, NULL = "bandsearch", "bandsearch, nothing to win"
+# With the atlas of a model on which the next task's search has been run, or of one that recommends the worst.
+SECOND, MISLED = "bandsearch, second task", "bandsearch, misled"
 # Budgets of bandsearch as shares of what the table cost, and the one whose hand-over is reported and judged for false
 # wins. What is handed over depends on the budget, so every budget is a run of its own.
 LADDER = (1 / 200, 1 / 100, 1 / 50, 1 / 25, 1 / 15)
@@ -45,17 +47,19 @@ class Played(Value):
     steps: tuple[Step, ...]
 
 
-def play(table: Table, arm: str, seed: int) -> Played:
+def play(table: Table, arm: str, seed: int, other: Table | None = None) -> Played:
+    """`other` is the task that the atlas knows."""
     exhaustive = table.exhaustive_seconds
     if arm in ARMS:
         horizon = HORIZONS.get(arm, HORIZON) * exhaustive
         path = ARMS[arm](World(table, seed), horizon)
         steps = [Step(seconds=seconds, option=option) for seconds, option in path]
     else:
-        budgets = LADDER if arm == OURS else (NULL_BUDGET,)
+        budgets = (NULL_BUDGET,) if arm == NULL else LADDER
         horizon, steps = budgets[-1] * exhaustive, []
+        prior = misleading(table) if arm == MISLED else record_of(other, table) if other is not None else ()
         for share in budgets:
-            found = bandsearch(World(table, seed, null=arm == NULL), share * exhaustive)
+            found = bandsearch(World(table, seed, null=arm == NULL), share * exhaustive, prior=prior)
             if found is not None:
                 steps.append(Step(seconds=found.seconds, option=found.option, budget=share, choice=found.choice))
     return Played(task=table.header.task, arm=arm, seed=seed, horizon=horizon, steps=tuple(steps))
@@ -73,7 +77,7 @@ def replay(
         running: set[Future[Played]] = set()
         while True:
             while len(running) < 2 * workers and time.monotonic() < until and (job := next(work, None)) is not None:
-                running.add(processes.submit(_play, folder, *job))
+                running.add(processes.submit(_play, folder, tuple(tasks), *job))
             if not running:
                 return sorted(played, key=lambda each: (each.task, each.arm, each.seed))
             done, running = wait(running, return_when=FIRST_COMPLETED)
@@ -83,10 +87,11 @@ def replay(
 def _work(
     tasks: Sequence[str], replays: int, null_tasks: Sequence[str], null_replays: int
 ) -> Iterator[tuple[str, str, int]]:
+    own = (OURS, MISLED) if len(tasks) < 2 else (OURS, MISLED, SECOND)
     cheap = [arm for arm in ARMS if arm != "Optuna GP"]
     for seed in range(max(replays, null_replays)):
         if seed < replays:
-            yield from ((task, arm, seed) for task in tasks for arm in (OURS, *cheap))
+            yield from ((task, arm, seed) for task in tasks for arm in (*own, *cheap))
         if seed < null_replays:
             yield from ((task, NULL, seed) for task in null_tasks)
     for seed in range(replays):
@@ -100,8 +105,9 @@ def _table(folder: Path, task: str) -> Table:
     return table
 
 
-def _play(folder: Path, task: str, arm: str, seed: int) -> Played:
-    return play(_table(folder, task), arm, seed)
+def _play(folder: Path, tasks: tuple[str, ...], task: str, arm: str, seed: int) -> Played:
+    others = [each for each in tasks if each != task]
+    return play(_table(folder, task), arm, seed, _table(folder, others[seed % len(others)]) if arm == SECOND else None)
 
 
 def reached(played: Played, table: Table) -> float | None:
@@ -119,6 +125,6 @@ def at(played: Played, seconds: float) -> Step | None:
 
 def headline(played: Played) -> Step | None:
     """Of bandsearch, at the budget that is reported or the smallest that paid for a run; of the others, the last."""
-    if played.arm != OURS:
+    if played.arm not in (OURS, SECOND, MISLED):
         return played.steps[-1] if played.steps else None
     return next((step for step in played.steps if step.budget >= HEADLINE or math.isclose(step.budget, HEADLINE)), None)

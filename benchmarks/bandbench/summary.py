@@ -12,7 +12,7 @@ from scipy import stats
 from bandsearch.values.evaluation import Choice
 from bandsearch.values.value import Value
 from benchmarks.bandbench.arms import ARMS
-from benchmarks.bandbench.replay import LADDER, NULL, OURS, Played, Step, at, headline, reached
+from benchmarks.bandbench.replay import LADDER, MISLED, NULL, OURS, SECOND, Played, Step, at, headline, reached
 from benchmarks.bandbench.table import Table
 
 # At these shares of the table's cost the curves are read.
@@ -39,7 +39,9 @@ class ArmFigures(Value):
 
 class TaskFigures(Value):
     """`speedup_*` are ratios of median times; where the other arm was not there by its horizon, that stands for it
-    (`speedups_at_least`)."""
+    (`speedups_at_least`). `second_task_cost` and `misled_cost` are the time to the optimum with such an atlas, as a
+    share of that without; None where one of them never got there. Regrets are those at the reported budget.
+    """
 
     task: str
     control: bool
@@ -58,6 +60,10 @@ class TaskFigures(Value):
     median_regret_in_seed_sd: float | None
     parameter_fraction_of_full: float | None
     worse_than_full_depth_rate: float | None
+    second_task_cost: float | None
+    second_task_regret_in_seed_sd: float | None
+    misled_cost: float | None
+    misled_regret_in_seed_sd: float | None
 
 
 class Summary(Value):
@@ -90,6 +96,10 @@ class Summary(Value):
             "median_regret_in_seed_sd",
             "parameter_fraction_of_full",
             "worse_than_full_depth_rate",
+            "second_task_cost",
+            "second_task_regret_in_seed_sd",
+            "misled_cost",
+            "misled_regret_in_seed_sd",
         )
         figures: dict[str, object] = {name: _short(self.median(name)) for name in names}
         figures["false_win_rate"] = _short(self.false_win_rate)
@@ -116,7 +126,11 @@ def summarize(tables: Mapping[str, Table], played: Sequence[Played]) -> Summary:
 
 
 def _task(table: Table, played: Sequence[Played]) -> TaskFigures:
-    arms = {arm: _arm(table, runs) for arm in (OURS, *ARMS) if (runs := [each for each in played if each.arm == arm])}
+    arms = {
+        arm: _arm(table, runs)
+        for arm in (OURS, SECOND, MISLED, *ARMS)
+        if (runs := [each for each in played if each.arm == arm])
+    }
     ours = arms[OURS]
     mine = ours.seconds[1]
     at_least: list[str] = []
@@ -130,6 +144,14 @@ def _task(table: Table, played: Sequence[Played]) -> TaskFigures:
         if not times:
             at_least.append(name)
         return (min(times) if times else max(arm.horizon for arm in known)) / mine
+
+    def against_ours(name: str) -> float | None:
+        theirs = arms[name].seconds[1] if name in arms else None
+        return None if theirs is None or mine is None else theirs / mine
+
+    def regret_in_sd(name: str) -> float | None:
+        known = arms[name].regret if name in arms else None
+        return None if known is None or not table.noise else known / table.noise
 
     handed = [step for each in played if each.arm == OURS and (step := headline(each)) is not None]
     full = table.regret(table.full_depth)
@@ -149,11 +171,15 @@ def _task(table: Table, played: Sequence[Played]) -> TaskFigures:
         speedup_vs_optuna=vs_optuna,
         speedup_vs_random=vs_random,
         speedups_at_least=tuple(at_least),
-        median_regret_in_seed_sd=None if ours.regret is None or not table.noise else ours.regret / table.noise,
+        median_regret_in_seed_sd=regret_in_sd(OURS),
         parameter_fraction_of_full=ours.parameters,
         worse_than_full_depth_rate=(
             sum(table.regret(step.option) > full + table.noise for step in handed) / len(handed) if handed else None
         ),
+        second_task_cost=against_ours(SECOND),
+        second_task_regret_in_seed_sd=regret_in_sd(SECOND),
+        misled_cost=against_ours(MISLED),
+        misled_regret_in_seed_sd=regret_in_sd(MISLED),
     )
 
 
