@@ -92,7 +92,8 @@ def parse_space(text: str, name: str, origin: str) -> SearchSpace:
 def describe_space(space: SearchSpace) -> str:
     """A space in words, one line per thing that may vary."""
     bands = space.bands
-    what = "one band" if bands.count == 1 else f"{bands.count} bands"
+    one = "one band, whole or in two pieces" if bands.split else "one band"
+    what = one if bands.count == 1 else f"{bands.count} bands"
     snap = "" if bands.snap == 1 else f", in steps of {bands.snap} layers"
     low, high = space.learning_rate.low, space.learning_rate.high
     rates = [f"{rate:.3g}" if rate is not None else "found by the probe" for rate in dict.fromkeys((low, high))]
@@ -211,9 +212,8 @@ def _fields(page: _Page, node: yaml.Node, place: str, readers: Mapping[str, _Rea
 def _bands(page: _Page, node: yaml.Node, place: str) -> BandSpace | None:
     share = _span(_number(0, 1))
     before = len(page.mistakes)
-    fields = _fields(
-        page, node, place, {"count": _whole(1, 4), "start": share, "width": share, "snap": _whole(1, 1_000)}
-    )
+    readers = {"count": _whole(1, 4), "split": _flag, "start": share, "width": share, "snap": _whole(1, 1_000)}
+    fields = _fields(page, node, place, readers)
     if len(page.mistakes) > before:
         return None
     try:
@@ -273,6 +273,15 @@ def _choice(allowed: Sequence[str], refused: Mapping[str, str]) -> _Reader:
         return None
 
     return read
+
+
+def _flag(page: _Page, node: yaml.Node, place: str) -> bool | None:
+    known = {"true": True, "false": False}
+    word = _word(node)
+    if word is not None and word.lower() in known:
+        return known[word.lower()]
+    page.note(node, place, f"expected true or false, found {_found(node)}")
+    return None
 
 
 def _whole(low: int, high: int) -> _Reader:

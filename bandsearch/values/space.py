@@ -19,10 +19,12 @@ TARGETS = re.compile(r"[A-Za-z_][\w.]*(?:\+[A-Za-z_][\w.]*)*")
 class BandSpace(Value):
     """Bands are sampled as a start and a width, both as fractions of depth, so that one file fits every model.
 
-    `count` bands per candidate (disjoint); `snap` layers: starts and widths are multiples of it.
+    `count` bands per candidate (disjoint); `snap` layers: starts and widths are multiples of it. With `split` a single
+    band may also be in two pieces, `width` layers together; more bands are in pieces already.
     """
 
     count: int = Field(default=1, ge=1, le=4)
+    split: bool = True
     start: tuple[float, float] = (0.0, 1.0)
     width: tuple[float, float] = (0.1, 1.0)
     snap: int = Field(default=1, ge=1)

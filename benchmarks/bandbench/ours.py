@@ -72,7 +72,7 @@ def space_of(table: Table) -> SearchSpace:
     low, high = rate_ends(table)
     return SearchSpace(
         name="table",
-        bands=BandSpace(width=(1 / table.layer_count, 1.0)),
+        bands=BandSpace(split=False, width=(1 / table.layer_count, 1.0)),
         ranks=table.ranks,
         alpha=table.header.alpha,
         targets=table.targets,

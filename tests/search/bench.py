@@ -31,9 +31,10 @@ def planted_search(
     sampler: Sampler = Sampler.TPE,
     objective: Objective = Objective.LOSS,
     prior: Sequence[Suggestion] = (),
+    space: SearchSpace | None = None,
 ) -> list[TrialResult]:
     campaign = Campaign(
-        CandidateCode(SearchSpace(name="planted"), LAYOUT, RATES),
+        CandidateCode(space or SearchSpace(name="planted"), LAYOUT, RATES),
         profile(),
         rungs=RUNGS,
         eta=3,

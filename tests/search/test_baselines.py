@@ -55,8 +55,21 @@ def test_probe_bands_keep_to_the_space() -> None:
     attention = SearchSpace(name="x", targets=("attention",), ranks=(4,), bands=BandSpace(width=(0.2, 0.6)))
     probed = [each for each in openings(code_of(10, attention), profile(10), 0, 40) if each.proposed_by == "probe"]
     assert [(each.candidate.targets, each.candidate.rank) for each in probed] == [(("attention",), 4)]
-    too_narrow = SearchSpace(name="x", bands=BandSpace(width=(0.1, 0.3)))
+    too_narrow = SearchSpace(name="x", bands=BandSpace(split=False, width=(0.1, 0.3)))
     assert all(each.proposed_by == "baseline" for each in openings(code_of(10, too_narrow), profile(10), 0, 40))
+
+
+def test_the_ends_of_the_network_are_tried_together_where_bands_may_be_split() -> None:
+    def ends(layers: int, space: SearchSpace | None = None) -> list[str]:
+        opened = openings(code_of(layers, *([space] if space else [])), profile(layers), 0, 60)
+        return [str(each.candidate) for each in opened if each.proposed_by == "ends"]
+
+    found = ends(12)
+    assert [each.partition(" ")[0] for each in found] == ["0+9-11", "0+9-11", "0+10-11"]
+    assert len({each.partition(" lr ")[2] for each in found}) == 2
+    assert {each.partition(" ")[0] for each in ends(28)} == {"0-1+21-27", "0+24-27"}
+    assert ends(12, SearchSpace(name="x", bands=BandSpace(split=False))) == []
+    assert ends(12, SearchSpace(name="x", bands=BandSpace(count=2, width=(0.1, 0.4)))) == []
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3, 4])

@@ -30,7 +30,7 @@ def band_spaces() -> st.SearchStrategy[BandSpace]:
     def drawn(draw: st.DrawFn) -> BandSpace:
         count, start = draw(st.integers(1, 3)), draw(ranges(0, 0.9))
         width = draw(ranges(0.01, max(0.01, round((1 - start[0]) / count - 0.001, 3))))
-        return BandSpace(count=count, start=start, width=width, snap=draw(st.integers(1, 4)))
+        return BandSpace(count=count, split=draw(st.booleans()), start=start, width=width, snap=draw(st.integers(1, 4)))
 
     return drawn()
 
@@ -77,7 +77,7 @@ def test_every_point_is_a_candidate_of_the_model_and_the_space(point: tuple[Cand
     code, params = point
     candidate = code.decode(params)
     bands = candidate.bands
-    assert 1 <= len(bands) <= code.space.bands.count
+    assert 1 <= len(bands) <= (2 if code.splits else code.space.bands.count)
     assert bands[-1].stop <= code.layer_count
     assert all(left.stop < right.start for left, right in itertools.pairwise(bands))
     snap = min(code.space.bands.snap, code.layer_count)
@@ -119,15 +119,43 @@ def test_with_the_whole_depth_free_every_band_of_a_width_is_reached(
     assert code.decode(params) == wanted
 
 
+@given(st.integers(3, 48), st.data())
+def test_every_band_in_two_pieces_is_reached(layers: int, data: st.DataObject) -> None:
+    space = SearchSpace(name="split", bands=BandSpace(split=True, width=(0.01, 1.0)))
+    code = CandidateCode(space, layout_of(layers), RATES)
+    places = data.draw(st.lists(st.integers(0, layers), min_size=4, max_size=4, unique=True).map(sorted))
+    bands = (Band(start=places[0], stop=places[1]), Band(start=places[2], stop=places[3]))
+    wanted = Candidate(bands=bands, rank=8, alpha=32, targets=("all",), learning_rate=1e-3)
+    params = code.encode(wanted)
+    assert params is not None
+    assert params["width"] == len(wanted.layers)
+    assert code.decode(params) == wanted
+
+
+def test_half_of_a_split_space_is_whole_and_gaps_and_parts_are_equally_likely() -> None:
+    code = CandidateCode(SearchSpace(name="split", bands=BandSpace(split=True)), layout_of(10), RATES)
+    common = {"rank_position": 0, "rate": 1e-3, "targets": "all", "width": 4, "start": 0.0}
+
+    def bands(gap: float, part: float) -> tuple[Band, ...]:
+        return code.decode(common | {"gap": gap, "part": part}).bands
+
+    drawn = [bands((index + 0.5) / 1200, 0.0) for index in range(1200)]
+    assert sum(len(each) == 1 for each in drawn) == 600
+    gaps = [each[1].start - each[0].stop for each in drawn if len(each) == 2]
+    assert [gaps.count(gap) for gap in range(1, 7)] == [100] * 6
+    firsts = [bands(1.0, (index + 0.5) / 300)[0].width for index in range(300)]
+    assert [firsts.count(first) for first in (1, 2, 3)] == [100] * 3
+
+
 def test_start_is_uniform_over_the_allowed_starts() -> None:
-    code = CandidateCode(SearchSpace(name="free"), layout_of(10), RATES)
+    code = CandidateCode(SearchSpace(name="free", bands=BandSpace(split=False)), layout_of(10), RATES)
     common = {"rank_position": 0, "rate": 1e-3, "targets": "all", "width": 4}
     starts = [code.decode(common | {"start": index / 700}).bands[0].start for index in range(701)]
     assert [starts.count(start) for start in range(7)] == [100] * 6 + [101]
 
 
 def test_what_offers_no_choice_is_no_parameter() -> None:
-    space = SearchSpace(name="narrow", ranks=(8,), targets=("all",), bands=BandSpace(width=(0.5, 0.5)))
+    space = SearchSpace(name="narrow", ranks=(8,), targets=("all",), bands=BandSpace(split=False, width=(0.5, 0.5)))
     assert set(CandidateCode(space, layout_of(10), RATES).distributions) == {"start", "rate"}
 
 
@@ -138,7 +166,7 @@ def test_ranges_do_not_depend_on_other_parameters() -> None:
 
 
 def test_a_space_between_two_depths_keeps_to_them() -> None:
-    space = SearchSpace(name="middle", bands=BandSpace(start=(0.2, 0.4), width=(0.5, 0.6)))
+    space = SearchSpace(name="middle", bands=BandSpace(split=False, start=(0.2, 0.4), width=(0.5, 0.6)))
     code = CandidateCode(space, layout_of(10), RATES)
     common = {"rank_position": 0, "rate": 1e-3, "targets": "all"}
     bands = {
@@ -150,7 +178,9 @@ def test_a_space_between_two_depths_keeps_to_them() -> None:
 
 
 def test_a_baseline_outside_the_space_has_no_point() -> None:
-    space = SearchSpace(name="small", ranks=(4, 8), bands=BandSpace(width=(0.1, 0.5)), targets=("attention",))
+    space = SearchSpace(
+        name="small", ranks=(4, 8), bands=BandSpace(split=False, width=(0.1, 0.5)), targets=("attention",)
+    )
     code = CandidateCode(space, layout_of(10), RATES)
     full = Candidate(bands=(Band.full(10),), rank=8, alpha=32, targets=("all",), learning_rate=1e-3)
     assert code.encode(full) is None

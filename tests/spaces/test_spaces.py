@@ -101,7 +101,7 @@ def test_all_mistakes_are_reported_together_in_the_order_of_the_file() -> None:
     head, *found = mistakes(text)
     assert head == f"mine.yaml has {len(found)} mistakes:"
     expected = [
-        ("line 2, column 3: bands: unknown key 'widht'", "did you mean width?", "count, start, width, snap"),
+        ("line 2, column 3: bands: unknown key 'widht'", "did you mean width?", "count, split, start, width, snap"),
         ("line 3, column 10: bands.start:", "0.5", "0.1"),
         ("line 4, column 9: bands.snap:", "whole number", "1.5"),
         ("line 5, column 1: unknown key 'rank'", "did you mean ranks?", "learning_rate"),
