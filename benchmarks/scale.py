@@ -127,7 +127,7 @@ SEVEN_B = BENCH.model_copy(
     | {"rungs": (3, 9, 27), "rounds": 3, "naive_trials": 2, "search_trials": 72, "probe_steps": 60, "full_steps": 81}
 )
 
-QUICK = Study(name="quick", main=BENCH, others=(SCREENED.model_copy(update={"candidates": 8}),))
+QUICK = Study(name="quick", main=BENCH, others=(SCREENED.model_copy(update={"candidates": 8, "search_trials": 144}),))
 FULL = Study(
     name="cpu",
     main=BENCH,

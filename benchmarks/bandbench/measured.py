@@ -151,8 +151,8 @@ class _Measuring:
         return [change(before, after) for before, after in both]
 
     def _spectrum(self) -> list[float]:
-        """Per layer the mean over its matrices of the share of energy in singular values that noise of the same
-        variance would not have: above (sqrt(rows) + sqrt(columns)) of its median entry's scale."""
+        """Per layer, the mean over its matrices of the share of energy in singular values above the largest of a matrix
+        of independent entries, sigma (sqrt(rows) + sqrt(columns)), with sigma from the median entry."""
         found = []
         for layer in range(self.layout.layer_count):
             shares = []

@@ -49,6 +49,8 @@ class TaskFigures(Value):
     noise: float
     optimum: str
     optimum_parameters: float
+    best_set: str | None
+    best_set_gain_in_seed_sd: float | None
     full_depth_regret: float
     edge_share: float
     arms: dict[str, ArmFigures]
@@ -163,6 +165,12 @@ def _task(table: Table, played: Sequence[Played]) -> TaskFigures:
         noise=table.noise,
         optimum=str(table.options[table.optimum].candidate),
         optimum_parameters=table.options[table.optimum].parameters / table.habit_parameters,
+        best_set=None if table.best_set is None else str(table.options[table.best_set].candidate),
+        best_set_gain_in_seed_sd=(
+            None
+            if table.best_set is None or not table.noise
+            else float(table.full[table.optimum] - table.full[table.best_set]) / table.noise
+        ),
         full_depth_regret=full,
         edge_share=table.edge_share,
         arms=arms,

@@ -3,7 +3,8 @@
 A loss is taken apart as in the decision: entry + seed + noise. The noise of a training is kept over all its readings,
 since one that is ahead at a rung is more often ahead in the end. Two things are filled in, both so that they are not
 better than what was trained: a rate that was not trained in full keeps its distance at the first rung, and an entry on
-one seed has that seed's loss. Means are shrunk by what is noise in them. The optimum is of those on all seeds.
+one seed has that seed's loss. Means are shrunk by what is noise in them. The optimum is the best band of those on all
+seeds: what a search over bands can find.
 """
 
 from __future__ import annotations
@@ -85,13 +86,22 @@ class Table:
 
     @functools.cached_property
     def optimum(self) -> int:
-        """The best option of those on the most seeds."""
-        most = max(option.seeds for option in self.options)
-        sure = [index for index, option in enumerate(self.options) if option.seeds == most]
+        """The best band of those on the most seeds."""
+        return self._best(is_band=True)
+
+    @functools.cached_property
+    def best_set(self) -> int | None:
+        """The best of the random sets of layers that are no band; None where there are none."""
+        return self._best(is_band=False) if any(not option.entry.is_band for option in self.options) else None
+
+    def _best(self, *, is_band: bool) -> int:
+        alike = [index for index, option in enumerate(self.options) if option.entry.is_band == is_band]
+        most = max(self.options[index].seeds for index in alike)
+        sure = [index for index in alike if self.options[index].seeds == most]
         return min(sure, key=lambda index: self.full[index])
 
     def regret(self, option: int) -> float:
-        """What its full training ends above the optimum's, without noise; never below 0."""
+        """What its full training ends above the optimum's, without noise; never below 0, not for a set of layers either."""
         return max(0.0, float(self.full[option] - self.full[self.optimum]))
 
     @functools.cached_property
