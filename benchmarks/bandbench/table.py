@@ -101,7 +101,7 @@ class Table:
         return min(sure, key=lambda index: self.full[index])
 
     def regret(self, option: int) -> float:
-        """What its full training ends above the optimum's, without noise; never below 0, not for a set of layers either."""
+        """What its full training ends above the optimum's, without noise; never below 0, for sets of layers either."""
         return max(0.0, float(self.full[option] - self.full[self.optimum]))
 
     @functools.cached_property
