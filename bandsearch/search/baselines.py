@@ -76,7 +76,7 @@ def openings(
         for proposal in profile.proposals
     ]
     if code.splits:
-        proposals[1:1] = _ends(code, rates[:2])
+        proposals[1:1] = _ends(code, rates[:OTHER_RATES])
     proposals = [each for each in proposals if each.candidate not in known and code.encode(each.candidate) is not None]
     in_turn = chain.from_iterable(zip_longest(baselines, proposals[: max(1, expected // 4)]))
     first, *others = [opening for opening in in_turn if opening is not None]
@@ -99,23 +99,18 @@ def habit(code: CandidateCode, band: Band, rate: float) -> Candidate:
 
 
 def _ends(code: CandidateCode, rates: Sequence[float]) -> list[Opening]:
-    """The first and the last layers together: a third of the depth at every rate, and a sixth at the last of them.
+    """The first and the last layers together, a third of the depth, a quarter of it the first, at every rate.
 
-    A quarter of the layers are the first, in the space's steps. On the embedded model such a pair learned two tasks of
-    three far better than any run of as many neighbours, at the higher rate.
+    On the embedded model such a pair learned two tasks of three far better than any run of as many neighbours.
     """
-    count, snap, found = code.layer_count, code.snap, []
-    for share, rate in (*((1 / 3, rate) for rate in rates), (1 / 6, rates[-1])):
-        first = max(1, round(share * count / 4 / snap)) * snap
-        last = max(1, round(3 * share * count / 4 / snap)) * snap
-        begin = (count - last) // snap * snap
-        if first < begin:
-            candidate = _probed(code, Band.full(count), rate)
-            bands = (Band(start=0, stop=first), Band(start=begin, stop=count))
-            found.append(
-                Opening(candidate=candidate.model_copy(update={"bands": bands}), role=Role.SEARCHED, proposed_by="ends")
-            )
-    return found
+    count, snap = code.layer_count, code.snap
+    first, last = (max(1, round(share * count / 12 / snap)) * snap for share in (1, 3))
+    begin = (count - last) // snap * snap
+    if first >= begin:
+        return []
+    bands = (Band(start=0, stop=first), Band(start=begin, stop=count))
+    candidates = [_probed(code, Band.full(count), rate).model_copy(update={"bands": bands}) for rate in rates]
+    return [Opening(candidate=candidate, role=Role.SEARCHED, proposed_by="ends") for candidate in candidates]
 
 
 def _probed(code: CandidateCode, band: Band, rate: float) -> Candidate:

@@ -65,9 +65,9 @@ def test_the_ends_of_the_network_are_tried_together_where_bands_may_be_split() -
         return [str(each.candidate) for each in opened if each.proposed_by == "ends"]
 
     found = ends(12)
-    assert [each.partition(" ")[0] for each in found] == ["0+9-11", "0+9-11", "0+10-11"]
-    assert len({each.partition(" lr ")[2] for each in found}) == 2
-    assert {each.partition(" ")[0] for each in ends(28)} == {"0-1+21-27", "0+24-27"}
+    assert [each.partition(" ")[0] for each in found] == ["0+9-11"] * 3
+    assert len(set(found)) == 3
+    assert {each.partition(" ")[0] for each in ends(28)} == {"0-1+21-27"}
     assert ends(12, SearchSpace(name="x", bands=BandSpace(split=False))) == []
     assert ends(12, SearchSpace(name="x", bands=BandSpace(count=2, width=(0.1, 0.4)))) == []
 
