@@ -24,6 +24,7 @@ from bandsearch.models.aliases import resolve
 from bandsearch.models.loading import summarize
 from bandsearch.probe.effort import ProbeSettings
 from bandsearch.probe.probe import run_probe
+from bandsearch.rundir import write_atomically
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.profile import SensitivityProfile
@@ -240,9 +241,7 @@ class _Building:
             settings = ProbeSettings(seed=0, batch_size=self.design.batch_size, costs=costs, alpha=self.design.alpha)
             profile = pool.apply(0, run_probe, settings)
             path.parent.mkdir(parents=True, exist_ok=True)
-            fresh = path.with_suffix(".new")
-            fresh.write_text(profile.model_dump_json())
-            fresh.replace(path)
+            write_atomically(path, profile.model_dump_json())
         return self.design.rates(SensitivityProfile.model_validate_json(path.read_text()).rate_range.best)
 
     def _setups(self, cache: str) -> list[EngineSetup]:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import itertools
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from bandsearch.probe.factors import b_factors
 from bandsearch.probe.forward import token_losses
 from bandsearch.probe.hidden import decoder_layers
 from bandsearch.probe.views import linear_cka, mean_cosine
+from bandsearch.rundir import write_atomically
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.fidelity import Fidelity, Schedule
@@ -41,6 +43,7 @@ from bandsearch.values.spec import DataSpec, ModelSpec
 from bandsearch.values.value import Value
 from benchmarks.bandbench.build import MODEL
 from benchmarks.bandbench.rows import Header, Rows
+from benchmarks.ours import token_mean
 
 EXAMPLES, TOKENS = 32, 512
 WARM_STEPS = 15
@@ -71,9 +74,7 @@ def measure(folder: Path, task: str, habit: tuple[int, str]) -> None:
     tokenizer, model = load_tokenizer(source), load_model(source, "float32", "cpu")
     dataset = prepare(DataSpec(name=f"demo:{header.task}"), tokenizer, 0)
     measured = _Measuring(model, layout_of(model), dataset, tokenizer.pad_token_id, header, habit).all()
-    fresh = path.with_suffix(".new")
-    fresh.write_text(measured.model_dump_json())
-    fresh.replace(path)
+    write_atomically(path, measured.model_dump_json())
 
 
 class _Measuring:
@@ -166,19 +167,14 @@ class _Measuring:
         return found
 
     def _band_signal(self, name: str, net: Session, started: float) -> None:
-        passes = Passes(self.model, self.layout, self.dataset, self.pad, None)
-        passes.use(Levers(prefix_cache=False))
-        try:
+        with self._passes() as passes:
             self.bands[name] = tuple((*band, -self._loss(passes, self._part(net, band))) for band in self._all_bands())
-        finally:
-            passes.release()
         self.seconds[name] = time.process_time() - started
 
     def _warm_starts(self, name: str, net: Session, started: float) -> None:
-        passes = Passes(self.model, self.layout, self.dataset, self.pad, None)
-        passes.use(Levers(prefix_cache=False))
-        trainer, found = Trainer(passes, self.dataset, length_grouping=True), []
-        try:
+        found = []
+        with self._passes() as passes:
+            trainer = Trainer(passes, self.dataset, length_grouping=True)
             for band in self._all_bands():
                 part = self._part(net, band)
                 fidelity = net.fidelity.model_copy(update={"schedule": Schedule.CONSTANT, "warmup_steps": 0})
@@ -188,8 +184,6 @@ class _Measuring:
                 for _ in range(WARM_STEPS):
                     trainer.step([own])
                 found.append((*band, -self._loss(passes, own)))
-        finally:
-            passes.release()
         self.bands[name] = tuple(found)
         self.seconds[name] = time.process_time() - started
 
@@ -203,17 +197,24 @@ class _Measuring:
             warmup_steps=min(10, steps // 10),
         )
         count = self.layout.layer_count
-        passes = Passes(self.model, self.layout, self.dataset, self.pad, None)
-        passes.use(Levers(prefix_cache=False))
-        trainer, source = Trainer(passes, self.dataset, length_grouping=True), random.Random("supernet")
-        net = Session.begin("net", self._candidate(Band.full(count), rate), fidelity, self.layout, passes.device)
-        try:
+        source = random.Random("supernet")
+        with self._passes() as passes:
+            trainer = Trainer(passes, self.dataset, length_grouping=True)
+            net = Session.begin("net", self._candidate(Band.full(count), rate), fidelity, self.layout, passes.device)
             for _ in range(steps):
                 trainer.step([self._part(net, draw(source, count))])
                 net.step += 1
+        return net
+
+    @contextmanager
+    def _passes(self) -> Iterator[Passes]:
+        """The model in the engine's hands; plain PEFT has it before and after."""
+        passes = Passes(self.model, self.layout, self.dataset, self.pad, None)
+        passes.use(Levers(prefix_cache=False))
+        try:
+            yield passes
         finally:
             passes.release()
-        return net
 
     def _part(self, net: Session, band: Pair) -> Session:
         """The same factors and the same optimiser, with only the band's layers in it."""
@@ -224,7 +225,7 @@ class _Measuring:
 
     def _loss(self, passes: Passes, session: Session) -> float:
         (losses,) = split_losses(passes, self.dataset, "validation", [session], self.header.validation_examples)
-        return sum(loss * tokens for loss, tokens in losses) / sum(tokens for _, tokens in losses)
+        return token_mean(losses)
 
     def _all_bands(self) -> list[Pair]:
         return list(itertools.combinations(range(self.layout.layer_count + 1), 2))
