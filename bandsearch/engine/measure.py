@@ -51,8 +51,11 @@ def best_packing(engine: Engine, batch_size: int, alone: float | None = None) ->
         return engine.levers.packing, _seconds_per_step(engine, engine.levers.packing, batch_size)
     if alone is None:
         alone = _seconds_per_step(engine, 1, batch_size)
-    # What a step costs beside its rows, by one of a single row: a pass saved saves no more than that.
-    beside = (batch_size * _seconds_per_step(engine, 1, 1) - alone) / max(1, batch_size - 1)
+    # What a step costs beside its rows, by one of a single row: a pass saved saves no more than that. Of one row it
+    # cannot be told apart.
+    beside = alone
+    if batch_size > 1:
+        beside = (batch_size * _seconds_per_step(engine, 1, 1) - alone) / (batch_size - 1)
     packing, packed = 1, alone
     while 2 * packing <= MOST_PACKED and beside >= 2 * packed * WORTHWHILE:
         try:
