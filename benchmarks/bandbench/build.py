@@ -31,7 +31,7 @@ from bandsearch.values.profile import SensitivityProfile
 from bandsearch.values.spec import DataSpec, ModelSpec
 from bandsearch.values.trial import Point
 from benchmarks.bandbench.design import Design
-from benchmarks.bandbench.entry import Entry
+from benchmarks.bandbench.entry import Entry, best_rate
 from benchmarks.bandbench.rows import Header, Reading, Row, Rows
 
 MODEL = "demo"
@@ -105,17 +105,17 @@ class _Building:
         return [entry for entry in entries if trained[entry] < self.design.trained_in_full(entry)]
 
     def _best(self, entry: Entry) -> Row | None:
-        """The full training at seed 0 with the lowest loss."""
+        """The full training at seed 0 at the entry's own rate."""
         found = [self.known.get((entry, rate, 0, "full")) for rate in self.rates]
-        whole = [row for row in found if row is not None and row.readings]
-        return min(whole, key=lambda row: row.readings[-1][1], default=None)
+        whole = {row.rate: row for row in found if row is not None and row.readings}
+        return whole[best_rate({rate: row.readings[-1][1] for rate, row in whole.items()})] if whole else None
 
     def _seeds_missing(self, entries: list[Entry]) -> list[tuple[Entry, int]]:
-        losses = {entry: best.readings[-1][1] for entry in entries if (best := self._best(entry)) is not None}
-        trained = {(entry, seed) for entry, _, seed, kind in self.known if kind == "full"}
+        best = {entry: row for entry in entries if (row := self._best(entry)) is not None}
+        losses = {entry: row.readings[-1][1] for entry, row in best.items()}
         chosen = self.design.survivors(losses, self.summary.layout.layer_count)
         pairs = [(entry, seed) for entry in chosen for seed in range(1, self.design.seeds)]
-        return [pair for pair in pairs if pair not in trained]
+        return [(entry, seed) for entry, seed in pairs if (entry, best[entry].rate, seed, "full") not in self.known]
 
     def _first_seed(self, pool: EnginePool, engine: int, entry: Entry) -> None:
         """The rate search to the first rung; the chosen rates go to the last rung and are trained in full."""

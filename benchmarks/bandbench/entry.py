@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
+from collections.abc import Mapping
 
 from pydantic import Field
 
@@ -15,6 +16,9 @@ from bandsearch.values.value import Value
 
 # One entry in so many gets all seeds for no reason.
 CONTROLS = 24
+# Losses that differ by no more than this share are equal; of rates that end equal the lowest is an entry's own. With
+# nothing to learn the highest rates end as low as any on one seed and break off on the next.
+EQUAL = 0.02
 
 
 class Entry(Value):
@@ -61,6 +65,12 @@ class Entry(Value):
             else:
                 bands.append((layer, layer + 1))
         return cls(bands=tuple(bands), rank=rank, targets=targets)
+
+
+def best_rate(losses: Mapping[float, float]) -> float:
+    """The lowest of the rates whose finite losses in nats are equal to the lowest one."""
+    bound = min(losses.values()) * (1 + EQUAL)
+    return min(rate for rate, loss in losses.items() if loss <= bound)
 
 
 def contiguous(layer_count: int, rank: int, targets: str) -> list[Entry]:

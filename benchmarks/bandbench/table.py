@@ -3,8 +3,9 @@
 A loss is taken apart as in the decision: entry + seed + noise. The noise of a training is kept over all its readings,
 since one that is ahead at a rung is more often ahead in the end. Two things are filled in, both so that they are not
 better than what was trained: a rate that was not trained in full keeps its distance at the first rung, and an entry on
-one seed has that seed's loss. Means are shrunk by what is noise in them. The optimum is the best band of those on all
-seeds: what a search over bands can find.
+one seed has that seed's loss. Noise goes by width class and learning rate: with nothing to learn it is a hundred times
+as large at a high one. Means are shrunk by what is noise in them. The optimum is the best band of those on all seeds:
+what a search over bands can find.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import functools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,16 +21,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandsearch.adapters.lora import trainable_parameters
-from bandsearch.search.strata import class_of
+from bandsearch.search.strata import WidthClass, class_of
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.profile import SensitivityProfile
-from benchmarks.bandbench.entry import Entry
+from benchmarks.bandbench.entry import Entry, best_rate
 from benchmarks.bandbench.rows import Header, Row, Rows
 
 Array = NDArray[np.float64]
 # An entry at a rate, and what was trained of it from the first rung to full length: seed -> a loss per column.
 Arm = tuple[Entry, float]
 Losses = dict[Arm, dict[int, Array]]
+# By width class and learning rate, of shape (trainings, columns).
+Residuals = dict[tuple[WidthClass, float], Array]
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,8 @@ class Option:
 class Table:
     """`means` has a row per option and a column per rung and, last, for full training; infinite where it diverged.
 
-    `effects` are what stored seeds do to all entries, `residuals` what is left, by width class, scaled up for the mean
-    that was taken out. Both have the columns of `means`.
+    `effects` are what stored seeds do to all entries, `residuals` what is left, scaled up for the mean that was taken
+    out. Both have the columns of `means`.
     """
 
     header: Header
@@ -55,7 +58,7 @@ class Table:
     options: tuple[Option, ...]
     means: Array
     effects: Array
-    residuals: dict[str, Array]
+    residuals: Residuals
     seconds_by_start: dict[int, float]
     exhaustive_seconds: float
     edge_share: float
@@ -70,19 +73,32 @@ class Table:
 
     @functools.cached_property
     def noise(self) -> float:
-        """Standard deviation of the loss of a full training over seeds, seed effects taken out; 0 on one seed."""
-        if not self.residuals:
-            return 0.0
-        pooled = np.concatenate(list(self.residuals.values()))
-        return float(np.sqrt(np.mean(pooled[:, -1] ** 2)))
+        """Standard deviation of the loss of a full training over seeds, seed effects taken out, pooled over the entries
+        on more than one seed at their own rates; 0 on one seed."""
+        alike = [self.residuals[self.kind(index)] for index in self.own if self.options[index].seeds > 1]
+        return math.sqrt(statistics.mean(float(np.mean(each[:, -1] ** 2)) for each in alike)) if alike else 0.0
+
+    def kind(self, option: int) -> tuple[WidthClass, float]:
+        """Its width class and learning rate."""
+        candidate = self.options[option].candidate
+        return class_of(len(candidate.layers), self.layer_count), candidate.learning_rate
+
+    def noise_like(self, option: int) -> Array:
+        """Residuals of its kind; where there are none of those, of its rate, or of all. Of shape (trainings, columns),
+        without a row in a table of one seed."""
+        return _like(self.residuals, *self.kind(option), columns=self.means.shape[1])
 
     @functools.cached_property
     def own(self) -> tuple[int, ...]:
-        """Of every entry the option at its best rate: on the most seeds, then of the lowest full loss."""
-        best: dict[Entry, int] = {}
-        for index in sorted(range(len(self.options)), key=lambda each: (-self.options[each].seeds, self.full[each])):
-            best.setdefault(self.options[index].entry, index)
-        return tuple(sorted(best.values()))
+        """Of every entry the option at its own rate."""
+        by_entry: dict[Entry, dict[float, int]] = {}
+        for index, option in enumerate(self.options):
+            by_entry.setdefault(option.entry, {})[option.candidate.learning_rate] = index
+        own = (
+            known[_own_rate({rate: (self.options[index].seeds, self.full[index]) for rate, index in known.items()})]
+            for known in by_entry.values()
+        )
+        return tuple(sorted(own))
 
     @functools.cached_property
     def optimum(self) -> int:
@@ -167,9 +183,10 @@ def table_of(header: Header, profile: SensitivityProfile, rows: Sequence[Row]) -
     effects, fair = _effects(whole, header.layout.layer_count)
     residuals = _residuals(fair, header.layout.layer_count)
     shrunk = _shrunk(fair, residuals, header.layout.layer_count)
-    best: dict[Entry, float] = {}
-    for entry, rate in sorted(whole, key=lambda arm: (-len(whole[arm]), shrunk[arm][-1])):
-        best.setdefault(entry, rate)
+    ends: dict[Entry, dict[float, tuple[int, float]]] = {}
+    for (entry, rate), by_seed in whole.items():
+        ends.setdefault(entry, {})[rate] = (len(by_seed), float(shrunk[entry, rate][-1]))
+    best = {entry: _own_rate(known) for entry, known in ends.items()}
     options, means = [], []
     for (entry, rate), by_seed in proxies.items():
         if entry not in best or 0 not in by_seed:
@@ -182,7 +199,7 @@ def table_of(header: Header, profile: SensitivityProfile, rows: Sequence[Row]) -
             if (entry, rate) in whole
             else _filled_in(by_seed[0], proxies[entry, best[entry]][0], shrunk[entry, best[entry]], effects[0])
         )
-    ends = (header.rates[0], header.rates[-1]) if len(header.rates) > 1 else ()
+    edges = (header.rates[0], header.rates[-1]) if len(header.rates) > 1 else ()
     return Table(
         header=header,
         profile=profile,
@@ -192,7 +209,7 @@ def table_of(header: Header, profile: SensitivityProfile, rows: Sequence[Row]) -
         residuals=residuals,
         seconds_by_start=_seconds_by_start(rows),
         exhaustive_seconds=sum(row.seconds for row in rows),
-        edge_share=sum(rate in ends for rate in best.values()) / len(best),
+        edge_share=sum(rate in edges for rate in best.values()) / len(best),
     )
 
 
@@ -211,7 +228,7 @@ def _effects(whole: Losses, layer_count: int) -> tuple[dict[int, Array], Losses]
     """What a seed does to all entries; and the losses without it, those left out that made their entry a survivor.
 
     A survivor was chosen for what it did at seed 0, so it is judged by its other seeds, and seed 0 by entries that have
-    all seeds whatever they did.
+    all seeds whatever they did: by their median, since a training that breaks off does so alone.
     """
     seeds = sorted({seed for by_seed in whole.values() for seed in by_seed})
     unchosen = {arm for arm in whole if arm[0].is_drawn or len(arm[0].layers) == layer_count}
@@ -220,7 +237,8 @@ def _effects(whole: Losses, layer_count: int) -> tuple[dict[int, Array], Losses]
     effects = {seed: np.zeros(columns) for seed in seeds}
     if judges:
         curves = np.array([[whole[arm][seed] for seed in seeds] for arm in judges])
-        effects = dict(zip(seeds, (curves - curves.mean(axis=1, keepdims=True)).mean(axis=0), strict=True))
+        centred = np.median(curves - curves.mean(axis=1, keepdims=True), axis=0)
+        effects = dict(zip(seeds, centred - centred.mean(axis=0), strict=True))
     fair: Losses = {}
     for arm, by_seed in whole.items():
         biased = len(by_seed) > 1 and arm not in unchosen
@@ -228,31 +246,45 @@ def _effects(whole: Losses, layer_count: int) -> tuple[dict[int, Array], Losses]
     return effects, fair
 
 
-def _residuals(fair: Losses, layer_count: int) -> dict[str, Array]:
-    by_class: dict[str, list[Array]] = {}
-    for (entry, _), by_seed in fair.items():
+def _own_rate(ends: Mapping[float, tuple[int, float]]) -> float:
+    """From (seeds, full loss) by rate: of those on the most seeds the lowest rate whose loss is equal to the best."""
+    most = max(seeds for seeds, _ in ends.values())
+    return best_rate({rate: loss for rate, (seeds, loss) in ends.items() if seeds == most})
+
+
+def _residuals(fair: Losses, layer_count: int) -> Residuals:
+    found: dict[tuple[WidthClass, float], list[Array]] = {}
+    for (entry, rate), by_seed in fair.items():
         if len(by_seed) > 1:
             losses = np.array(list(by_seed.values()))
             scaled = (losses - losses.mean(axis=0)) * math.sqrt(len(losses) / (len(losses) - 1))
-            by_class.setdefault(class_of(len(entry.layers), layer_count).value, []).extend(scaled)
-    return {name: np.array(residuals) for name, residuals in by_class.items()}
+            found.setdefault((class_of(len(entry.layers), layer_count), rate), []).extend(scaled)
+    return {kind: np.array(residuals) for kind, residuals in found.items()}
 
 
-def _shrunk(fair: Losses, residuals: dict[str, Array], layer_count: int) -> dict[Arm, Array]:
-    """Means over seeds, each drawn towards its width class by the share of the class's spread that is noise.
+def _like(residuals: Residuals, width: WidthClass, rate: float, columns: int) -> Array:
+    if (width, rate) in residuals:
+        return residuals[width, rate]
+    alike = [each for (_, other), each in residuals.items() if other == rate] or list(residuals.values())
+    return np.concatenate(alike) if alike else np.empty((0, columns))
+
+
+def _shrunk(fair: Losses, residuals: Residuals, layer_count: int) -> dict[Arm, Array]:
+    """Means over seeds, each drawn towards those of its kind by the share of their spread that is noise.
 
     Of many entries that are equal the best looks better than it is; unshrunk, that would be an optimum to miss.
     """
     means = {arm: np.asarray(np.mean(list(by_seed.values()), axis=0)) for arm, by_seed in fair.items()}
     if not residuals:
         return means
-    by_class: dict[str, list[Arm]] = {}
-    for arm in means:
-        by_class.setdefault(class_of(len(arm[0].layers), layer_count).value, []).append(arm)
+    alike: dict[tuple[WidthClass, float, bool], list[Arm]] = {}
+    for entry, rate in means:
+        kind = class_of(len(entry.layers), layer_count), rate, entry.is_band
+        alike.setdefault(kind, []).append((entry, rate))
     shrunk: dict[Arm, Array] = {}
-    for name, arms in by_class.items():
-        noise = np.mean(residuals.get(name, np.concatenate(list(residuals.values()))) ** 2, axis=0)
+    for (width, rate, _), arms in alike.items():
         losses = np.array([means[arm] for arm in arms])
+        noise = np.mean(_like(residuals, width, rate, losses.shape[1]) ** 2, axis=0)
         variances = np.array([noise / len(fair[arm]) for arm in arms])
         between = np.maximum(0.0, losses.var(axis=0) - variances.mean(axis=0))
         kept = between / np.maximum(between + variances, 1e-12)

@@ -7,7 +7,6 @@ import random
 
 import numpy as np
 
-from bandsearch.search.strata import class_of
 from bandsearch.values.candidate import Candidate
 from benchmarks.bandbench.table import Table
 
@@ -55,10 +54,8 @@ class World:
             return mean
         stored = random.Random(f"seed {self.seed} {seed}").randrange(len(self.table.effects))
         noise = float(self.table.effects[stored, column])
-        if self.table.residuals:
-            kind = class_of(len(candidate.layers), self.table.layer_count).value
-            pool = self.table.residuals.get(kind)
-            pool = np.concatenate(list(self.table.residuals.values())) if pool is None else pool
+        pool = self.table.noise_like(option)
+        if len(pool):
             drawn = random.Random(f"noise {self.seed} {candidate.identity} {seed}").randrange(len(pool))
             noise += float(pool[drawn, column])
         return mean + noise

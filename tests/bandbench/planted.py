@@ -10,7 +10,7 @@ from bandsearch.values.band import Band
 from bandsearch.values.layout import Layout, Linear
 from bandsearch.values.profile import BandProposal, LayerViews, ModuleSensitivity, RateRange, SensitivityProfile
 from benchmarks.bandbench.design import Design
-from benchmarks.bandbench.entry import Entry
+from benchmarks.bandbench.entry import Entry, best_rate
 from benchmarks.bandbench.rows import Header, Row
 from benchmarks.bandbench.table import Table, table_of
 
@@ -128,7 +128,7 @@ def rows(
         if (entry.rank, entry.targets) != design.habit:
             rank, targets = design.habit
             chosen = [best_rates[Entry(bands=entry.bands, rank=rank, targets=targets)]]
-        best_rates[entry] = min(chosen, key=lambda rate: curves[rate][-1])
+        best_rates[entry] = best_rate({rate: curves[rate][-1] for rate in chosen})
         ends[entry] = curves[best_rates[entry]][-1]
         found += [trained(entry, rate, 0, curves[rate], len(design.rungs) if rate in chosen else 1) for rate in rates]
         found += [full(entry, rate, 0, curves[rate]) for rate in chosen]
