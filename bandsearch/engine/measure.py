@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -25,8 +25,8 @@ GENERATED = 16
 
 def measure_costs(engine: Engine, batch_size: int, validation_examples: int) -> Costs:
     """Time real full-depth steps of one candidate and of packs, a validation and a few generations. Leaves no trace."""
-    alone = _seconds_per_step(engine, 1, batch_size)
-    packing, packed = best_packing(engine, batch_size, alone)
+    alone = _seconds_per_step(engine, batch_size)
+    packing, share = best_packing(engine, batch_size)
     session = engine.admit(_full_depth(engine), Fidelity(steps=1, batch_size=batch_size, seed=0))
     count = min(validation_examples, len(engine.dataset.validation), 64)
     per_example = _timed(lambda: engine.losses("validation", session, count)) / count
@@ -36,7 +36,7 @@ def measure_costs(engine: Engine, batch_size: int, validation_examples: int) -> 
     return Costs(
         seconds_per_step=alone,
         packing=packing,
-        seconds_per_packed_step=packed,
+        seconds_per_packed_step=share * packing * alone,
         seconds_per_validation=per_example * min(validation_examples, len(engine.dataset.validation)),
         seconds_per_test_loss=per_example,
         seconds_per_generation=per_generation,
@@ -45,49 +45,76 @@ def measure_costs(engine: Engine, batch_size: int, validation_examples: int) -> 
     )
 
 
-def best_packing(engine: Engine, batch_size: int, alone: float | None = None) -> tuple[int, float]:
-    """Candidates per pass, and seconds per step of all of them together. `alone`: what a step of one takes."""
+def best_packing(engine: Engine, batch_size: int) -> tuple[int, float]:
+    """Candidates per pass, and what that pass takes as a share of passes for each of them.
+
+    Measured on the upper half of the layers, which is what a search trains on average: at full depth the products are
+    so much larger than the rest that nothing seems to be saved.
+    """
+    alone = _seconds_per_pass(engine, 1, batch_size)
     if engine.levers.packing is not None:
-        return engine.levers.packing, _seconds_per_step(engine, engine.levers.packing, batch_size)
-    if alone is None:
-        alone = _seconds_per_step(engine, 1, batch_size)
-    # What a step costs beside its rows, by one of a single row: a pass saved saves no more than that. Of one row it
+        return engine.levers.packing, _seconds_per_pass(engine, engine.levers.packing, batch_size) / (
+            engine.levers.packing * alone
+        )
+    # What a pass costs beside its rows, by one of a single row: a pass saved saves no more than that. Of one row it
     # cannot be told apart.
     beside = alone
     if batch_size > 1:
-        beside = (batch_size * _seconds_per_step(engine, 1, 1) - alone) / (batch_size - 1)
+        beside = (batch_size * _seconds_per_pass(engine, 1, 1) - alone) / (batch_size - 1)
     packing, packed = 1, alone
     while 2 * packing <= MOST_PACKED and beside >= 2 * packed * WORTHWHILE:
         try:
-            seconds = _seconds_per_step(engine, 2 * packing, batch_size)
+            seconds = _seconds_per_pass(engine, 2 * packing, batch_size)
         except OutOfMemoryError:
             break
         if seconds > 2 * packed * (1 - WORTHWHILE):
             break
         packing, packed = 2 * packing, seconds
-    return packing, packed
+    return packing, packed / (packing * alone)
 
 
-def _seconds_per_step(engine: Engine, candidates: int, batch_size: int) -> float:
-    fidelity = Fidelity(steps=1000, batch_size=batch_size, seed=0, validation_examples=1)
-    sessions = [engine.admit(_full_depth(engine), fidelity) for _ in range(candidates)]
-    try:
-        times = []
-        for _ in range(STEPS + 1):
-            started = time.monotonic()
-            for failure in engine.train_together(sessions).values():
-                raise failure
-            times.append(time.monotonic() - started)
-        return statistics.median(times[1:])
-    finally:
+def _seconds_per_pass(engine: Engine, candidates: int, batch_size: int) -> float:
+    """Of one optimiser step of so many candidates on the upper half of the layers, over the same rows every time: after
+    the first time their prefix is there."""
+    layers = engine.layout.layer_count
+    half = _adapting(Band(start=layers // 2, stop=layers))
+
+    def step() -> None:
+        sessions = [engine.admit(half, Fidelity(steps=1, batch_size=batch_size, seed=0)) for _ in range(candidates)]
+        _train(engine, sessions)
         for session in sessions:
             engine.evict(session)
 
+    return _median_seconds(step)
+
+
+def _seconds_per_step(engine: Engine, batch_size: int) -> float:
+    """Of one candidate at full depth, step after step."""
+    session = engine.admit(_full_depth(engine), Fidelity(steps=STEPS + 1, batch_size=batch_size, seed=0))
+    seconds = _median_seconds(lambda: _train(engine, [session]))
+    engine.evict(session)
+    return seconds
+
+
+def _train(engine: Engine, sessions: Sequence[str]) -> None:
+    failures = engine.train_together(sessions)
+    for failure in failures.values():
+        for session in sessions:
+            engine.evict(session)
+        raise failure
+
+
+def _median_seconds(work: Callable[[], object]) -> float:
+    """The first time is left out."""
+    return statistics.median([_timed(work) for _ in range(STEPS + 1)][1:])
+
 
 def _full_depth(engine: Engine) -> Candidate:
-    return Candidate(
-        bands=(Band.full(engine.layout.layer_count),), rank=16, alpha=16, targets=("all",), learning_rate=1e-5
-    )
+    return _adapting(Band.full(engine.layout.layer_count))
+
+
+def _adapting(band: Band) -> Candidate:
+    return Candidate(bands=(band,), rank=16, alpha=16, targets=("all",), learning_rate=1e-5)
 
 
 def _timed(work: Callable[[], object]) -> float:

@@ -36,6 +36,7 @@ class EngineActor:
         # Ctrl-C belongs to the driver, which lets a step finish.
         with contextlib.suppress(ValueError):
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
         self._thread = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(setup.threads,))
         self._engine = self._thread.submit(Engine.load, setup).result()
         self._conductor = Conductor(self._engine, self._engine.levers.packing or 1, self._run)
@@ -83,12 +84,10 @@ class EnginePool(EngineHandles):
             )
         actors = []
         for setup in setups:
-            environment = {"env_vars": {"OMP_NUM_THREADS": str(setup.threads), "TOKENIZERS_PARALLELISM": "false"}}
             gpus = 1 if setup.device.startswith("cuda") else 0
-            actor = EngineActor.options(  # type: ignore[attr-defined]
-                num_gpus=gpus, num_cpus=1, runtime_env=environment
-            ).remote(setup.model_copy(update={"device": "cuda:0"}) if gpus else setup)
-            actors.append(actor)
+            # Without an environment of its own it takes a worker that Ray has started already.
+            options = EngineActor.options(num_gpus=gpus, num_cpus=1)  # type: ignore[attr-defined]
+            actors.append(options.remote(setup.model_copy(update={"device": "cuda:0"}) if gpus else setup))
         pool = cls(actors)
         try:
             for actor in actors:

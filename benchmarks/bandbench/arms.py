@@ -6,8 +6,10 @@ import math
 import random
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import TrialState
 
@@ -17,6 +19,7 @@ from bandsearch.search.halving import Halving
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate
 from benchmarks.bandbench.autopeft import AutoPeft
+from benchmarks.bandbench.space import code_of
 from benchmarks.bandbench.table import Table
 from benchmarks.bandbench.world import World
 
@@ -28,8 +31,7 @@ SEED = 0
 
 
 def random_search(world: World, horizon: float) -> Path:
-    source = random.Random(f"random search {world.seed}")
-    return _in_full(world, horizon, iter(lambda: _drawn(world.table, source), None))
+    return _in_full(world, horizon, _drawn(world.table, f"random search {world.seed}"))
 
 
 def optuna_tpe(world: World, horizon: float) -> Path:
@@ -42,13 +44,13 @@ def optuna_gp(world: World, horizon: float) -> Path:
 
 def asha(world: World, horizon: float) -> Path:
     """Random candidates, halved at every rung; the furthest and best is handed over."""
-    table, source = world.table, random.Random(f"asha {world.seed}")
+    table, drawn = world.table, _drawn(world.table, f"asha {world.seed}")
     rungs = (*table.header.rungs, table.header.full_steps)
     halving = Halving(rungs)
     path: Path = []
     spent, best = 0.0, (math.inf, math.inf)
     while spent < horizon:
-        candidate = _drawn(table, source)
+        candidate = next(drawn)
         option, before = world.nearest(candidate), 0
         for column, steps in enumerate(rungs):
             # What was trained at a constant rate does not go on decaying: the last rung is a training of its own.
@@ -118,21 +120,14 @@ def _optuna(world: World, horizon: float, sampler: BaseSampler) -> Path:
     table = world.table
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=sampler)
-    rates = rate_ends(table)
+    code = code_of(table)
     path: Path = []
     spent, best = 0.0, math.inf
     while spent < horizon:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            trial = study.ask()
-            candidate = _candidate(
-                table,
-                trial.suggest_float("start", 0, 1),
-                trial.suggest_int("width", 1, table.layer_count),
-                trial.suggest_categorical("rank", table.ranks),
-                trial.suggest_categorical("targets", table.targets),
-                trial.suggest_float("rate", *rates, log=True),
-            )
+            trial = study.ask(code.distributions)
+        candidate = code.decode(trial.params)
         option, loss = world.nearest(candidate), world.loss(candidate, -1, SEED)
         spent += table.seconds(option, table.header.full_steps)
         if math.isfinite(loss):
@@ -165,30 +160,23 @@ def _in_full(world: World, horizon: float, candidates: Iterator[Candidate]) -> P
     return path
 
 
-def rate_ends(table: Table) -> tuple[float, float]:
-    """Half a grid step beyond the table's rates, so that every rate is the nearest one of an equal share."""
-    rates = table.header.rates
-    step = math.sqrt(rates[1] / rates[0]) if len(rates) > 1 else 1.0
-    return rates[0] / step, rates[-1] * step
+def _drawn(table: Table, seed: str) -> Iterator[Candidate]:
+    """Uniformly in the parameters of the search space, for ever."""
+    source, code = random.Random(seed), code_of(table)
+    while True:
+        params = {name: _value(each, source.random()) for name, each in code.distributions.items()}
+        yield code.decode(params)
 
 
-def _drawn(table: Table, source: random.Random) -> Candidate:
-    low, high = rate_ends(table)
-    return _candidate(
-        table,
-        source.random(),
-        source.randint(1, table.layer_count),
-        source.choice(table.ranks),
-        source.choice(table.targets),
-        math.exp(source.uniform(math.log(low), math.log(high))),
-    )
-
-
-def _candidate(table: Table, place: float, width: int, rank: int, targets: str, rate: float) -> Candidate:
-    """`place` in [0, 1] among the starts that the width leaves, as the search has it."""
-    room = table.layer_count - width
-    start = min(int(place * (room + 1)), room)
-    return _on(table, Band(start=start, stop=start + width), rank, targets, rate)
+def _value(distribution: BaseDistribution, share: float) -> Any:
+    """What lies at `share` of the way, in [0, 1), through all values."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[int(share * len(distribution.choices))]
+    if isinstance(distribution, IntDistribution):
+        return distribution.low + int(share * (distribution.high - distribution.low + 1))
+    assert isinstance(distribution, FloatDistribution)
+    low, high = distribution.low, distribution.high
+    return low * (high / low) ** share if distribution.log else low + share * (high - low)
 
 
 def _on(table: Table, band: Band, rank: int, targets: str, rate: float) -> Candidate:

@@ -8,17 +8,17 @@ every width, full depth, and one in 24 whatever its loss get the other seeds. Th
 which is that of a few steps at full depth: on `swap` no band was best at 0.4 times it and three in five at 2.5 times.
 With the defaults and twelve layers:
 
-    78 bands x 2 ranks x 2 targets, 12 sets of layers          = 324 entries, 90 of them the habit's
-    90 at seed 0:  3 rates x (45 to the last rung + 135)       = 540 steps each,     48,600 steps
+    78 bands x 2 ranks x 2 targets, 15 pairs, 12 sets          = 339 entries, 105 of them the habit's
+    105 at seed 0: 3 rates x (45 to the last rung + 135)       = 540 steps each,     56,700 steps
     234 at seed 0: 3 rates x 15 + 30 to rung 45 + 135 in full  = 210 steps each,     49,100 steps
     others: 11 widths x 2 + full depth x 4 + 4 best + 13 drawn = 43 entries at most
             2 seeds x (45 to the last rung + 135)              = 360 steps each,     15,500 steps
-    readings: 90 x 9 + 234 x 5 + 43 x 6, 128 examples, 3 steps each                   6,700 steps
-                                                                           together 119,900 steps
+    readings: 105 x 9 + 234 x 5 + 43 x 6, 128 examples, 3 steps each                  7,100 steps
+                                                                           together 128,400 steps
 
 A step of a packed candidate on one core takes 0.05 s (bands at the end) to 0.15 s (full depth), about 0.11 s on average
 over all bands, with the 59 tokens of `two_step`, and 0.014 to 0.041 s, about 0.03 s on average, with the 12 to 18
-tokens of the five other tasks. So `two_step` takes 13,200 core-seconds and each other task 3,600: 31,200 together, 4.3
+tokens of the five other tasks. So `two_step` takes 14,100 core-seconds and each other task 3,900: 33,600 together, 4.7
 hours on 2 quiet cores.
 """
 
@@ -30,7 +30,7 @@ from pydantic import Field
 
 from bandsearch.values.fidelity import Fidelity, Schedule
 from bandsearch.values.value import Value
-from benchmarks.bandbench.entry import Entry, contiguous, scattered
+from benchmarks.bandbench.entry import Entry, contiguous, ends, scattered
 
 
 class Design(Value):
@@ -47,6 +47,7 @@ class Design(Value):
     validation_examples: int = Field(default=128, ge=1)
     set_widths: tuple[int, ...] = (3, 6, 9)
     sets_per_width: int = 4
+    pairs: bool = Field(default=True, description="the first and the last layers together as well")
     full_rates: int = Field(default=3, ge=1, description="trained in full at the habit's rank and targets")
     survivors_per_width: int = 2
     survivors_beside: int = Field(default=4, description="the next best whatever their width")
@@ -65,8 +66,9 @@ class Design(Value):
         choices = [(rank, targets) for targets in self.targets for rank in self.ranks]
         choices.sort(key=lambda choice: choice != self.habit)
         bands = [entry for rank, targets in choices for entry in contiguous(layer_count, rank, targets)]
+        pairs = ends(layer_count, *self.habit) if self.pairs else []
         sets = [scattered(layer_count, width, self.sets_per_width, *self.habit) for width in self.set_widths]
-        return [*bands, *itertools.chain.from_iterable(sets)]
+        return list(dict.fromkeys([*bands, *pairs, *itertools.chain.from_iterable(sets)]))
 
     def trained_in_full(self, entry: Entry) -> int:
         """How many of its rates."""

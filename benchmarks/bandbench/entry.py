@@ -40,6 +40,10 @@ class Entry(Value):
     def is_band(self) -> bool:
         return len(self.bands) == 1
 
+    def is_ends(self, layer_count: int) -> bool:
+        """Whether it is a band in two pieces, the first layers and the last."""
+        return len(self.bands) == 2 and self.bands[0][0] == 0 and self.bands[1][1] == layer_count
+
     @property
     def is_drawn(self) -> bool:
         """Whether it gets all seeds whatever its loss, one in CONTROLS: what is chosen for a low loss at seed 0 is
@@ -77,6 +81,15 @@ def contiguous(layer_count: int, rank: int, targets: str) -> list[Entry]:
     """Every band, in the order of its start: neighbours in the list share a cached prefix."""
     pairs = itertools.combinations(range(layer_count + 1), 2)
     return [Entry(bands=((start, stop),), rank=rank, targets=targets) for start, stop in pairs]
+
+
+def ends(layer_count: int, rank: int, targets: str) -> list[Entry]:
+    """Every pair of first and last layers that is no wider than half of the depth."""
+    return [
+        Entry(bands=((0, first), (layer_count - last, layer_count)), rank=rank, targets=targets)
+        for first in range(1, layer_count // 2)
+        for last in range(1, layer_count // 2 - first + 1)
+    ]
 
 
 def scattered(layer_count: int, width: int, count: int, rank: int, targets: str) -> list[Entry]:

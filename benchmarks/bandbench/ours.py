@@ -16,7 +16,6 @@ from bandsearch.adapters.lora import trainable_parameters
 from bandsearch.engine.failures import DivergedError
 from bandsearch.run.planning import confirm_choices
 from bandsearch.search.campaign import Campaign
-from bandsearch.search.candidates import CandidateCode
 from bandsearch.search.confirm import confirm
 from bandsearch.search.proposer import Sampler
 from bandsearch.search.search import ETA
@@ -24,9 +23,8 @@ from bandsearch.values.atlas import Suggestion
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.fidelity import Fidelity, Schedule
 from bandsearch.values.plan import Costs, Plan, StagePlan
-from bandsearch.values.space import BandSpace, RateSpace, SearchSpace
 from bandsearch.values.trial import Point, TrialResult, TrialState
-from benchmarks.bandbench.arms import rate_ends
+from benchmarks.bandbench.space import code_of
 from benchmarks.bandbench.table import Table
 from benchmarks.bandbench.world import World
 
@@ -44,7 +42,7 @@ class HandedOver(NamedTuple):
 def bandsearch(
     world: World, budget: float, sampler: Sampler = Sampler.TPE, prior: Sequence[Suggestion] = ()
 ) -> HandedOver | None:
-    """None where `budget` device seconds do not pay for the probe, a search and the smallest confirmation."""
+    """None where `budget` device seconds do not pay for the probe and two candidates."""
     table, pool = world.table, TablePool(world)
     free = budget - table.profile.seconds
     plan = _plan(table, free)
@@ -67,23 +65,12 @@ def bandsearch(
     )
 
 
-def space_of(table: Table) -> SearchSpace:
-    """The choices of the table and no others."""
-    low, high = rate_ends(table)
-    return SearchSpace(
-        name="table",
-        bands=BandSpace(split=False, width=(1 / table.layer_count, 1.0)),
-        ranks=table.ranks,
-        alpha=table.header.alpha,
-        targets=table.targets,
-        learning_rate=RateSpace(low=low, high=high),
-    )
-
-
 def record_of(other: Table, table: Table) -> tuple[Suggestion, ...]:
     """What a run that found the best band of another task's table would recommend here: that candidate, and the same at
     the rate that the probe found here."""
-    partial = [index for index in other.own if len(other.options[index].entry.layers) < other.layer_count]
+    entries = {index: other.options[index].entry for index in other.own}
+    pieces = 2 if table.splits else 1
+    partial = [i for i, each in entries.items() if len(each.layers) < other.layer_count and len(each.bands) <= pieces]
     best = other.options[min(partial, key=lambda index: other.full[index])].candidate
     here = best.model_copy(update={"learning_rate": table.profile.rate_range.best})
     return tuple(Suggestion(candidate=each, reason=other.header.task) for each in dict.fromkeys((best, here)))
@@ -107,7 +94,7 @@ def _search(
 ) -> list[TrialResult]:
     """As Ray Tune drives a campaign over one engine, until a first rung no longer fits."""
     campaign = Campaign(
-        CandidateCode(space_of(table), table.header.layout, table.profile.rate_range),
+        code_of(table),
         table.profile,
         rungs=plan.rungs,
         eta=ETA,
@@ -140,8 +127,8 @@ def _plan(table: Table, free: float) -> Plan | None:
     share = free * CONFIRM_SHARE / (CONFIRM_SHARE + SEARCH_SHARE)
     choices = [choice for choice in confirm_choices(bounded=True) if choice.fraction == 1]
     fitting = [choice for choice in choices if choice.trainings * full * step <= share]
-    # At the least full depth and one other on two seeds, and a first rung for each of them.
-    if free < (4 * full + 4 * rungs[0]) * step:
+    # Without time to confirm anything full depth is handed over, at the better of its first two rates.
+    if free < 2 * rungs[-1] * step / (1 - CONFIRM_SHARE):
         return None
     choice = fitting[0] if fitting else choices[-1]
     # All reach the first rung, a third each next one.

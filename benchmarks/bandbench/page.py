@@ -72,7 +72,8 @@ def _goal(task: TaskFigures, name: str) -> str:
 
 def _tables(summary: Summary, tables: Mapping[str, Table]) -> str:
     head = ["", "entries", "on all seeds", "device hours", "SD, nats", "the best", "its parameters"]
-    head += ["full depth, regret", "the best random set", "its gain on the best band", "rates at the edge"]
+    head += ["full depth, regret", "the best in one piece", "its regret", "the smallest as good as full depth"]
+    head += ["its parameters", "the best random set", "its gain on the best", "rates at the edge"]
     body = []
     for task in summary.tasks:
         options = [tables[task.task].options[index] for index in tables[task.task].own]
@@ -87,6 +88,10 @@ def _tables(summary: Summary, tables: Mapping[str, Table]) -> str:
                 task.optimum,
                 f"{task.optimum_parameters:.0%}",
                 _in_sd(task.full_depth_regret, task.noise),
+                task.best_band,
+                _in_sd(task.best_band_regret, task.noise),
+                task.smallest,
+                f"{task.smallest_parameters:.0%}",
                 task.best_set or NOTHING,
                 NOTHING if task.best_set_gain_in_seed_sd is None else f"{task.best_set_gain_in_seed_sd:.2f} SD",
                 f"{task.edge_share:.0%}",

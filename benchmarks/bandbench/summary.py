@@ -38,7 +38,10 @@ class ArmFigures(Value):
 
 
 class TaskFigures(Value):
-    """`speedup_*` are ratios of median times; where the other arm was not there by its horizon, that stands for it
+    """`optimum`: of bands, in two pieces too where the table has such; `best_band`: in one piece; `smallest`: of the
+    fewest parameters, not worse than tuned full depth by more than an SD.
+
+    `speedup_*` are ratios of median times; where the other arm was not there by its horizon, that stands for it
     (`speedups_at_least`). `second_task_cost` and `misled_cost` are the time to the optimum with such an atlas, as a
     share of that without; None where one of them never got there. Regrets are those at the reported budget.
     """
@@ -49,6 +52,10 @@ class TaskFigures(Value):
     noise: float
     optimum: str
     optimum_parameters: float
+    best_band: str
+    best_band_regret: float
+    smallest: str
+    smallest_parameters: float
     best_set: str | None
     best_set_gain_in_seed_sd: float | None
     full_depth_regret: float
@@ -165,6 +172,10 @@ def _task(table: Table, played: Sequence[Played]) -> TaskFigures:
         noise=table.noise,
         optimum=str(table.options[table.optimum].candidate),
         optimum_parameters=table.options[table.optimum].parameters / table.habit_parameters,
+        best_band=str(table.options[table.best_band].candidate),
+        best_band_regret=table.regret(table.best_band),
+        smallest=str(table.options[table.smallest].candidate),
+        smallest_parameters=table.options[table.smallest].parameters / table.habit_parameters,
         best_set=None if table.best_set is None else str(table.options[table.best_set].candidate),
         best_set_gain_in_seed_sd=(
             None

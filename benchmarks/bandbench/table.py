@@ -4,8 +4,8 @@ A loss is taken apart as in the decision: entry + seed + noise. The noise of a t
 since one that is ahead at a rung is more often ahead in the end. Two things are filled in, both so that they are not
 better than what was trained: a rate that was not trained in full keeps its distance at the first rung, and an entry on
 one seed has that seed's loss. Noise goes by width class and learning rate: with nothing to learn it is a hundred times
-as large at a high one. Means are shrunk by what is noise in them. The optimum is the best band of those on all seeds:
-what a search over bands can find.
+as large at a high one. Means are shrunk by what is noise in them. The optimum is the best entry that a search can find
+of those on all seeds: a band, in two pieces too where the table holds pairs of first and last layers.
 """
 
 from __future__ import annotations
@@ -101,20 +101,38 @@ class Table:
         return tuple(sorted(own))
 
     @functools.cached_property
+    def splits(self) -> bool:
+        """Whether bands in two pieces are searched."""
+        return any(option.entry.is_ends(self.layer_count) for option in self.options)
+
+    @functools.cached_property
     def optimum(self) -> int:
-        """The best band of those on the most seeds."""
-        return self._best(is_band=True)
+        """The best entry that can be searched, of those on the most seeds."""
+        pieces = 2 if self.splits else 1
+        return self._best([i for i, option in enumerate(self.options) if len(option.entry.bands) <= pieces])
+
+    @functools.cached_property
+    def best_band(self) -> int:
+        """The best run of neighbouring layers, likewise."""
+        return self._best([i for i, option in enumerate(self.options) if option.entry.is_band])
 
     @functools.cached_property
     def best_set(self) -> int | None:
-        """The best of the random sets of layers that are no band; None where there are none."""
-        return self._best(is_band=False) if any(not option.entry.is_band for option in self.options) else None
+        """The best of the random sets of layers that are no single band; None where there are none."""
+        sets = [i for i, option in enumerate(self.options) if not option.entry.is_band]
+        sets = [i for i in sets if not self.options[i].entry.is_ends(self.layer_count)]
+        return self._best(sets) if sets else None
 
-    def _best(self, *, is_band: bool) -> int:
-        alike = [index for index, option in enumerate(self.options) if option.entry.is_band == is_band]
+    def _best(self, alike: Sequence[int]) -> int:
         most = max(self.options[index].seeds for index in alike)
-        sure = [index for index in alike if self.options[index].seeds == most]
-        return min(sure, key=lambda index: self.full[index])
+        return min((i for i in alike if self.options[i].seeds == most), key=lambda index: self.full[index])
+
+    @functools.cached_property
+    def smallest(self) -> int:
+        """Of the entries that are not worse than full depth by more than an SD, the one with the fewest parameters."""
+        bound = self.full[self.full_depth] + self.noise
+        alike = [i for i in self.own if self.full[i] <= bound and len(self.options[i].entry.bands) <= 2]
+        return min(alike, key=lambda index: (self.options[index].parameters, self.full[index]))
 
     def regret(self, option: int) -> float:
         """What its full training ends above the optimum's, without noise; never below 0, for sets of layers either."""
@@ -277,9 +295,9 @@ def _shrunk(fair: Losses, residuals: Residuals, layer_count: int) -> dict[Arm, A
     means = {arm: np.asarray(np.mean(list(by_seed.values()), axis=0)) for arm, by_seed in fair.items()}
     if not residuals:
         return means
-    alike: dict[tuple[WidthClass, float, bool], list[Arm]] = {}
+    alike: dict[tuple[WidthClass, float, int], list[Arm]] = {}
     for entry, rate in means:
-        kind = class_of(len(entry.layers), layer_count), rate, entry.is_band
+        kind = class_of(len(entry.layers), layer_count), rate, len(entry.bands)
         alike.setdefault(kind, []).append((entry, rate))
     shrunk: dict[Arm, Array] = {}
     for (width, rate, _), arms in alike.items():

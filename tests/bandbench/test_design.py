@@ -11,13 +11,17 @@ from benchmarks.bandbench.entry import Entry, contiguous, scattered
 
 def test_every_band_is_in_it_and_sets_of_equal_size() -> None:
     entries = DESIGN.entries(LAYERS)
-    assert len(set(entries)) == len(entries) == 324
+    assert len(set(entries)) == len(entries) == 339
     bands = [entry for entry in entries if entry.is_band]
     assert len({entry.bands for entry in bands}) == LAYERS * (LAYERS + 1) // 2
     assert entries[: len(contiguous(LAYERS, 1, "all"))] == contiguous(LAYERS, *DESIGN.habit)
-    sets = [entry for entry in entries if not entry.is_band]
+    others = [entry for entry in entries if not entry.is_band]
+    assert {(entry.rank, entry.targets) for entry in others} == {DESIGN.habit}
+    pairs = [entry for entry in others if entry.is_ends(LAYERS) and len(entry.layers) <= LAYERS // 2]
+    assert {entry.layers for entry in pairs} >= {(0, 11), (0, 9, 10, 11), (0, 1, 2, 3, 4, 11)}
+    assert len(pairs) == 15
+    sets = [entry for entry in others if entry not in pairs]
     assert {len(entry.layers) for entry in sets} == set(DESIGN.set_widths)
-    assert {(entry.rank, entry.targets) for entry in sets} == {DESIGN.habit}
 
 
 def test_a_set_is_a_candidate_and_never_a_band() -> None:
