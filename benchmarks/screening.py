@@ -126,7 +126,7 @@ def _search(at: Started, workload: Workload, profile: SensitivityProfile) -> lis
 def _drive(
     at: Started, campaign: Campaign, lock: Lock, engine: int, number: int, candidate: Candidate, workload: Workload
 ) -> None:
-    session = call(at.pool, engine, "admit", candidate, workload.proxy)
+    session = call(at.pool, engine, "admit", candidate, workload.screened)
     for rung in workload.scale.rungs:
         try:
             point = call(at.pool, engine, "advance", session, rung)

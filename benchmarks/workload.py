@@ -67,6 +67,12 @@ class Workload:
         )
 
     @property
+    def screened(self) -> Fidelity:
+        """As a search trains its candidates: the rate decays towards the last rung."""
+        hold = self.scale.rungs[-2] if len(self.scale.rungs) > 1 else 0
+        return self.proxy.model_copy(update={"schedule": Schedule.LINEAR, "hold_steps": hold})
+
+    @property
     def full(self) -> Fidelity:
         return self.proxy.model_copy(update={"steps": self.scale.full_steps, "schedule": Schedule.LINEAR})
 

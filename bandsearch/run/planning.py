@@ -29,7 +29,8 @@ FINAL_TRAININGS, SHARED_STEPS = 2, 16
 SMALLEST_FULL_STEPS = 20
 SMALLEST_RUNG = 30
 ETA = 3
-BASELINES = 4
+# Four kinds, full depth at two rates.
+BASELINES = 5
 # Ray Tune's own start, seconds; measured on 2 cores.
 SEARCH_START = 5.0
 SAFETY = 1.15

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from statistics import fmean
 
 from ray.exceptions import RayActorError, RayTaskError
 
@@ -15,7 +16,7 @@ from bandsearch.evaluate.retention import divergence_of
 from bandsearch.search.clock import Clock
 from bandsearch.search.decision import Contender, decide
 from bandsearch.search.failures import in_words
-from bandsearch.search.finalists import confirmation_order, pick_finalists
+from bandsearch.search.finalists import MOST_SEEDS, next_training, pick_finalists
 from bandsearch.search.ports import Pool, Records
 from bandsearch.search.proposal import Proposal
 from bandsearch.values.band import Band
@@ -51,17 +52,18 @@ def confirm(
     listen: Listener = silent,
     stop: Callable[[], bool] = lambda: False,
 ) -> Winner:
-    """Train the finalists of `results` for `plan.confirm_steps` steps on `plan.confirm_seeds` fresh seeds, and decide.
+    """Train the finalists of `results` for `plan.confirm_steps` steps on fresh seeds, `plan.confirm_seeds` each on
+    average, and decide.
 
     Every finished training is in `records` (stage "confirm") at once and is not done again by a later call. What does
-    not fit into `wall_left()` seconds is left out in the order of `confirmation_order`. A finalist that diverges gives
+    not fit into `wall_left()` seconds is left out in the order of `next_training`. A finalist that diverges gives
     its place to the next of its kind. With the objective `retention` every adapter's divergence from the base is taken
     on the texts `retention`, and decides between those within noise. When `stop()` turns true, decides on what there
     is. Raises BandsearchError where an engine is lost.
     """
     texts = tuple(retention) if objective is Objective.RETENTION else ()
     clock = Clock(wall_left, plan.costs.with_divergence(len(texts)))
-    seeds = [seed + 1 + index for index in range(plan.confirm_seeds)]
+    seeds = [seed + 1 + index for index in range(max(plan.confirm_seeds, MOST_SEEDS))]
     idle = list(range(pool.size)) * plan.packing
     places = len(idle)
     running: dict[Future[TrialResult | None], tuple[int, Proposal]] = {}
@@ -73,7 +75,8 @@ def confirm(
             finalists = _finalists(results, readings, layout, profile, plan)
             under_way = {(proposal.candidate.identity, proposal.seed) for _, proposal in running.values()}
             settled = {(r.candidate.identity, r.seed) for r in readings} | under_way | given_up
-            while idle and (proposal := _next(finalists, seeds, settled, clock, plan, places)) is not None:
+            contenders = [_contender(proposal, readings) for proposal in finalists]
+            while idle and (proposal := _next(contenders, seeds, settled, clock, plan, places)) is not None:
                 engine = idle.pop(0)
                 settled.add((proposal.candidate.identity, proposal.seed))
                 training = threads.submit(
@@ -97,7 +100,7 @@ def confirm(
         threads.shutdown(wait=False, cancel_futures=True)
     finalists = _finalists(results, readings, layout, profile, plan)
     contenders = [_contender(proposal, readings) for proposal in finalists]
-    return decide(contenders, finalists[0], plan.confirm_steps, objective)
+    return decide(contenders, _tuned_baseline(contenders), plan.confirm_steps, objective)
 
 
 def confirm_fidelity(plan: Plan, seed: int) -> Fidelity:
@@ -155,7 +158,7 @@ def _retreat(results: Sequence[TrialResult], layout: Layout, profile: Sensitivit
 
 
 def _next(
-    finalists: Sequence[Proposal],
+    contenders: Sequence[Contender],
     seeds: Sequence[int],
     settled: set[tuple[str, int]],
     clock: Clock,
@@ -165,13 +168,18 @@ def _next(
     """The next finalist with its seed; None when all is done or under way, or no further training fits."""
     if not clock.fits(plan.confirm_steps):
         return None
-    known = sum((proposal.candidate.identity, seed) in settled for proposal in finalists for seed in seeds)
-    capacity = known + places * clock.rounds(plan.confirm_steps)
-    for index, seed_index in confirmation_order(len(finalists), len(seeds), capacity):
-        proposal = finalists[index].model_copy(update={"seed": seeds[seed_index]})
-        if (proposal.candidate.identity, proposal.seed) not in settled:
-            return proposal
-    return None
+    started = {
+        (index, place)
+        for index, contender in enumerate(contenders)
+        for place, seed in enumerate(seeds)
+        if (contender.proposal.candidate.identity, seed) in settled
+    }
+    capacity = len(started) + places * clock.rounds(plan.confirm_steps)
+    found = next_training(contenders, started, plan.confirm_seeds, capacity)
+    if found is None:
+        return None
+    index, place = found
+    return contenders[index].proposal.model_copy(update={"seed": seeds[place]})
 
 
 def _train(
@@ -215,6 +223,12 @@ def _contender(proposal: Proposal, readings: Sequence[TrialResult]) -> Contender
     )
 
 
+def _tuned_baseline(contenders: Sequence[Contender]) -> Proposal:
+    """Full depth at the rate that came out best; the first one's where there is no loss."""
+    full_depth = [each for each in contenders if each.proposal.role is Role.FULL_DEPTH and each.losses]
+    return min(full_depth, key=lambda each: fmean(each.losses.values()), default=contenders[0]).proposal
+
+
 def _tell(
     listen: Listener,
     readings: Sequence[TrialResult],
@@ -224,8 +238,8 @@ def _tell(
     result: TrialResult,
 ) -> None:
     contenders = [_contender(proposal, readings) for proposal in finalists]
-    means = [sum(each.losses.values()) / len(each.losses) for each in contenders if each.losses]
-    base = contenders[0].losses
+    means = [fmean(each.losses.values()) for each in contenders if each.losses]
+    base = next(each.losses for each in contenders if each.proposal == _tuned_baseline(contenders))
     loss = f"loss {result.last_loss:.4f}" if result.points else result.state.value.replace("_", " ")
     listen(
         Update(
@@ -233,7 +247,7 @@ def _tell(
             message=f"{result.role.value.replace('_', ' ')} {result.candidate}, seed {result.seed}: {loss}",
             done=min(1.0, len(readings) / (len(finalists) * plan.confirm_seeds)),
             best_loss=min(means, default=None),
-            baseline_loss=sum(base.values()) / len(base) if base else None,
+            baseline_loss=fmean(base.values()) if base else None,
             running=running,
             finished=sum(reading.state is TrialState.COMPLETE for reading in readings),
             failed=sum(reading.state is not TrialState.COMPLETE for reading in readings),

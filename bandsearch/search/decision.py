@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from bandsearch.search.proposal import Proposal
-from bandsearch.values.candidate import Candidate
+from bandsearch.values.candidate import Candidate, Role
 from bandsearch.values.evaluation import Choice, Finalist, Winner
 from bandsearch.values.spec import Objective
 
@@ -109,6 +109,24 @@ def decide(
         baseline_parameters=baseline.trainable_parameters,
         finalists=tuple(sorted((_finalist(contender, steps) for contender in measured), key=lambda each: each.loss)),
     )
+
+
+def in_contention(contenders: Sequence[Contender]) -> list[int]:
+    """Which of them may still be handed over: full depth at its best rate, and all whose mean is not above the best
+    one's by more than chance explains (one-sided, 95 %); those without losses too."""
+    measured = [index for index, contender in enumerate(contenders) if contender.losses]
+    noise = Noise.of([contenders[index] for index in measured]) if measured else None
+    if noise is None or noise.freedom == 0:
+        return list(range(len(contenders)))
+    places = range(len(measured))
+    best = min(places, key=lambda place: noise.means[place])
+    bound = noise.quantile(1 - FALSE_WIN_RATE)
+    beaten = {
+        measured[place] for place in places if noise.difference(place, best) > bound * noise.standard_error(place, best)
+    }
+    full_depth = [place for place in places if contenders[measured[place]].proposal.role is Role.FULL_DEPTH]
+    beaten -= {measured[place] for place in sorted(full_depth, key=lambda place: noise.means[place])[:1]}
+    return [index for index in range(len(contenders)) if index not in beaten]
 
 
 def _choose(

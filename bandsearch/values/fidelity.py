@@ -8,7 +8,7 @@ from bandsearch.values.value import Value
 
 
 class Schedule(StrEnum):
-    """Learning rate after warm-up. A proxy that may be stopped at any rung knows no end to decay towards."""
+    """Learning rate after warm-up: the same to the end, or after `hold_steps` linearly down to zero."""
 
     CONSTANT = "constant"
     LINEAR = "linear"
@@ -22,6 +22,7 @@ class Fidelity(Value):
     seed: int = Field(ge=0)
     schedule: Schedule = Schedule.CONSTANT
     warmup_steps: int = Field(ge=0, default=0)
+    hold_steps: int = Field(ge=0, default=0)
     validation_examples: int = Field(ge=1, default=128)
 
     def learning_rate_factor(self, step: int) -> float:
@@ -30,4 +31,5 @@ class Fidelity(Value):
             return (step + 1) / (self.warmup_steps + 1)
         if self.schedule is Schedule.CONSTANT:
             return 1.0
-        return max(0.0, (self.steps - step) / max(1, self.steps - self.warmup_steps))
+        begin = max(self.warmup_steps, self.hold_steps)
+        return min(1.0, max(0.0, (self.steps - step) / max(1, self.steps - begin)))

@@ -101,8 +101,12 @@ class _Building:
         return self._each(slots, others, lambda engine, pair: self._other_seed(pool, engine, *pair))
 
     def _missing(self, entries: list[Entry]) -> list[Entry]:
-        trained = Counter(entry for entry, _, seed, kind in self.known if seed == 0 and kind == "full")
-        return [entry for entry in entries if trained[entry] < self.design.trained_in_full(entry)]
+        trained = Counter((entry, kind) for entry, _, seed, kind in self.known if seed == 0)
+        return [
+            entry
+            for entry in entries
+            if trained[entry, "full"] < self.design.trained_in_full(entry) or trained[entry, "proxy"] < len(self.rates)
+        ]
 
     def _best(self, entry: Entry) -> Row | None:
         """The full training at seed 0 at the entry's own rate."""
@@ -115,10 +119,31 @@ class _Building:
         losses = {entry: row.readings[-1][1] for entry, row in best.items()}
         chosen = self.design.survivors(losses, self.summary.layout.layer_count)
         pairs = [(entry, seed) for entry in chosen for seed in range(1, self.design.seeds)]
-        return [(entry, seed) for entry, seed in pairs if (entry, best[entry].rate, seed, "full") not in self.known]
+        return [
+            (entry, seed)
+            for entry, seed in pairs
+            if any((entry, best[entry].rate, seed, kind) not in self.known for kind in ("proxy", "full"))
+        ]
 
     def _first_seed(self, pool: EnginePool, engine: int, entry: Entry) -> None:
         """The rate search to the first rung; the chosen rates go to the last rung and are trained in full."""
+        readings = self._proxies(pool, engine, entry)
+        chosen = self._chosen(entry, readings)
+        fidelity, steps = self.design.full(0), self.design.full_steps
+        whole = [rate for rate in chosen if len(readings[rate]) == len(self.design.rungs)]
+        whole = [rate for rate in whole if (entry, rate, 0, "full") not in self.known]
+        last = {rate: _call(pool, engine, "admit", self._candidate(entry, rate), fidelity) for rate in whole}
+        advancing = {rate: pool.submit(engine, "advance", session, steps) for rate, session in last.items()}
+        for rate in chosen:
+            full = self._read(pool, [advancing[rate]]) if rate in advancing else []
+            self._note(Row(entry=entry, rate=rate, seed=0, kind="full", readings=tuple(full)))
+        for session in last.values():
+            _call(pool, engine, "evict", session)
+
+    def _proxies(self, pool: EnginePool, engine: int, entry: Entry) -> dict[float, list[Reading]]:
+        known = {rate: self.known.get((entry, rate, 0, "proxy")) for rate in self.rates}
+        if all(known.values()):
+            return {rate: list(row.readings) for rate, row in known.items() if row is not None}
         fidelity = self.design.proxy(0)
         sessions: dict[float, str] = {}
         readings: dict[float, list[Reading]] = {}
@@ -136,15 +161,7 @@ class _Building:
             _call(pool, engine, "evict", sessions[rate])
         for rate in self.rates:
             self._note(Row(entry=entry, rate=rate, seed=0, kind="proxy", readings=tuple(readings[rate])))
-        fidelity, steps = self.design.full(0), self.design.full_steps
-        whole = [rate for rate in chosen if len(readings[rate]) == len(self.design.rungs)]
-        last = {rate: _call(pool, engine, "admit", self._candidate(entry, rate), fidelity) for rate in whole}
-        advancing = {rate: pool.submit(engine, "advance", session, steps) for rate, session in last.items()}
-        for rate in chosen:
-            full = self._read(pool, [advancing[rate]]) if rate in advancing else []
-            self._note(Row(entry=entry, rate=rate, seed=0, kind="full", readings=tuple(full)))
-        for session in last.values():
-            _call(pool, engine, "evict", session)
+        return readings
 
     def _chosen(self, entry: Entry, readings: dict[float, list[Reading]]) -> list[float]:
         """The rates to train in full: the best at the first rung, or what was best in full on the same layers."""
@@ -163,8 +180,9 @@ class _Building:
         if (entry, rate, seed, "proxy") not in self.known:
             proxy = self._whole(pool, engine, entry, rate, self.design.proxy(seed), self.design.rungs)
             self._note(Row(entry=entry, rate=rate, seed=seed, kind="proxy", readings=proxy))
-        full = self._whole(pool, engine, entry, rate, self.design.full(seed), (self.design.full_steps,))
-        self._note(Row(entry=entry, rate=rate, seed=seed, kind="full", readings=full))
+        if (entry, rate, seed, "full") not in self.known:
+            full = self._whole(pool, engine, entry, rate, self.design.full(seed), (self.design.full_steps,))
+            self._note(Row(entry=entry, rate=rate, seed=seed, kind="full", readings=full))
 
     def _whole(
         self, pool: EnginePool, engine: int, entry: Entry, rate: float, fidelity: Fidelity, stages: tuple[int, ...]

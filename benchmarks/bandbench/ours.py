@@ -18,10 +18,10 @@ from bandsearch.run.planning import confirm_choices
 from bandsearch.search.campaign import Campaign
 from bandsearch.search.confirm import confirm
 from bandsearch.search.proposer import Sampler
-from bandsearch.search.search import ETA
+from bandsearch.search.search import ETA, proxy_fidelity
 from bandsearch.values.atlas import Suggestion
 from bandsearch.values.candidate import Candidate
-from bandsearch.values.fidelity import Fidelity, Schedule
+from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.plan import Costs, Plan, StagePlan
 from bandsearch.values.trial import Point, TrialResult, TrialState
 from benchmarks.bandbench.space import code_of
@@ -104,7 +104,7 @@ def _search(
         sampler=sampler,
         prior=prior,
     )
-    fidelity = Fidelity(steps=plan.rungs[-1], batch_size=plan.batch_size, seed=seed)
+    fidelity = proxy_fidelity(plan, seed)
     while pool.spent + plan.rungs[0] * plan.costs.seconds_per_step <= seconds:
         proposal = campaign.propose()
         session = pool.get(pool.submit(0, "admit", proposal.candidate, fidelity))
@@ -196,7 +196,7 @@ class TablePool:
 
     def _advance(self, session: str, steps: int, deadline: float | None = None) -> Point:
         candidate, fidelity, done = self._sessions[session]
-        in_full = fidelity.schedule is Schedule.LINEAR
+        in_full = fidelity.steps not in self._columns
         seconds = self._world.table.seconds(self._world.nearest(candidate), steps - done)
         self.spent += seconds
         loss = self._world.loss(candidate, -1 if in_full else self._columns[steps], fidelity.seed)

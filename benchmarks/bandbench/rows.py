@@ -33,7 +33,8 @@ class Header(Value):
 
 
 class Row(Value):
-    """A training: `proxy` at a constant rate, read at the rungs it reached, or `full` with a decaying one.
+    """A training: a `proxy` as a search trains it, read at the rungs it reached, the same at a `constant` rate (kept to
+    compare with; no part of a table's cost), or a `full` one.
 
     `readings` are (steps, validation loss, engine seconds so far); none where the training diverged before the first.
     """
@@ -41,7 +42,7 @@ class Row(Value):
     entry: Entry
     rate: float
     seed: int
-    kind: Literal["proxy", "full"]
+    kind: Literal["proxy", "constant", "full"]
     readings: tuple[Reading, ...] = Field(default=())
 
     @property

@@ -226,7 +226,7 @@ def table_of(header: Header, profile: SensitivityProfile, rows: Sequence[Row]) -
         effects=np.array(list(effects.values())),
         residuals=residuals,
         seconds_by_start=_seconds_by_start(rows),
-        exhaustive_seconds=sum(row.seconds for row in rows),
+        exhaustive_seconds=sum(row.seconds for row in rows if row.kind != "constant"),
         edge_share=sum(rate in edges for rate in best.values()) / len(best),
     )
 

@@ -12,7 +12,7 @@ from planted import profile
 
 from bandsearch.engine.failures import DivergedError
 from bandsearch.values.candidate import Candidate
-from bandsearch.values.fidelity import Fidelity, Schedule
+from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.trial import Point
 from benchmarks.bandbench import build as building
 from benchmarks.bandbench.design import Design
@@ -65,7 +65,7 @@ class Answering:
             del self.sessions[args[0]]
             raise DivergedError("The training loss is not a number.", "Lower the rate.")
         off = abs(math.log10(candidate.learning_rate / 0.01))
-        loss = off if fidelity.schedule is Schedule.LINEAR else 1 - off
+        loss = off if fidelity.steps == DESIGN.full_steps else 1 - off
         return Point(steps=args[1], loss=1 + loss + 0.01 * fidelity.seed, seconds=0.1 * args[1])
 
 

@@ -51,7 +51,8 @@ def test_full_depth_and_the_best_of_every_width_get_the_other_seeds() -> None:
 def test_seeds_of_proxies_and_full_trainings_are_those_of_a_run() -> None:
     assert (DESIGN.proxy(2).seed, DESIGN.proxy(2).steps) == (2, DESIGN.rungs[-1])
     assert DESIGN.full(0).learning_rate_factor(DESIGN.full_steps - 1) < 0.02
-    assert DESIGN.proxy(0).learning_rate_factor(DESIGN.rungs[-1] - 1) == 1.0
+    assert DESIGN.proxy(0).learning_rate_factor(DESIGN.rungs[0]) == 1.0
+    assert DESIGN.proxy(0).learning_rate_factor(DESIGN.rungs[-1] - 1) < 0.05
     assert Design(ranks=(8,), targets=("mlp",)).habit == (8, "mlp")
 
 

@@ -136,8 +136,8 @@ def test_what_is_forgotten_is_measured_within_its_share() -> None:
         made = make_plan(spec, dear, **splits, retention_texts=10, engines=1, wall_seconds=None, adapter_bytes=10**6)
         return made.seconds_of("confirm")
 
-    # Ten texts of half a second after each of two seeds of three finalists and four baselines.
-    assert confirming("retention") - confirming("loss") == pytest.approx(2 * 7 * 10 * 0.5)
+    # Ten texts of half a second after each of two seeds of three finalists, full depth twice and three other baselines.
+    assert confirming("retention") - confirming("loss") == pytest.approx(2 * 8 * 10 * 0.5)
     short, seconds = evaluated(300)
     assert 0 < short.retention_texts < 10
     assert seconds <= 0.02 * 300 * 1.15 + 1e-6

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from bench import planted_search
@@ -76,21 +77,24 @@ def test_on_the_control_no_win_is_declared_and_something_smaller_is_handed_over(
     assert choices.count(Choice.BEATS_BASELINE) <= 1
 
 
-def test_every_finalist_is_trained_once_per_seed_and_never_again() -> None:
+def test_every_finalist_has_two_seeds_and_those_that_are_hard_to_tell_apart_have_more() -> None:
     results = planted_search(Surface(), 0, 30)
     records, pool = MemoryRecords(), PlantedPool(Surface(), size=2)
     winner, readings = confirmed(pool, results, records, confirm_seeds=3)
     finalists = pick_finalists(results, LAYERS, 4)
-    assert {(r.candidate.identity, r.seed) for r in readings} == {
-        (f.candidate.identity, seed) for f in finalists for seed in (1, 2, 3)
-    }
-    assert len(readings) == 3 * len(finalists) == pool.trainings
+    seeds = {f.candidate: [r.seed for r in readings if r.candidate == f.candidate] for f in finalists}
+    assert all(sorted(each) == list(range(1, len(each) + 1)) for each in seeds.values())
+    assert {len(each) for each in seeds.values()} >= {2, 5}
+    assert len(seeds[winner.candidate]) == len(seeds[winner.baseline]) == 5
+    assert 2 * len(finalists) < len(readings) <= 3 * len(finalists)
+    assert len(readings) == pool.trainings
     assert {r.stage for r in readings} == {"confirm"}
     assert all(r.points[-1].steps == 180 for r in readings)
     again, _ = confirmed(pool, results, records, confirm_seeds=3)
     assert again == winner
     assert pool.trainings == len(readings)
-    assert all(entry.pairs == len(finalists) for entry in proxy_correlation([*results, *readings], LAYERS)[-1:])
+    # Full depth at its second rate did not get to the last rung.
+    assert all(entry.pairs == len(finalists) - 1 for entry in proxy_correlation([*results, *readings], LAYERS)[-1:])
 
 
 def test_short_of_time_full_depth_and_the_best_finalist_are_still_compared() -> None:
@@ -105,6 +109,22 @@ def test_short_of_time_full_depth_and_the_best_finalist_are_still_compared() -> 
     assert {r.candidate for r in readings} == {f.candidate for f in finalists[:2]}
     assert len(readings) == 5
     assert winner.baseline == finalists[0].candidate
+
+
+class Rising(Surface):
+    """What is best after a few steps is too low a rate for a whole training."""
+
+    def end_loss(self, candidate: Candidate) -> float:
+        return 0.3 - 0.2 * math.log10(candidate.learning_rate / self.rate)
+
+
+def test_full_depth_is_confirmed_at_a_higher_rate_too() -> None:
+    results = planted_search(Surface(), 0, 40)
+    winner, _ = confirmed(PlantedPool(Rising()), results, confirm_seeds=3)
+    full_depth = [each for each in pick_finalists(results, LAYERS, 4) if each.role is Role.FULL_DEPTH]
+    low, high = (each.candidate for each in full_depth)
+    assert low.learning_rate < high.learning_rate
+    assert winner.baseline == high
 
 
 class KeepingPool(PlantedPool):

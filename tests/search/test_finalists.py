@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import math
+from collections import Counter
+
 from bench import planted_search
 from hypothesis import given
 from hypothesis import strategies as st
 from surface import LAYERS, Surface
 
-from bandsearch.search.finalists import confirmation_order, pick_finalists
+from bandsearch.search.decision import Contender
+from bandsearch.search.finalists import next_training, pick_finalists
 from bandsearch.search.strata import WidthClass, width_class
 from bandsearch.values.candidate import Role
 from bandsearch.values.trial import TrialState
@@ -19,7 +23,8 @@ def test_every_width_and_every_kind_of_baseline_is_among_the_finalists() -> None
     searched = [each for each in finalists if not each.role.is_baseline]
     assert {width_class(each.candidate, LAYERS) for each in searched} == set(WidthClass)
     assert len(searched) == 4
-    assert sorted(each.role for each in finalists if each.role.is_baseline) == sorted(r for r in Role if r.is_baseline)
+    roles = Counter(each.role for each in finalists if each.role.is_baseline)
+    assert roles == dict.fromkeys((role for role in Role if role.is_baseline), 1) | {Role.FULL_DEPTH: 2}
 
 
 def test_the_best_of_all_comes_second_and_a_baseline_is_its_best_rate() -> None:
@@ -45,11 +50,19 @@ def test_few_places_go_to_the_best_of_each_width_first() -> None:
     assert pick_finalists([], LAYERS, 4) == []
 
 
-@given(st.integers(1, 10), st.integers(1, 6), st.floats(0, 100) | st.just(float("inf")))
+def _contenders(losses: list[list[float]]) -> list[Contender]:
+    finalists = pick_finalists(RESULTS, LAYERS, 4)[: len(losses)]
+    return [Contender(proposal, dict(enumerate(each))) for proposal, each in zip(finalists, losses, strict=True)]
+
+
+@given(st.integers(1, 8), st.integers(1, 6), st.floats(0, 100) | st.just(float("inf")))
 def test_short_of_time_the_last_seeds_and_the_last_finalists_go_first(
     finalists: int, seeds: int, capacity: float
 ) -> None:
-    order = confirmation_order(finalists, seeds, capacity)
+    contenders = _contenders([[]] * finalists)
+    order: list[tuple[int, int]] = []
+    while len(order) < max(capacity, 2) and (pair := next_training(contenders, order, seeds, capacity)) is not None:
+        order.append(pair)
     assert len(set(order)) == len(order)
     assert order == sorted(order, key=lambda pair: (pair[1], pair[0]))
     taken = {finalist for finalist, _ in order}
@@ -59,3 +72,12 @@ def test_short_of_time_the_last_seeds_and_the_last_finalists_go_first(
         assert len(order) == finalists * seeds
     if len(taken) > 2:
         assert len(taken) * min(2, seeds) <= capacity
+
+
+def test_who_is_clearly_worse_leaves_its_seeds_to_the_others() -> None:
+    losses = [[0.50, 0.51], [0.51, 0.50], [0.90, 0.91], [0.80, 0.79]]
+    order = [(index, seed) for seed in range(2) for index in range(4)]
+    while (pair := next_training(_contenders(losses), order, 3, math.inf)) is not None:
+        order.append(pair)
+        losses[pair[0]].append(0.505)
+    assert [len(each) for each in losses] == [4, 4, 2, 2]

@@ -50,15 +50,21 @@ def test_a_candidate_keeps_its_identity_through_json() -> None:
     assert again.model_copy(update={"rank": 4}).identity != CANDIDATE.identity
 
 
-@given(st.integers(1, 500), st.integers(0, 20), st.sampled_from(Schedule))
+@given(st.integers(1, 500), st.integers(0, 20), st.integers(0, 400), st.sampled_from(Schedule))
 def test_the_learning_rate_never_exceeds_its_peak_and_starts_above_zero(
-    steps: int, warmup: int, schedule: Schedule
+    steps: int, warmup: int, hold: int, schedule: Schedule
 ) -> None:
-    fidelity = Fidelity(steps=steps, batch_size=1, seed=0, schedule=schedule, warmup_steps=warmup)
+    fidelity = Fidelity(steps=steps, batch_size=1, seed=0, schedule=schedule, warmup_steps=warmup, hold_steps=hold)
     factors = [fidelity.learning_rate_factor(step) for step in range(steps)]
     assert all(0 < factor <= 1 for factor in factors)
+    rising, falling = factors[: max(warmup, hold)], factors[max(warmup, hold) :]
+    assert rising == sorted(rising)
+    assert set(factors[warmup:hold]) <= {1.0}
     if schedule is Schedule.CONSTANT:
         assert factors == sorted(factors)
+    elif len(falling) > 1:
+        assert falling == sorted(falling, reverse=True)
+        assert falling[-1] == pytest.approx(1 / len(falling))
 
 
 @pytest.mark.parametrize(
