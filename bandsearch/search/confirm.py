@@ -124,7 +124,12 @@ def _finalists(
 ) -> list[Proposal]:
     """Those that have not failed so far; the full-depth baseline comes first, made up where none is left."""
     failed = {result.candidate.identity for result in readings if result.state is not TrialState.COMPLETE}
-    finalists = pick_finalists(results, layout.layer_count, plan.finalists, failed)
+    losses: dict[str, list[float]] = {}
+    for result in readings:
+        if result.state is TrialState.COMPLETE:
+            losses.setdefault(result.candidate.identity, []).append(result.points[-1].loss)
+    means = {identity: fmean(each) for identity, each in losses.items()}
+    finalists = pick_finalists(results, layout.layer_count, plan.finalists, failed, means)
     if not finalists or finalists[0].role is not Role.FULL_DEPTH:
         finalists.insert(0, _retreat(results, layout, profile))
     return finalists

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from bandsearch.search.decision import Contender, in_contention
 from bandsearch.search.proposal import Proposal
@@ -17,7 +17,11 @@ MOST_SEEDS = 5
 
 
 def pick_finalists(
-    results: Sequence[TrialResult], layer_count: int, searched: int, excluded: Collection[str] = ()
+    results: Sequence[TrialResult],
+    layer_count: int,
+    searched: int,
+    excluded: Collection[str] = (),
+    means: Mapping[str, float] | None = None,
 ) -> list[Proposal]:
     """The candidates to confirm, the most needed first: full depth, the best searched one, full depth again, others.
 
@@ -26,6 +30,9 @@ def pick_finalists(
     depth the next higher one too: what a short proxy takes for the best rate is often too low for a full training, and
     a win over a baseline at the wrong rate is none. Better is who got to a higher rung, then who has the lower loss
     there. Identities in `excluded` (they diverged) step back.
+
+    `means` are confirmed losses so far by identity. Where full depth comes out better at its higher rate, the searched
+    ones are taken on at as much higher rates too, and before they are taken on as they were searched.
     """
     ranked = sorted(
         (
@@ -47,8 +54,25 @@ def pick_finalists(
     baselines = [result for result in ranked if result.role.is_baseline and result in best_of.values()]
     full_depth = _at_two_rates([result for result in ranked if result.role is Role.FULL_DEPTH])
     others = [result for result in baselines if result.role is not Role.FULL_DEPTH]
-    order = (*full_depth[:1], *chosen[:1], *full_depth[1:], *chosen[1:], *others)
-    return [Proposal.of(result) for result in order]
+    own_best, full = [Proposal.of(result) for result in chosen], [Proposal.of(result) for result in full_depth]
+    higher: list[Proposal] = []
+    if len(full) == 2 and _is_better(full[1], full[0], means or {}):
+        shift = full[1].candidate.learning_rate / full[0].candidate.learning_rate
+        free = max(result.number for result in results) + 1
+        shifted = [_at_rate(each, shift, free + place) for place, each in enumerate(own_best)]
+        higher = [each for each in shifted if each.candidate.identity not in excluded]
+    return [*full[:1], *own_best[:1], *full[1:], *higher, *own_best[1:], *map(Proposal.of, others)]
+
+
+def _is_better(one: Proposal, other: Proposal, means: Mapping[str, float]) -> bool:
+    loss, bound = (means.get(each.candidate.identity) for each in (one, other))
+    return loss is not None and bound is not None and loss < bound
+
+
+def _at_rate(proposal: Proposal, shift: float, number: int) -> Proposal:
+    rate = float(f"{shift * proposal.candidate.learning_rate:.4g}")
+    candidate = proposal.candidate.model_copy(update={"learning_rate": rate})
+    return proposal.model_copy(update={"number": number, "candidate": candidate, "proposed_by": "confirm"})
 
 
 def _at_two_rates(ranked: Sequence[TrialResult]) -> list[TrialResult]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+import pytest
 from bench import planted_search
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,6 +49,26 @@ def test_few_places_go_to_the_best_of_each_width_first() -> None:
     searched = [each for each in pick_finalists(RESULTS, LAYERS, 2) if each.role is Role.SEARCHED]
     assert len({width_class(each.candidate, LAYERS) for each in searched}) == 2
     assert pick_finalists([], LAYERS, 4) == []
+
+
+def test_where_full_depth_wants_a_higher_rate_the_searched_ones_get_it_too() -> None:
+    usual = pick_finalists(RESULTS, LAYERS, 4)
+    low, high = (each.candidate for each in usual if each.role is Role.FULL_DEPTH)
+    shift = high.learning_rate / low.learning_rate
+    assert pick_finalists(RESULTS, LAYERS, 4, means={low.identity: 0.4, high.identity: 0.5}) == usual
+    shifted = pick_finalists(RESULTS, LAYERS, 4, means={low.identity: 0.5, high.identity: 0.4})
+    new = [each for each in shifted if each not in usual]
+    searched = [each for each in usual if each.role is Role.SEARCHED]
+    assert [each.candidate.bands for each in new] == [each.candidate.bands for each in searched]
+    assert all(
+        one.candidate.learning_rate == pytest.approx(shift * other.candidate.learning_rate, rel=1e-3)
+        for one, other in zip(new, searched, strict=True)
+    )
+    assert shifted[3:7] == new
+    assert min(each.number for each in new) > max(result.number for result in RESULTS)
+    diverged = {new[0].candidate.identity}
+    means = {low.identity: 0.5, high.identity: 0.4}
+    assert new[0] not in pick_finalists(RESULTS, LAYERS, 4, diverged, means)
 
 
 def _contenders(losses: list[list[float]]) -> list[Contender]:
