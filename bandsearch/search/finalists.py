@@ -25,11 +25,12 @@ def pick_finalists(
 ) -> list[Proposal]:
     """The candidates to confirm, the most needed first: full depth, the best searched one, full depth again, others.
 
-    Of the searched candidates the best of all and the best of every width class (a narrow band is not dropped for what
-    a short proxy says), then the next best, `searched` in all; of every kind of baseline the best rate, and of full
-    depth the next higher one too: what a short proxy takes for the best rate is often too low for a full training, and
-    a win over a baseline at the wrong rate is none. Better is who got to a higher rung, then who has the lower loss
-    there. Identities in `excluded` (they diverged) step back.
+    Of the searched candidates the best with at most half of full depth's parameters (as good as full depth it is worth
+    handing over, which a wide one is only if it is better), the best of all and the best of every width class (a narrow
+    band is not dropped for what a short proxy says), then the next best, `searched` in all; of every kind of baseline
+    the best rate, and of full depth the next higher one too: what a short proxy takes for the best rate is often too
+    low for a full training, and a win over a baseline at the wrong rate is none. Better is who got to a higher rung,
+    then who has the lower loss there. Identities in `excluded` (they diverged) step back.
 
     `means` are confirmed losses so far by identity. Where full depth comes out better at its higher rate, the searched
     ones are taken on at as much higher rates too, and before they are taken on as they were searched.
@@ -49,10 +50,12 @@ def pick_finalists(
         kind = result.role if result.role.is_baseline else width_class(result.candidate, layer_count)
         best_of.setdefault(kind, result)
     own = [result for result in ranked if not result.role.is_baseline]
+    full = [result for result in ranked if result.role is Role.FULL_DEPTH]
+    small = [each for each in own if full and 2 * each.trainable_parameters <= full[0].trainable_parameters][:1]
     leaders = [result for result in own if result in best_of.values()]
-    chosen = [*leaders, *(result for result in own if result not in leaders)][:searched]
+    chosen = list(dict.fromkeys([*small, *leaders, *own]))[:searched]
     baselines = [result for result in ranked if result.role.is_baseline and result in best_of.values()]
-    full_depth = _at_two_rates([result for result in ranked if result.role is Role.FULL_DEPTH])
+    full_depth = _at_two_rates(full)
     others = [result for result in baselines if result.role is not Role.FULL_DEPTH]
     own_best, full = [Proposal.of(result) for result in chosen], [Proposal.of(result) for result in full_depth]
     higher: list[Proposal] = []
