@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 
 from bandsearch.search.decision import Contender, in_contention
@@ -12,6 +13,8 @@ from bandsearch.values.trial import TrialResult, TrialState
 
 # Seeds a finalist must have before another one is taken on: one seed tells nothing about noise.
 SEEDS_NEEDED = 2
+# Rates nearer than this are one rate.
+RATES_APART = 1.5
 # The most seeds of one that is hard to tell from another.
 MOST_SEEDS = 5
 
@@ -23,17 +26,18 @@ def pick_finalists(
     excluded: Collection[str] = (),
     means: Mapping[str, float] | None = None,
 ) -> list[Proposal]:
-    """The candidates to confirm, the most needed first: full depth, the best searched one, full depth again, others.
+    """The candidates to confirm, the most needed first: full depth at two rates, the searched ones, other baselines.
 
     Of the searched candidates the best with at most half of full depth's parameters (as good as full depth it is worth
     handing over, which a wide one is only if it is better), the best of all and the best of every width class (a narrow
     band is not dropped for what a short proxy says), then the next best, `searched` in all; of every kind of baseline
-    the best rate, and of full depth the next higher one too: what a short proxy takes for the best rate is often too
-    low for a full training, and a win over a baseline at the wrong rate is none. Better is who got to a higher rung,
-    then who has the lower loss there. Identities in `excluded` (they diverged) step back.
+    the best rate, and of full depth the best of those that are far from it too: what a short proxy takes for the best
+    rate is often not that of a full training, and a win over a baseline at the wrong rate is none. Better is who got to
+    a higher rung, then who has the lower loss there. Identities in `excluded` (they diverged) step back.
 
-    `means` are confirmed losses so far by identity. Where full depth comes out better at its higher rate, the searched
-    ones are taken on at as much higher rates too, and before they are taken on as they were searched.
+    `means` are confirmed losses so far by identity. Once there is one of both rates of full depth, the worse steps back
+    behind the searched ones; and if the proxy's rate was the worse one, the searched ones are taken on at rates that
+    differ as much from theirs, before they are taken on as they were searched.
     """
     ranked = sorted(
         (
@@ -55,21 +59,20 @@ def pick_finalists(
     leaders = [result for result in own if result in best_of.values()]
     chosen = list(dict.fromkeys([*small, *leaders, *own]))[:searched]
     baselines = [result for result in ranked if result.role.is_baseline and result in best_of.values()]
-    full_depth = _at_two_rates(full)
     others = [result for result in baselines if result.role is not Role.FULL_DEPTH]
-    own_best, full = [Proposal.of(result) for result in chosen], [Proposal.of(result) for result in full_depth]
-    higher: list[Proposal] = []
-    if len(full) == 2 and _is_better(full[1], full[0], means or {}):
-        shift = full[1].candidate.learning_rate / full[0].candidate.learning_rate
+    at_rates = [Proposal.of(result) for result in _at_two_rates(full)]
+    own_best = [Proposal.of(result) for result in chosen]
+    losses = [(means or {}).get(each.candidate.identity, math.nan) for each in at_rates]
+    if len(at_rates) < 2 or any(map(math.isnan, losses)):
+        return [*at_rates, *own_best, *map(Proposal.of, others)]
+    shifted: list[Proposal] = []
+    if losses[1] < losses[0]:
+        at_rates.reverse()
+        shift = at_rates[0].candidate.learning_rate / at_rates[1].candidate.learning_rate
         free = max(result.number for result in results) + 1
         shifted = [_at_rate(each, shift, free + place) for place, each in enumerate(own_best)]
-        higher = [each for each in shifted if each.candidate.identity not in excluded]
-    return [*full[:1], *own_best[:1], *full[1:], *higher, *own_best[1:], *map(Proposal.of, others)]
-
-
-def _is_better(one: Proposal, other: Proposal, means: Mapping[str, float]) -> bool:
-    loss, bound = (means.get(each.candidate.identity) for each in (one, other))
-    return loss is not None and bound is not None and loss < bound
+        shifted = [each for each in shifted if each.candidate.identity not in excluded]
+    return [at_rates[0], *shifted, *own_best, at_rates[1], *map(Proposal.of, others)]
 
 
 def _at_rate(proposal: Proposal, shift: float, number: int) -> Proposal:
@@ -79,12 +82,13 @@ def _at_rate(proposal: Proposal, shift: float, number: int) -> Proposal:
 
 
 def _at_two_rates(ranked: Sequence[TrialResult]) -> list[TrialResult]:
-    """The first of `ranked` and the one at the next higher rate, or else the second."""
-    if len(ranked) < 2:
-        return list(ranked)
-    best, *others = ranked
-    higher = [each for each in others if each.candidate.learning_rate > best.candidate.learning_rate]
-    return [best, min(higher, key=lambda each: each.candidate.learning_rate) if higher else others[0]]
+    """The first of `ranked`, and the first whose rate differs from its by RATES_APART."""
+    if not ranked:
+        return []
+    rate = ranked[0].candidate.learning_rate
+    ratios = {result.number: result.candidate.learning_rate / rate for result in ranked}
+    apart = [each for each in ranked if max(ratios[each.number], 1 / ratios[each.number]) >= RATES_APART]
+    return [ranked[0], *apart[:1]]
 
 
 def next_training(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 from bench import planted_search
@@ -99,18 +100,20 @@ def test_every_finalist_has_two_seeds_and_those_that_are_hard_to_tell_apart_have
     assert all(entry.pairs == len(finalists) - 1 for entry in proxy_correlation([*results, *readings], LAYERS)[-1:])
 
 
-def test_short_of_time_full_depth_and_the_best_finalist_are_still_compared() -> None:
+def test_short_of_time_full_depth_is_tuned_and_compared_with_one_other() -> None:
     results = planted_search(Surface(), 0, 30)
     pool = PlantedPool(Surface())
     one = 180 * 1.15  # seconds, at one second a step
-    # Time for five trainings: two finalists on two seeds each (a third would have no second seed), then a third seed.
+    # Time for five trainings: both rates of full depth, then the better one and one finalist on two seeds each.
     winner, readings = confirmed(
         pool, results, wall_left=lambda: 5.2 * one - one * pool.trainings, confirm_seeds=3, seconds_per_step=1.0
     )
-    finalists = pick_finalists(results, LAYERS, 4)
-    assert {r.candidate for r in readings} == {f.candidate for f in finalists[:2]}
-    assert len(readings) == 5
-    assert winner.baseline == finalists[0].candidate
+    full_depth = [f.candidate for f in pick_finalists(results, LAYERS, 4)[:2]]
+    trained = Counter(r.candidate for r in readings)
+    assert sorted(trained.values()) == [1, 2, 2]
+    assert winner.baseline in full_depth
+    assert trained[winner.baseline] == 2
+    assert set(full_depth) < set(trained)
 
 
 class Rising(Surface):

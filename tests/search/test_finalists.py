@@ -28,11 +28,13 @@ def test_every_width_and_every_kind_of_baseline_is_among_the_finalists() -> None
     assert roles == dict.fromkeys((role for role in Role if role.is_baseline), 1) | {Role.FULL_DEPTH: 2}
 
 
-def test_the_best_of_few_parameters_comes_second_and_a_baseline_is_its_best_rate() -> None:
+def test_full_depth_comes_at_two_rates_and_then_the_best_of_few_parameters() -> None:
     finalists = pick_finalists(RESULTS, LAYERS, 2)
+    assert [each.role for each in finalists[:2]] == [Role.FULL_DEPTH] * 2
+    assert finalists[0].candidate.learning_rate != pytest.approx(finalists[1].candidate.learning_rate, rel=0.4)
     own = [r for r in RESULTS if r.role is Role.SEARCHED and r.state is TrialState.COMPLETE]
     small = [r for r in own if 2 * r.trainable_parameters <= finalists[0].trainable_parameters]
-    assert finalists[1].number == min(small, key=lambda r: r.points[-1].loss).number
+    assert finalists[2].number == min(small, key=lambda r: r.points[-1].loss).number
     assert finalists[3].number == min(own, key=lambda r: r.points[-1].loss).number
     full = [r for r in RESULTS if r.role is Role.FULL_DEPTH and r.state is TrialState.COMPLETE]
     assert finalists[0].number == min(full, key=lambda r: r.points[-1].loss).number
@@ -53,24 +55,23 @@ def test_few_places_go_to_the_best_of_each_width_first() -> None:
     assert pick_finalists([], LAYERS, 4) == []
 
 
-def test_where_full_depth_wants_a_higher_rate_the_searched_ones_get_it_too() -> None:
+def test_where_full_depth_wants_another_rate_the_searched_ones_get_it_too() -> None:
     usual = pick_finalists(RESULTS, LAYERS, 4)
-    low, high = (each.candidate for each in usual if each.role is Role.FULL_DEPTH)
-    shift = high.learning_rate / low.learning_rate
-    assert pick_finalists(RESULTS, LAYERS, 4, means={low.identity: 0.4, high.identity: 0.5}) == usual
-    shifted = pick_finalists(RESULTS, LAYERS, 4, means={low.identity: 0.5, high.identity: 0.4})
-    new = [each for each in shifted if each not in usual]
-    searched = [each for each in usual if each.role is Role.SEARCHED]
-    assert [each.candidate.bands for each in new] == [each.candidate.bands for each in searched]
-    assert all(
-        one.candidate.learning_rate == pytest.approx(shift * other.candidate.learning_rate, rel=1e-3)
-        for one, other in zip(new, searched, strict=True)
-    )
-    assert shifted[3:7] == new
-    assert min(each.number for each in new) > max(result.number for result in RESULTS)
-    diverged = {new[0].candidate.identity}
-    means = {low.identity: 0.5, high.identity: 0.4}
-    assert new[0] not in pick_finalists(RESULTS, LAYERS, 4, diverged, means)
+    first, second, *others = usual
+    by_rate = {first.candidate.identity: 0.4, second.candidate.identity: 0.5}
+    assert pick_finalists(RESULTS, LAYERS, 4, means=dict(list(by_rate.items())[:1])) == usual
+    searched, baselines = others[:4], others[4:]
+    assert pick_finalists(RESULTS, LAYERS, 4, means=by_rate) == [first, *searched, second, *baselines]
+    by_rate[first.candidate.identity] = 0.6
+    best, *rest = pick_finalists(RESULTS, LAYERS, 4, means=by_rate)
+    assert (best, rest[4:]) == (second, [*searched, first, *baselines])
+    shift = second.candidate.learning_rate / first.candidate.learning_rate
+    for new, old in zip(rest[:4], searched, strict=True):
+        assert new.candidate.bands == old.candidate.bands
+        assert new.candidate.learning_rate == pytest.approx(shift * old.candidate.learning_rate, rel=1e-3)
+        assert new.number > max(result.number for result in RESULTS)
+    diverged = {rest[0].candidate.identity}
+    assert rest[0] not in pick_finalists(RESULTS, LAYERS, 4, diverged, by_rate)
 
 
 def _contenders(losses: list[list[float]]) -> list[Contender]:
