@@ -108,7 +108,7 @@ def _over_tasks(tables: Mapping[str, Table], measured: Mapping[str, Measured]) -
     by_task = {
         task: {each.signal: each for each in band_signals(table, measured[task])} for task, table in wanted.items()
     }
-    rungs = {task: rung_signals(table) for task, table in wanted.items()}
+    rungs = {task: [each for each in rung_signals(table) if each.decayed] for task, table in wanted.items()}
     head = ["rank correlation within equal width", "mean", *wanted, "seconds, mean"]
     body = []
     for name in next(iter(by_task.values())):
@@ -183,7 +183,7 @@ def _rungs(table: Table) -> str:
     head = ["rank correlation with the full loss", "entries", "all", "within width classes", "within equal width"]
     body = [
         [
-            f"after {each.steps} steps",
+            f"after {each.steps} steps{'' if each.decayed else ', at a constant rate'}",
             str(each.entries),
             *map(_rho, (each.overall, each.within_classes, each.within_width)),
         ]

@@ -37,7 +37,7 @@ class BandSignal(Value):
 
 
 class Ranking(Value):
-    """The bands of a table: how wide they are, what they gain, and what every signal gives them."""
+    """The bands of a table: how wide they are, what they gain on seed 0, and what every signal gives them."""
 
     widths: tuple[int, ...]
     gains: tuple[float, ...]
@@ -49,7 +49,7 @@ def ranking(table: Table, measured: Measured | None) -> Ranking:
     for index, option in enumerate(table.options):
         if option.seeds and option.entry.is_band:
             band = option.entry.bands[0]
-            best[band] = min(best.get(band, float("inf")), float(table.full[index]))
+            best[band] = min(best.get(band, float("inf")), float(table.read[index, -1]))
     layers: dict[str, Sequence[float]] = {WIDTH: (1.0,) * table.layer_count, **layer_signals(table.profile)}
     scores: dict[str, tuple[float, ...]] = {}
     if measured is not None:

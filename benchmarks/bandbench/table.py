@@ -51,12 +51,17 @@ class Table:
 
     `effects` are what stored seeds do to all entries, `residuals` what is left, scaled up for the mean that was taken
     out. Both have the columns of `means`.
+
+    `read` and `constant` are what signals are judged by, losses of seed 0 as they were read, with the columns of
+    `means` and NaN where nothing was: with the search's proxies, and at a constant rate where such were trained.
     """
 
     header: Header
     profile: SensitivityProfile
     options: tuple[Option, ...]
     means: Array
+    read: Array
+    constant: Array
     effects: Array
     residuals: Residuals
     seconds_by_start: dict[int, float]
@@ -223,12 +228,26 @@ def table_of(header: Header, profile: SensitivityProfile, rows: Sequence[Row]) -
         profile=profile,
         options=tuple(options),
         means=np.array(means),
+        read=_as_read(rows, "proxy", options, len(columns)),
+        constant=_as_read(rows, "constant", options, len(columns)),
         effects=np.array(list(effects.values())),
         residuals=residuals,
         seconds_by_start=_seconds_by_start(rows),
         exhaustive_seconds=sum(row.seconds for row in rows if row.kind != "constant"),
         edge_share=sum(rate in edges for rate in best.values()) / len(best),
     )
+
+
+def _as_read(rows: Sequence[Row], kind: str, options: Sequence[Option], columns: int) -> Array:
+    known = {row.key: row for row in rows if row.seed == 0}
+    read = np.full((len(options), columns), math.nan)
+    for index, option in enumerate(options):
+        proxy, full = (known.get((option.entry, option.candidate.learning_rate, 0, each)) for each in (kind, "full"))
+        for column, (_, loss, _) in enumerate(proxy.readings if proxy else ()):
+            read[index, column] = loss
+        if full is not None and full.readings:
+            read[index, -1] = full.readings[-1][1]
+    return read
 
 
 def _filled_in(row: Row, best_row: Row, best: Array, effect: Array) -> Array:
