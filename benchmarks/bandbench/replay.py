@@ -22,10 +22,10 @@ OURS, NULL = "bandsearch", "bandsearch, nothing to win"
 SECOND, MISLED = "bandsearch, second task", "bandsearch, misled"
 # Budgets of bandsearch as shares of what the table cost, and the one whose hand-over is reported and judged for false
 # wins. What is handed over depends on the budget, so every budget is a run of its own.
-LADDER = (1 / 400, 1 / 200, 1 / 100, 1 / 50, 1 / 25, 1 / 15)
+LADDER = (1 / 400, 1 / 200, 1 / 100, 1 / 50, 1 / 25)
 HEADLINE, NULL_BUDGET = 1 / 50, 1 / 25
 # How long the others go on. The dearer an arm's own thinking, the shorter, so that replays take seconds.
-HORIZON, HORIZONS = 1 / 5, {"AutoPEFT-style": 1 / 8, "Optuna GP": 1 / 20}
+HORIZON, HORIZONS = 1 / 5, {"AutoPEFT-style": 1 / 8, "Optuna GP": 1 / 30}
 
 
 class Step(Value):

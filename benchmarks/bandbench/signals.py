@@ -37,7 +37,8 @@ class BandSignal(Value):
 
 
 class Ranking(Value):
-    """The bands of a table: how wide they are, what they gain on seed 0, and what every signal gives them."""
+    """The bands of a table at the habit's rank and targets: how wide they are, what they gain on seed 0, and what every
+    signal gives them."""
 
     widths: tuple[int, ...]
     gains: tuple[float, ...]
@@ -47,8 +48,9 @@ class Ranking(Value):
 def ranking(table: Table, measured: Measured | None) -> Ranking:
     best: dict[tuple[int, int], float] = {}
     for index, option in enumerate(table.options):
-        if option.seeds and option.entry.is_band:
-            band = option.entry.bands[0]
+        entry = option.entry
+        if option.seeds and entry.is_band and (entry.rank, entry.targets) == table.habit:
+            band = entry.bands[0]
             best[band] = min(best.get(band, float("inf")), float(table.read[index, -1]))
     layers: dict[str, Sequence[float]] = {WIDTH: (1.0,) * table.layer_count, **layer_signals(table.profile)}
     scores: dict[str, tuple[float, ...]] = {}
