@@ -18,7 +18,8 @@ def _on_the_task(winner: Winner, evaluation: Evaluation) -> str:
         return (
             f"Nothing to gain: {BASELINE} is handed over ({winner.trainable_parameters:,} parameters). {winner.reason}"
         )
-    band = "Layers " + " and ".join(f"{b.start} to {b.stop - 1}" for b in winner.candidate.bands)
+    spans = [f"{b.start} to {b.stop - 1}" if b.width > 1 else f"{b.start}" for b in winner.candidate.bands]
+    band = f"Layers {' and '.join(spans)}"
     share = f"{winner.trainable_parameters / winner.baseline_parameters:.0%} of its parameters"
     comparison = evaluation.comparison("winner", "full_depth", "loss")
     if comparison is None:

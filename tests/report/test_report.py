@@ -17,6 +17,7 @@ from bandsearch.run.report import ReportFacts, write_report
 from bandsearch.run.verdict import verdict
 from bandsearch.run.words import markdown_text
 from bandsearch.values.atlas import Suggestion
+from bandsearch.values.band import Band
 from bandsearch.values.candidate import Role
 from bandsearch.values.evaluation import ArmScores, Choice, Evaluation, ExampleScore
 from bandsearch.values.retention import Retention
@@ -317,3 +318,16 @@ def test_the_verdict_says_who_forgets_less(ours: float, task: float, words: str)
     assert "On 3 texts away from the task (texts)" in said
     assert verdict(facts.winner, evaluation).endswith(said)
     assert forgetting_words(facts.winner, facts.evaluation) == ""
+
+
+def test_the_verdict_names_a_piece_of_one_layer_by_its_layer() -> None:
+    facts = plausible_facts()
+    pieces = (Band(start=0, stop=1), Band(start=9, stop=12))
+    winner = facts.winner.model_copy(
+        update={
+            "candidate": facts.winner.candidate.model_copy(update={"bands": pieces}),
+            "choice": Choice.BEATS_BASELINE,
+        }
+    )
+    assert facts.evaluation is not None
+    assert "Layers 0 and 9 to 11 " in verdict(winner, facts.evaluation)
