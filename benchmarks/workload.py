@@ -68,9 +68,14 @@ class Workload:
 
     @property
     def screened(self) -> Fidelity:
-        """As a search trains its candidates: the rate decays towards the last rung."""
-        hold = self.scale.rungs[-2] if len(self.scale.rungs) > 1 else 0
-        return self.proxy.model_copy(update={"schedule": Schedule.LINEAR, "hold_steps": hold})
+        """As a search trains its candidates."""
+        scale = self.scale
+        return Fidelity.proxy(
+            scale.rungs,
+            batch_size=scale.batch_size,
+            seed=scale.seed,
+            validation_examples=scale.validation_examples,
+        )
 
     @property
     def full(self) -> Fidelity:

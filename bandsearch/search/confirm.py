@@ -100,7 +100,7 @@ def confirm(
         threads.shutdown(wait=False, cancel_futures=True)
     finalists = _finalists(results, readings, layout, profile, plan)
     contenders = [_contender(proposal, readings) for proposal in finalists]
-    return decide(contenders, _tuned_baseline(contenders), plan.confirm_steps, objective)
+    return decide(contenders, _tuned_baseline(contenders).proposal, plan.confirm_steps, objective)
 
 
 def confirm_fidelity(plan: Plan, seed: int) -> Fidelity:
@@ -228,10 +228,10 @@ def _contender(proposal: Proposal, readings: Sequence[TrialResult]) -> Contender
     )
 
 
-def _tuned_baseline(contenders: Sequence[Contender]) -> Proposal:
-    """Full depth at the rate that came out best; the first one's where there is no loss."""
+def _tuned_baseline(contenders: Sequence[Contender]) -> Contender:
+    """Full depth at the rate that came out best; the first where there is no loss."""
     full_depth = [each for each in contenders if each.proposal.role is Role.FULL_DEPTH and each.losses]
-    return min(full_depth, key=lambda each: fmean(each.losses.values()), default=contenders[0]).proposal
+    return min(full_depth, key=lambda each: fmean(each.losses.values()), default=contenders[0])
 
 
 def _tell(
@@ -244,7 +244,7 @@ def _tell(
 ) -> None:
     contenders = [_contender(proposal, readings) for proposal in finalists]
     means = [fmean(each.losses.values()) for each in contenders if each.losses]
-    base = next(each.losses for each in contenders if each.proposal == _tuned_baseline(contenders))
+    base = _tuned_baseline(contenders).losses
     loss = f"loss {result.last_loss:.4f}" if result.points else result.state.value.replace("_", " ")
     listen(
         Update(

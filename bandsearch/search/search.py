@@ -26,7 +26,7 @@ from bandsearch.search.proxy import CPU_SHARE, Proxy
 from bandsearch.search.searcher import METRIC, CampaignScheduler, CampaignSearcher, StopSwitch
 from bandsearch.values.atlas import Suggestion
 from bandsearch.values.candidate import Role
-from bandsearch.values.fidelity import Fidelity, Schedule
+from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.layout import Layout
 from bandsearch.values.plan import Plan
 from bandsearch.values.profile import SensitivityProfile
@@ -123,20 +123,9 @@ def run_search(
 
 
 def proxy_fidelity(plan: Plan, seed: int) -> Fidelity:
-    """All proxies of a run train alike and on one seed, so that they differ by their candidates only.
-
-    Whoever gets to the last rung goes no further, so on the way there the rate decays to zero, as in a full training:
-    within width classes that ranks bands far better than as many steps at a constant rate (results/LOG.md). At the
-    rungs below it is still the full rate, since a training that passes them goes on.
-    """
-    return Fidelity(
-        steps=plan.rungs[-1],
-        batch_size=plan.batch_size,
-        seed=seed,
-        schedule=Schedule.LINEAR,
-        hold_steps=plan.rungs[-2] if len(plan.rungs) > 1 else 0,
-        warmup_steps=min(10, plan.rungs[0] // 10),
-        validation_examples=plan.validation_examples,
+    """All proxies of a run train alike and on one seed, so that they differ by their candidates only."""
+    return Fidelity.proxy(
+        plan.rungs, batch_size=plan.batch_size, seed=seed, validation_examples=plan.validation_examples
     )
 
 

@@ -1,5 +1,8 @@
 """Fidelity: how long and on what seed a candidate is trained."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from enum import StrEnum
 
 from pydantic import Field
@@ -24,6 +27,24 @@ class Fidelity(Value):
     warmup_steps: int = Field(ge=0, default=0)
     hold_steps: int = Field(ge=0, default=0)
     validation_examples: int = Field(ge=1, default=128)
+
+    @classmethod
+    def proxy(cls, rungs: Sequence[int], *, batch_size: int, seed: int, validation_examples: int) -> Fidelity:
+        """As a search trains its candidates, read at every one of `rungs` (steps, ascending).
+
+        Whoever gets to the last rung goes no further, so on the way there the rate decays to zero, as in a full
+        training: within width classes that ranks bands far better than as many steps at a constant rate
+        (results/LOG.md). At the rungs below it is still the full rate, since a training that passes them goes on.
+        """
+        return cls(
+            steps=rungs[-1],
+            batch_size=batch_size,
+            seed=seed,
+            schedule=Schedule.LINEAR,
+            warmup_steps=min(10, rungs[0] // 10),
+            hold_steps=rungs[-2] if len(rungs) > 1 else 0,
+            validation_examples=validation_examples,
+        )
 
     def learning_rate_factor(self, step: int) -> float:
         """The share of the candidate's learning rate used at `step` (counted from 0)."""

@@ -53,7 +53,7 @@ def asha(world: World, horizon: float) -> Path:
         candidate = next(drawn)
         option, before = world.nearest(candidate), 0
         for column, steps in enumerate(rungs):
-            # What was trained at a constant rate does not go on decaying: the last rung is a training of its own.
+            # A proxy's rate has decayed by its last rung: the full training is one of its own.
             spent += table.seconds(option, steps - (before if column < len(rungs) - 1 else 0))
             before = steps
             loss = world.loss(candidate, column, SEED)

@@ -79,21 +79,17 @@ class Design(Value):
         return tuple(float(f"{best * factor:.4g}") for factor in sorted(self.rate_factors))
 
     def proxy(self, seed: int) -> Fidelity:
-        """As in a search: towards the last rung, where nobody goes on, the rate decays."""
-        hold = self.rungs[-2] if len(self.rungs) > 1 else 0
-        return self._fidelity(self.rungs[-1], seed, min(10, self.rungs[0] // 10), hold)
+        return Fidelity.proxy(
+            self.rungs, batch_size=self.batch_size, seed=seed, validation_examples=self.validation_examples
+        )
 
     def full(self, seed: int) -> Fidelity:
-        return self._fidelity(self.full_steps, seed, min(10, self.full_steps // 10), 0)
-
-    def _fidelity(self, steps: int, seed: int, warmup: int, hold: int) -> Fidelity:
         return Fidelity(
-            steps=steps,
+            steps=self.full_steps,
             batch_size=self.batch_size,
             seed=seed,
             schedule=Schedule.LINEAR,
-            warmup_steps=warmup,
-            hold_steps=hold,
+            warmup_steps=min(10, self.full_steps // 10),
             validation_examples=self.validation_examples,
         )
 
