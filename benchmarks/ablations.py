@@ -18,6 +18,7 @@ OFF: dict[str, Levers] = {
     "prefix cache": Levers(prefix_cache=False),
     "packing": Levers(packing=1),
     "supervised head": Levers(supervised_head=False),
+    "supervised last layer": Levers(supervised_last_layer=False),
     "unmasked attention": Levers(unmasked_attention=False),
     "fast products": Levers(fast_linear=False),
     "length grouping": Levers(length_grouping=False),

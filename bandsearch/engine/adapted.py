@@ -7,7 +7,7 @@ backward are one autograd node, with every small product in the orientation that
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +26,7 @@ from bandsearch.values.layout import Layout
 
 @dataclass(frozen=True)
 class Member:
-    """One candidate of a pack: `rows` consecutive rows of the batch are its own.
+    """One candidate of a pack: `rows` consecutive rows of the batch are its own, with `supervised` tokens in all.
 
     `factors` by saved name: A (rank, inputs) and B (outputs, rank); the update of a weight is `scale` * B @ A.
     """
@@ -34,6 +34,7 @@ class Member:
     factors: Mapping[str, Tensor]
     scale: float
     rows: int
+    supervised: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,14 @@ class AdaptedLinears:
         self._product: Product | None = None
         self._members: tuple[Member, ...] = ()
         self._length = 0
+        self._supervised: Tensor | None = None
         self._forwards = Forwards()
+        last = layout.layer_count - 1
         for layer in range(layout.layer_count):
             for linear in layout.linears:
                 path = f"{layout.layers_path}.{layer}.{linear.name}"
-                self._take(path, model.get_submodule(path), linear.out_features)
+                narrow = layer == last and linear.positionwise
+                self._take(path, model.get_submodule(path), linear.out_features, narrow=narrow)
         head = model.get_output_embeddings()
         if type(head) is nn.Linear:
             self._take("", head, head.out_features)
@@ -120,38 +124,64 @@ class AdaptedLinears:
         self._forwards.release()
 
     @contextmanager
-    def applied(self, members: Sequence[Member], length: int) -> Iterator[None]:
+    def applied(self, members: Sequence[Member], length: int, supervised: Tensor | None = None) -> Iterator[None]:
         """Inside, rows of `length` tokens pass through their member's adapter. A batch holds the members' rows in this
         order; a module may see the first rows alone, if all that is adapted in it is among them.
+
+        `supervised`, ascending indices of tokens of the flattened batch: nothing else of the model's output is read. So
+        in the last layer what no other position sees is zero elsewhere.
         """
-        self._members, self._length = tuple(members), length
+        self._members, self._length, self._supervised = tuple(members), length, supervised
         try:
             yield
         finally:
-            self._members = ()
+            self._members, self._supervised = (), None
 
-    def _take(self, path: str, module: nn.Module, outputs: int) -> None:
-        self._forwards.replace(
-            module, lambda original: partial(self._forward, module, original, tensor_names(path), outputs)
-        )
+    def _take(self, path: str, module: nn.Module, outputs: int, *, narrow: bool = False) -> None:
+        work = self._narrow if narrow else self._wide
+        self._forwards.replace(module, lambda original: partial(work, module, original, tensor_names(path), outputs))
 
-    def _forward(
+    def _wide(
         self, module: nn.Module, original: Any, names: tuple[str, str], outputs: int, x: Tensor, *args: Any
     ) -> Tensor:
-        spans, factors, row = [], [], 0
-        for member in self._members:
+        tokens = [member.rows * self._length for member in self._members]
+        return self._forward(module, partial(original, *args), names, outputs, x, tokens)
+
+    def _narrow(
+        self, module: nn.Module, original: Any, names: tuple[str, str], outputs: int, x: Tensor, *args: Any
+    ) -> Tensor:
+        at = self._supervised
+        if at is None:
+            return self._wide(module, original, names, outputs, x, *args)
+        flat = x.reshape(-1, x.shape[-1])
+        tokens = [member.supervised for member in self._members]
+        y = self._forward(module, original, names, outputs, flat.index_select(0, at), tokens)
+        return y.new_zeros(len(flat), outputs).index_copy(0, at, y).view(*x.shape[:-1], outputs)
+
+    def _forward(
+        self,
+        module: nn.Module,
+        original: Callable[[Tensor], Tensor],
+        names: tuple[str, str],
+        outputs: int,
+        x: Tensor,
+        tokens: Sequence[int],
+    ) -> Tensor:
+        """`tokens`: how many of x, one member after the other, are each member's."""
+        spans, factors, begin = [], [], 0
+        for member, count in zip(self._members, tokens, strict=True):
             if names[0] in member.factors:
-                spans.append(_Span(row * self._length, (row + member.rows) * self._length, member.scale))
+                spans.append(_Span(begin, begin + count, member.scale))
                 factors += [member.factors[name] for name in names]
-            row += member.rows
+            begin += count
         if not spans and self._product is None:
-            return original(x, *args)
+            return original(x)
         flat = x.reshape(-1, x.shape[-1])
         weight, bias = _matrix(module)
         product = self._product or usual_product
         adapted: Tensor = _Adapted.apply(flat, weight, bias, outputs, product, tuple(spans), *factors)
         adapted = adapted.view(*x.shape[:-1], outputs)
-        return adapted if weight is not None else original(x, *args) + adapted
+        return adapted if weight is not None else original(x) + adapted
 
 
 def _matrix(module: nn.Module) -> tuple[Tensor | None, Tensor | None]:

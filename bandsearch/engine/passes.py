@@ -57,6 +57,7 @@ class Passes:
         """Switch levers on and off. `packing` is the caller's: it decides how many parts are given at a time."""
         self._cache: PrefixCache | None = self._own_cache if levers.prefix_cache else None
         self._only_supervised = levers.supervised_head
+        self._narrow_last_layer = levers.supervised_last_layer
         self._masked = not levers.unmasked_attention
         self._linears.use_onednn(levers.fast_linear)
 
@@ -77,26 +78,28 @@ class Passes:
         batch = collate([examples[index] for part in ascending for index in part.indices], self.pad_token_id)
         length = batch.input_ids.shape[1]
         groups = [self._group(split, part, length) for part in ascending]
+        # Found on the CPU, where the labels are: an accelerator would have to be waited for.
+        keep = batch.labels >= 0
+        counts, row = [], 0
+        for group in groups:
+            counts.append(int(keep[row : row + group.rows].sum()))
+            row += group.rows
         members = [
-            Member(factors=part.factors, scale=part.scale, rows=group.rows)
-            for part, group in zip(ascending, groups, strict=True)
+            Member(factors=part.factors, scale=part.scale, rows=group.rows, supervised=count)
+            for part, group, count in zip(ascending, groups, counts, strict=True)
         ]
-        labels = batch.labels.to(self.device)
-        keep = labels >= 0
-        with self._decoder.running(groups), self._linears.applied(members, length):
+        supervised = keep.flatten().nonzero().squeeze(1).to(self.device)
+        labels = batch.labels[keep].to(self.device)
+        narrow = supervised if self._narrow_last_layer else None
+        with self._decoder.running(groups), self._linears.applied(members, length, narrow):
             if self._only_supervised:
                 with self._head.taking() as taken:
                     self._forward(batch)
-                losses = self._head.token_losses(taken[0][keep], labels[keep])
+                losses = self._head.token_losses(taken[0].flatten(0, 1).index_select(0, supervised), labels)
             else:
-                logits = self._forward(batch)
-                losses = nn.functional.cross_entropy(logits[keep].float(), labels[keep], reduction="none")
-        counts = keep.sum(1)
-        sizes, row = [], 0
-        for group in groups:
-            sizes.append(int(counts[row : row + group.rows].sum()))
-            row += group.rows
-        found = dict(zip(order, losses.split(sizes), strict=True))
+                logits = self._forward(batch).flatten(0, 1).index_select(0, supervised)
+                losses = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+        found = dict(zip(order, losses.split(counts), strict=True))
         return [found[index] for index in range(len(parts))]
 
     def _start(self, part: Part) -> int:

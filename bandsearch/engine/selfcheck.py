@@ -19,6 +19,15 @@ from bandsearch.values.errors import ModelError
 from bandsearch.values.layout import Layout
 from bandsearch.values.levers import Levers
 
+# In which the levers are tried one after the other where all at once do not reproduce the plain pass.
+ORDER = (
+    "fast_linear",
+    "supervised_head",
+    "supervised_last_layer",
+    "unmasked_attention",
+    "prefix_cache",
+    "packing",
+)
 # Relative differences of losses and gradients that rounding explains.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
 
@@ -58,7 +67,7 @@ def faithful_levers(
             f"On this {layout.family} model the engine does not compute what Transformers and PEFT compute.",
             "Its layers are called in an unusual way; use another model of the table (`bandsearch models`).",
         )
-    for lever in ("fast_linear", "supervised_head", "unmasked_attention", "prefix_cache", "packing"):
+    for lever in ORDER:
         more = kept.model_copy(update={lever: getattr(wanted, lever)})
         if more == kept or reproduces(more):
             kept = more

@@ -10,6 +10,9 @@ from pydantic import Field
 from bandsearch.values.errors import AdapterError
 from bandsearch.values.value import Value
 
+# Attention modules whose output at a position concerns that position alone: queries and what the heads are joined by.
+_POSITIONWISE = ("q_proj", "o_proj", "out_proj", "c_proj", "dense")
+
 
 class Serving(StrEnum):
     """How vLLM serves LoRA adapters of a family."""
@@ -31,6 +34,13 @@ class Linear(Value):
     @property
     def leaf(self) -> str:
         return self.name.rpartition(".")[2]
+
+    @property
+    def positionwise(self) -> bool:
+        """Whether other positions of a sequence never see what the module puts out at one; false for keys and values.
+
+        Also false for names that are not known."""
+        return self.group == "mlp" or self.leaf in _POSITIONWISE
 
 
 class Layout(Value):

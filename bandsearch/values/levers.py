@@ -16,6 +16,9 @@ class Levers(Value):
     prefix_cache: bool = Field(default=True, description="keep what the frozen layers below a band put out")
     packing: int | None = Field(default=None, ge=1, description="candidates per pass; None: measured, 1: off")
     supervised_head: bool = Field(default=True, description="vocabulary logits of supervised positions only, in chunks")
+    supervised_last_layer: bool = Field(
+        default=True, description="past keys and values, the last layer of supervised positions only"
+    )
     unmasked_attention: bool = Field(default=True, description="padding is behind every sequence: causality hides it")
     length_grouping: bool = Field(default=True, description="batches of sequences of similar length")
     fast_linear: bool = Field(default=True, description="oneDNN for fp32 products on a CPU that it is faster on")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from bandsearch.engine.head import Head
 from bandsearch.engine.kernels import onednn_is_faster, onednn_product
 from bandsearch.engine.passes import Passes
 from bandsearch.engine.stage import Decoder
+from bandsearch.engine.training import part_of
+from bandsearch.values import layout
 from bandsearch.values.errors import ModelError
 from bandsearch.values.levers import Levers
 
@@ -42,7 +45,9 @@ def readings(engine: Engine) -> list[float]:
     return [engine.advance(session, SHORT.steps).loss, *engine.train_losses(session)]
 
 
-@pytest.mark.parametrize("lever", ["prefix_cache", "supervised_head", "unmasked_attention", "fast_linear"])
+@pytest.mark.parametrize(
+    "lever", ["prefix_cache", "supervised_head", "supervised_last_layer", "unmasked_attention", "fast_linear"]
+)
 def test_a_lever_alone_computes_what_the_plain_loop_does(
     build: Build, lever: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,6 +75,38 @@ def test_a_lever_that_computes_something_else_is_switched_off(build: Build, monk
     assert readings(engine) == pytest.approx(
         readings(build(Levers.none().model_copy(update={"length_grouping": True}))), abs=1e-5
     )
+
+
+def test_the_last_layer_leaves_out_what_nobody_reads(build: Build) -> None:
+    """All but keys and values see supervised tokens alone; the layer before sees every token."""
+    engine = build(Levers())
+    last, seen = engine.layout.layer_count - 1, dict[str, set[int]]()
+    inner = engine._passes._linears._forward
+
+    def counting(module: object, original: object, names: tuple[str, str], *rest: Any) -> object:
+        seen.setdefault(names[0], set()).add(rest[1].shape[:-1].numel())
+        return inner(module, original, names, *rest)
+
+    engine._passes._linears._forward = counting
+    rows = (0, 1)
+    lengths = [len(engine.dataset.train[row].input_ids) for row in rows]
+    supervised = sum(sum(engine.dataset.train[row].supervised[1:]) for row in rows)
+    engine._passes.token_losses("train", [part_of(None, rows)])
+    every = len(rows) * max(lengths)
+    assert supervised < every
+    for name, tokens in seen.items():
+        if f"layers.{last}." in name:
+            assert tokens == {every if ".k_proj" in name or ".v_proj" in name else supervised}, name
+        elif "layers." in name:
+            assert tokens == {every}, name
+
+
+def test_a_module_taken_for_positionwise_that_is_not_is_noticed(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "_POSITIONWISE", ("q_proj", "k_proj", "v_proj", "o_proj"))
+    engine = build(Levers())
+    assert [note.split()[0] for note in engine.notes] == ["supervised_last_layer"]
+    assert not engine.levers.supervised_last_layer
+    assert engine.levers.supervised_head
 
 
 def test_attention_that_only_a_mask_makes_causal_keeps_its_mask(load: Callable[[str], Engine]) -> None:
