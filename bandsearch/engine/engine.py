@@ -160,6 +160,10 @@ class Engine:
         """The longest sequence of the session's next step, in tokens."""
         return self._trainer.next_length(self._sessions[session])
 
+    def mean_length(self, batch_size: int) -> float:
+        """The longest sequence of a step, the mean over an epoch's steps, in tokens."""
+        return self._trainer.mean_length(batch_size)
+
     def adapter(self, session: str) -> dict[str, Tensor]:
         """The factors by PEFT's saved names; copies on the CPU in fp32."""
         return self._sessions[session].tensors()

@@ -89,11 +89,15 @@ def _seconds_per_pass(engine: Engine, candidates: int, batch_size: int) -> float
 
 
 def _seconds_per_step(engine: Engine, batch_size: int) -> float:
-    """Of one candidate at full depth, step after step."""
+    """Of one candidate at full depth, for a batch of the length that batches have on average: few are timed, and by
+    their lengths steps differ several times."""
     session = engine.admit(_full_depth(engine), Fidelity(steps=STEPS + 1, batch_size=batch_size, seed=0))
-    seconds = _median_seconds(lambda: _train(engine, [session]))
+    per_token = []
+    for _ in range(STEPS + 1):
+        length = engine.next_length(session)
+        per_token.append(_timed(lambda: _train(engine, [session])) / length)
     engine.evict(session)
-    return seconds
+    return statistics.median(per_token[1:]) * engine.mean_length(batch_size)
 
 
 def _train(engine: Engine, sessions: Sequence[str]) -> None:

@@ -15,10 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import ray
-import torch
 
-from bandsearch.engine.conductor import Conductor
-from bandsearch.engine.engine import Engine
 from bandsearch.engine.handles import EngineHandles
 from bandsearch.engine.setup import EngineSetup
 from bandsearch.values.trial import Point
@@ -33,6 +30,13 @@ class EngineActor:
     """An engine in a process of its own. All its work is done by one thread, in the order of asking."""
 
     def __init__(self, setup: EngineSetup) -> None:
+        # Whoever is given a handle unpickles this class and all that its methods name; only the engine's own process is
+        # to load what an engine is made of.
+        import torch
+
+        from bandsearch.engine.conductor import Conductor
+        from bandsearch.engine.engine import Engine
+
         # Ctrl-C belongs to the driver, which lets a step finish.
         with contextlib.suppress(ValueError):
             signal.signal(signal.SIGINT, signal.SIG_IGN)

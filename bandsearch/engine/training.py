@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -28,6 +29,12 @@ class Trainer:
     def next_length(self, session: Session) -> int:
         """The longest sequence of the session's next step, in tokens."""
         return max(self._lengths[index] for index in self._examples(session))
+
+    def mean_length(self, batch_size: int) -> float:
+        """The longest sequence of a step, the mean over an epoch's steps, in tokens."""
+        steps = range(max(1, len(self._lengths) // batch_size))
+        batches = (examples_at(step, self._lengths, batch_size, 0, self._window) for step in steps)
+        return statistics.mean(max(self._lengths[index] for index in batch) for batch in batches)
 
     def step(self, sessions: Sequence[Session]) -> dict[str, Failure]:
         """Train each by a step; the failures by session name. Who fails changes nothing for the others."""

@@ -14,6 +14,7 @@ from bandsearch.run.engines import measured_plan, start_engines
 from bandsearch.run.handover import FULL_DEPTH, WINNER, evaluate_arms, export_winner, settle
 from bandsearch.run.job import Job, default_directory, environment, prepare_job
 from bandsearch.run.outcome import RunOutcome, outcome_of
+from bandsearch.run.planning import final_steps, spare_evaluation
 from bandsearch.run.prior import prior_of
 from bandsearch.run.publish import publish
 from bandsearch.run.record import leave_record
@@ -227,8 +228,21 @@ def _train(at: _Run, winner: Winner) -> Winner:
     if winner.candidate != winner.baseline:
         arms = {WINNER: winner.candidate, **arms}
     with at.ledger.stage("retrain"):
-        fidelity = full_fidelity(at.plan, at.job.spec.seed)
-        retrain(at.pool, arms, fidelity, folder, at.wall_left("evaluate"), at.listen, at.stop)
+        left, spare = at.wall_left("evaluate"), spare_evaluation(at.plan, len(arms))
+
+        def wall_left() -> float:
+            return left() + spare
+
+        if winner.training_steps is None:
+            # Kept, so that a training that was broken off goes on as it began.
+            winner = winner.model_copy(update={"training_steps": final_steps(at.plan, wall_left(), len(arms))})
+            at.home.write(at.home.winner, winner)
+        steps = winner.training_steps or at.plan.full_steps
+        if steps > at.plan.full_steps:
+            planned = f"{at.plan.full_steps} were planned, and what is left of the budget pays for more"
+            at.listen(Update(stage="retrain", message=f"{steps} steps: {planned}"))
+        fidelity = full_fidelity(at.plan, steps, at.job.spec.seed)
+        retrain(at.pool, arms, fidelity, folder, wall_left, at.listen, at.stop)
         at.heed()
         settled = settle(at.pool, folder, winner, at.plan)
         if settled != winner:

@@ -88,6 +88,8 @@ def make_page(facts: ReportFacts) -> Page:
     stages = [(stage, planned.get(stage), seconds) for stage, seconds in facts.ledger_by_stage.items()]
     limit = facts.spec.budget.seconds if facts.spec.budget else None
     bound = "no time limit" if limit is None else f"{percent(spent / limit)} of the budget of {facts.spec.budget}"
+    if winner.training_steps is not None:
+        bound += f", {winner.training_steps} steps of the final training"
     return Page(
         facts=facts,
         title=f"{model} on {data}",

@@ -135,6 +135,7 @@ def make_plan(
         wall_seconds=wall_seconds,
         batch_size=batch_size,
         full_steps=full_steps,
+        wanted_steps=wanted,
         rungs=rungs,
         trial_limit=spec.trials,
         expected_trials=expected,
@@ -150,6 +151,26 @@ def make_plan(
         disk_bytes=14 * adapter_bytes + 20_000_000,
         memory_bytes=costs.peak_memory_bytes * engines,
     )
+
+
+def final_steps(plan: Plan, wall_left: float, arms: int) -> int:
+    """Steps of the final training of so many arms that `wall_left` seconds pay for.
+
+    What search and confirmation left makes the adapter better: no fewer than planned, no more than the epochs ask for,
+    and no more than `ETA` times what was confirmed, as far as a shorter training is trusted to foretell a longer one.
+    """
+    if plan.wall_seconds is None or plan.trial_limit is not None or plan.wanted_steps is None:
+        return plan.full_steps
+    rounds = math.ceil(arms / plan.engines)
+    # On their way, and twice at the end: what is handed over is read once more.
+    validating = _validations(plan.costs) + 2 * plan.costs.seconds_per_validation
+    fit = int((wall_left - rounds * validating) / (rounds * plan.costs.seconds_per_step * SAFETY))
+    return max(plan.full_steps, min(plan.wanted_steps, ETA * plan.confirm_steps, fit))
+
+
+def spare_evaluation(plan: Plan, arms: int) -> float:
+    """Seconds of the evaluation that are not needed where, beside the base, so many arms are evaluated and not two."""
+    return plan.seconds_of("evaluate") * (1 - math.ceil((1 + arms) / plan.engines) / math.ceil(3 / plan.engines))
 
 
 def _share(

@@ -45,7 +45,7 @@ def record_of(home: RunDirectory, job: Job) -> AtlasRecord:
         layer_scores=done.profile.layer_scores,
         rates=done.profile.rate_range.model_copy(update={"points": ()}),
         tried=tuple(readings(Records(home.trials).results())),
-        full_steps=done.plan.full_steps,
+        full_steps=winner.training_steps or done.plan.full_steps,
         winner=winner,
         gain=None if gain is None else gain.difference,
         versions={name: facts[name] for name in ("bandsearch", "torch", "transformers", "peft") if name in facts},

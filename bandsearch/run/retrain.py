@@ -37,13 +37,13 @@ class Training(Value):
         return min(point.loss for point in self.points)
 
 
-def full_fidelity(plan: Plan, seed: int) -> Fidelity:
+def full_fidelity(plan: Plan, steps: int, seed: int) -> Fidelity:
     return Fidelity(
-        steps=plan.full_steps,
+        steps=steps,
         batch_size=plan.batch_size,
         seed=seed,
         schedule=Schedule.LINEAR,
-        warmup_steps=min(10, plan.full_steps // 10),
+        warmup_steps=min(10, steps // 10),
         validation_examples=plan.validation_examples,
     )
 

@@ -117,3 +117,4 @@ class Winner(Value):
     baseline: Candidate = Field(description="the tuned full-depth LoRA it is compared with")
     baseline_parameters: int
     finalists: tuple[Finalist, ...]
+    training_steps: int | None = Field(default=None, description="of the final training; None before it has begun")

@@ -46,6 +46,7 @@ class Plan(Value):
     wall_seconds: float | None
     batch_size: int
     full_steps: int = Field(ge=1)
+    wanted_steps: int | None = Field(default=None, description="what the epochs, or --steps, ask for; None: full_steps")
     rungs: tuple[int, ...] = Field(min_length=1, description="steps at which the search compares, ascending")
     trial_limit: int | None = Field(description="stop proposing after this many; None: until the time is up")
     expected_trials: int

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bandsearch.run.planning import make_plan
+from bandsearch.run.planning import ETA, final_steps, make_plan, spare_evaluation
 from bandsearch.values.budget import Budget
 from bandsearch.values.errors import BudgetError
 from bandsearch.values.plan import Costs, Plan
@@ -98,6 +98,43 @@ def test_a_count_of_trials_depends_on_no_clock() -> None:
     }
     assert slow.model_dump(include=same) == fast.model_dump(include=same)
     assert slow.trial_limit == 12
+
+
+@settings(deadline=None)
+@given(st.floats(60, 1e4), st.floats(0.01, 2), st.integers(1, 4), st.integers(1, 2), st.floats(0.5, 5))
+def test_what_is_left_lengthens_the_final_training(
+    wall: float, step: float, engines: int, arms: int, more: float
+) -> None:
+    try:
+        made = plan(wall, step=step, engines=engines)
+    except BudgetError:
+        return
+    left = more * made.seconds_of("retrain")
+    steps = final_steps(made, left, arms)
+    assert made.full_steps <= steps <= max(made.full_steps, min(made.wanted_steps, ETA * made.confirm_steps))
+    if steps > made.full_steps:
+        rounds = -(-arms // engines)
+        assert rounds * (steps * step + 10 * made.costs.seconds_per_validation) <= left
+    assert final_steps(made, left + 10, arms) >= steps
+
+
+def test_a_final_training_is_longer_where_half_of_the_budget_is_left() -> None:
+    made = plan(150)
+    assert made.full_steps < made.wanted_steps
+    assert final_steps(made, 75, 1) == ETA * made.confirm_steps > made.full_steps
+    assert final_steps(made, 75, 1) >= final_steps(made, 75, 2)
+
+
+@pytest.mark.parametrize(("engines", "share"), [(1, 1 / 3), (2, 1 / 2), (4, 0)])
+def test_without_a_winner_beside_the_baseline_less_is_evaluated(engines: int, share: float) -> None:
+    made = plan(600, engines=engines)
+    assert spare_evaluation(made, 1) == pytest.approx(share * made.seconds_of("evaluate"))
+    assert spare_evaluation(made, 2) == 0
+
+
+def test_steps_and_trials_that_were_asked_for_stay() -> None:
+    for made in (plan(900, steps=200), plan(None, trials=12), plan(900, trials=12)):
+        assert final_steps(made, 1e6, 1) == made.full_steps
 
 
 def test_steps_that_were_asked_for_are_kept_or_refused() -> None:
