@@ -156,8 +156,8 @@ def make_plan(
 def final_steps(plan: Plan, wall_left: float, arms: int) -> int:
     """Steps of the final training of so many arms that `wall_left` seconds pay for.
 
-    What search and confirmation left makes the adapter better: no fewer than planned, no more than the epochs ask for,
-    and no more than `ETA` times what was confirmed, as far as a shorter training is trusted to foretell a longer one.
+    What search and confirmation left makes the adapter better: no fewer than planned, no more than the epochs ask for.
+    Whether the winner's band bears the greater length is seen when both arms are compared at its end.
     """
     if plan.wall_seconds is None or plan.trial_limit is not None or plan.wanted_steps is None:
         return plan.full_steps
@@ -165,7 +165,7 @@ def final_steps(plan: Plan, wall_left: float, arms: int) -> int:
     # On their way, and twice at the end: what is handed over is read once more.
     validating = _validations(plan.costs) + 2 * plan.costs.seconds_per_validation
     fit = int((wall_left - rounds * validating) / (rounds * plan.costs.seconds_per_step * SAFETY))
-    return max(plan.full_steps, min(plan.wanted_steps, ETA * plan.confirm_steps, fit))
+    return max(plan.full_steps, min(plan.wanted_steps, fit))
 
 
 def spare_evaluation(plan: Plan, arms: int) -> float:
