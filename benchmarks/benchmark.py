@@ -58,7 +58,7 @@ def measured(workload: Workload) -> Measured:
     equal = equal_math(workload, rounds)
     screening = None
     if scale.search_trials:
-        say(f"{scale.name}: B, {scale.search_trials} candidates")
+        say(f"{scale.name}: B, up to {scale.search_trials} candidates")
         screening = screen(workload, pooled([each.naive for each in rounds]), list(rounds[-1].ours.trials))
     return Measured(
         scale=scale,

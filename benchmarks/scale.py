@@ -48,6 +48,7 @@ class Scale(Value):
     naive_trials: int = Field(ge=1)
     strong_trials: int = Field(ge=1)
     search_trials: int = Field(ge=0, description="candidates that B screens; 0 leaves B out")
+    search_minutes: float | None = Field(default=None, gt=0, description="after which B begins no more candidates")
     probe_steps: int = Field(ge=1, description="the probe's deadline in training steps")
     full_steps: int = Field(ge=1, description="the retraining of both winners")
     choose_threads: bool = Field(default=False, description="measure whether the plain arms gain from all cores")
@@ -127,7 +128,16 @@ SEVEN_B = BENCH.model_copy(
     | {"rungs": (3, 9, 27), "rounds": 3, "naive_trials": 2, "search_trials": 72, "probe_steps": 60, "full_steps": 81}
 )
 
-QUICK = Study(name="quick", main=BENCH, others=(SCREENED.model_copy(update={"candidates": 8, "search_trials": 144}),))
+# Shorter trials, and as many candidates as the time allows: ten minutes are to do on slow processors too.
+QUICK = Study(
+    name="quick",
+    main=BENCH.model_copy(update={"rungs": (2, 4, 12), "naive_trials": 2, "strong_trials": 2}),
+    others=(
+        SCREENED.model_copy(
+            update={"candidates": 8, "naive_trials": 1, "strong_trials": 1, "search_trials": 216, "search_minutes": 2.5}
+        ),
+    ),
+)
 FULL = Study(
     name="cpu",
     main=BENCH,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from threading import Lock
 
@@ -50,11 +51,14 @@ def screen(workload: Workload, naive: Timing, exhaustive: list[Trained]) -> Scre
     began = time.perf_counter()
     with started(workload) as at:
         profile = _probe(at, workload)
-        results = _search(at, workload, profile)
+        minutes = workload.scale.search_minutes
+        results = _search(at, workload, profile, None if minutes is None else began + 60 * minutes)
         seconds = time.perf_counter() - began
         winner = best_of(results)
         rival = min(exhaustive, key=lambda trial: trial.validation_losses[-1]).candidate
-        losses = [_test_loss(at, workload, candidate) for candidate in (winner, rival)]
+        engines = [0, 1 % at.pool.size]
+        with ThreadPoolExecutor(len(engines)) as threads:
+            losses = list(threads.map(partial(_test_loss, at, workload), engines, (winner, rival)))
         base = token_mean(call(at.pool, 0, "losses", "test", None, None))
     tried = [result.candidate for result in results]
     naive_seconds = naive.seconds(workload, tried, starts=len(tried))
@@ -95,8 +99,11 @@ def _probe(at: Started, workload: Workload) -> SensitivityProfile:
     return at.pool.apply(0, run_probe, settings)
 
 
-def _search(at: Started, workload: Workload, profile: SensitivityProfile) -> list[TrialResult]:
-    """A campaign over all slots: the decisions of a run, without Ray Tune between them and the engines."""
+def _search(at: Started, workload: Workload, profile: SensitivityProfile, until: float | None) -> list[TrialResult]:
+    """A campaign over all slots: the decisions of a run, without Ray Tune between them and the engines.
+
+    It begins no more candidates after `until` on the performance counter, once there are as many as are frozen.
+    """
     scale, layout = workload.scale, workload.summary.layout
     campaign = Campaign(
         CandidateCode(SearchSpace(name="default"), layout, profile.rate_range),
@@ -112,7 +119,10 @@ def _search(at: Started, workload: Workload, profile: SensitivityProfile) -> lis
     def work(engine: int) -> None:
         while True:
             with lock:
-                if campaign.proposed >= scale.search_trials:
+                late = (
+                    until is not None and time.perf_counter() > until and campaign.proposed >= len(workload.candidates)
+                )
+                if late or campaign.proposed >= scale.search_trials:
                     return
                 proposal = campaign.propose()
             _drive(at, campaign, lock, engine, proposal.number, proposal.candidate, workload)
@@ -141,9 +151,9 @@ def _drive(
     call(at.pool, engine, "evict", session)
 
 
-def _test_loss(at: Started, workload: Workload, candidate: Candidate) -> float:
-    session = call(at.pool, 0, "admit", candidate, workload.full)
-    call(at.pool, 0, "advance", session, workload.full.steps)
-    loss = token_mean(call(at.pool, 0, "losses", "test", session, None))
-    call(at.pool, 0, "evict", session)
+def _test_loss(at: Started, workload: Workload, engine: int, candidate: Candidate) -> float:
+    session = call(at.pool, engine, "admit", candidate, workload.full)
+    call(at.pool, engine, "advance", session, workload.full.steps)
+    loss = token_mean(call(at.pool, engine, "losses", "test", session, None))
+    call(at.pool, engine, "evict", session)
     return loss
