@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
 from bandsearch.engine.devices import devices
 from bandsearch.values.value import Value
 
@@ -30,7 +32,7 @@ def environment() -> Environment:
     inventory = devices()
     return Environment(
         date=datetime.now(UTC).date().isoformat(),
-        processor=_processor(),
+        processor=f"{_processor()} ({torch.backends.cpu.get_cpu_capability()})",
         cores=inventory.cores,
         memory_bytes=inventory.memory_bytes,
         gpus=inventory.gpus,
