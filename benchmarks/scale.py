@@ -134,7 +134,7 @@ QUICK = Study(
     main=BENCH.model_copy(update={"rungs": (2, 4, 12), "naive_trials": 2, "strong_trials": 2}),
     others=(
         SCREENED.model_copy(
-            update={"candidates": 8, "naive_trials": 1, "strong_trials": 1, "search_trials": 216, "search_minutes": 2.5}
+            update={"candidates": 8, "naive_trials": 1, "strong_trials": 1, "search_trials": 216, "search_minutes": 4}
         ),
     ),
 )
