@@ -109,6 +109,7 @@ def make_plan(
     trial_seconds = _trial_seconds(rungs, costs)
     expected = spec.trials or int(max(0.0, search - SEARCH_START) * engines / trial_seconds)
     confirm_steps = max(rungs[-1], round(full_steps * fraction))
+    more = ", more if time is left" if bounded and full_steps < wanted else ""
     stages = [
         StagePlan(name="load", seconds=costs.load_seconds, detail=f"{engines} engine(s), base model loaded once each"),
         StagePlan(name="probe", seconds=probe, detail="gradients, learning-rate range, short full-depth run"),
@@ -118,7 +119,7 @@ def make_plan(
             seconds=confirm,
             detail=f"{finalists} finalists and {BASELINES} baselines, {confirm_steps} steps, {seeds} seeds",
         ),
-        StagePlan(name="retrain", seconds=retrain, detail=f"winner and full-depth baseline, {full_steps} steps"),
+        StagePlan(name="retrain", seconds=retrain, detail=f"winner and full-depth baseline, {full_steps} steps{more}"),
         StagePlan(
             name="evaluate",
             seconds=evaluate,
