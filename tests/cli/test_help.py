@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bandsearch.cli.app import app
+from bandsearch.values.levers import Levers
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
@@ -59,6 +60,12 @@ def test_the_documented_command_line_is_the_live_one() -> None:
     writer = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(writer)
     assert writer.PAGE.read_text(encoding="utf-8") == writer.page(), "stale: run `python docs/cli.py`"
+
+
+def test_help_names_every_lever() -> None:
+    """Written out, since reading the list would make every --help load pydantic."""
+    words = CliRunner().invoke(app, ["run", "--help"]).output.replace("│", " ").split()
+    assert set(Levers.model_fields) <= {word.strip(",.") for word in words}
 
 
 def test_options_of_a_run_are_offered_where_they_mean_something() -> None:
