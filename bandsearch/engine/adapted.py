@@ -138,34 +138,37 @@ class AdaptedLinears:
             self._members, self._supervised = (), None
 
     def _take(self, path: str, module: nn.Module, outputs: int, *, narrow: bool = False) -> None:
-        work = self._narrow if narrow else self._wide
-        self._forwards.replace(module, lambda original: partial(work, module, original, tensor_names(path), outputs))
+        names = tensor_names(path)
+        self._forwards.replace(module, lambda original: partial(self._called, module, original, names, outputs, narrow))
 
-    def _wide(
-        self, module: nn.Module, original: Any, names: tuple[str, str], outputs: int, x: Tensor, *args: Any
+    def _called(
+        self,
+        module: nn.Module,
+        original: Callable[..., Tensor],
+        names: tuple[str, str],
+        outputs: int,
+        narrow: bool,
+        x: Tensor,
+        *args: Any,
     ) -> Tensor:
-        tokens = [member.rows * self._length for member in self._members]
-        return self._forward(module, partial(original, *args), names, outputs, x, tokens)
-
-    def _narrow(
-        self, module: nn.Module, original: Any, names: tuple[str, str], outputs: int, x: Tensor, *args: Any
-    ) -> Tensor:
-        at = self._supervised
+        at = self._supervised if narrow else None
         if at is None:
-            return self._wide(module, original, names, outputs, x, *args)
+            tokens = [member.rows * self._length for member in self._members]
+            return self._forward(module, original, names, outputs, x, tokens, *args)
         flat = x.reshape(-1, x.shape[-1])
         tokens = [member.supervised for member in self._members]
-        y = self._forward(module, original, names, outputs, flat.index_select(0, at), tokens)
+        y = self._forward(module, original, names, outputs, flat.index_select(0, at), tokens, *args)
         return y.new_zeros(len(flat), outputs).index_copy(0, at, y).view(*x.shape[:-1], outputs)
 
     def _forward(
         self,
         module: nn.Module,
-        original: Callable[[Tensor], Tensor],
+        original: Callable[..., Tensor],
         names: tuple[str, str],
         outputs: int,
         x: Tensor,
         tokens: Sequence[int],
+        *args: Any,
     ) -> Tensor:
         """`tokens`: how many of x, one member after the other, are each member's."""
         spans, factors, begin = [], [], 0
@@ -175,13 +178,13 @@ class AdaptedLinears:
                 factors += [member.factors[name] for name in names]
             begin += count
         if not spans and self._product is None:
-            return original(x)
+            return original(x, *args)
         flat = x.reshape(-1, x.shape[-1])
         weight, bias = _matrix(module)
         product = self._product or usual_product
         adapted: Tensor = _Adapted.apply(flat, weight, bias, outputs, product, tuple(spans), *factors)
         adapted = adapted.view(*x.shape[:-1], outputs)
-        return adapted if weight is not None else original(x) + adapted
+        return adapted if weight is not None else original(x, *args) + adapted
 
 
 def _matrix(module: nn.Module) -> tuple[Tensor | None, Tensor | None]:

@@ -161,7 +161,7 @@ class Engine:
         return self._trainer.next_length(self._sessions[session])
 
     def mean_length(self, batch_size: int) -> float:
-        """The longest sequence of a step, the mean over an epoch's steps, in tokens."""
+        """The longest sequence of a step, the mean over an epoch's steps at most, in tokens."""
         return self._trainer.mean_length(batch_size)
 
     def adapter(self, session: str) -> dict[str, Tensor]:

@@ -80,10 +80,7 @@ class Passes:
         groups = [self._group(split, part, length) for part in ascending]
         # Found on the CPU, where the labels are: an accelerator would have to be waited for.
         keep = batch.labels >= 0
-        counts, row = [], 0
-        for group in groups:
-            counts.append(int(keep[row : row + group.rows].sum()))
-            row += group.rows
+        counts = [int(rows.sum()) for rows in keep.split([group.rows for group in groups])]
         members = [
             Member(factors=part.factors, scale=part.scale, rows=group.rows, supervised=count)
             for part, group, count in zip(ascending, groups, counts, strict=True)

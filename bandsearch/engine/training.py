@@ -17,6 +17,9 @@ Failure = DivergedError | OutOfMemoryError
 Batches = Mapping[str, tuple[int, ...]]
 Portion = list[tuple[Session, tuple[int, ...]]]
 
+# A step's rows take time that grows with the data: all of an epoch of a million examples would be minutes.
+STEPS_AVERAGED = 256
+
 
 class Trainer:
     def __init__(self, passes: Passes, dataset: Dataset, *, length_grouping: bool) -> None:
@@ -31,8 +34,8 @@ class Trainer:
         return max(self._lengths[index] for index in self._examples(session))
 
     def mean_length(self, batch_size: int) -> float:
-        """The longest sequence of a step, the mean over an epoch's steps, in tokens."""
-        steps = range(max(1, len(self._lengths) // batch_size))
+        """The longest sequence of a step, the mean over an epoch's steps or the first STEPS_AVERAGED, in tokens."""
+        steps = range(max(1, min(STEPS_AVERAGED, len(self._lengths) // batch_size)))
         batches = (examples_at(step, self._lengths, batch_size, 0, self._window) for step in steps)
         return statistics.mean(max(self._lengths[index] for index in batch) for batch in batches)
 

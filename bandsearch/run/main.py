@@ -233,11 +233,12 @@ def _train(at: _Run, winner: Winner) -> Winner:
         def wall_left() -> float:
             return left() + spare
 
-        if winner.training_steps is None:
+        steps = winner.training_steps
+        if steps is None:
+            steps = final_steps(at.plan, wall_left(), len(arms))
             # Kept, so that a training that was broken off goes on as it began.
-            winner = winner.model_copy(update={"training_steps": final_steps(at.plan, wall_left(), len(arms))})
+            winner = winner.model_copy(update={"training_steps": steps})
             at.home.write(at.home.winner, winner)
-        steps = winner.training_steps or at.plan.full_steps
         if steps > at.plan.full_steps:
             planned = f"{at.plan.full_steps} were planned, and what is left of the budget pays for more"
             at.listen(Update(stage="retrain", message=f"{steps} steps: {planned}"))
