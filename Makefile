@@ -11,8 +11,9 @@ RUN ?= results/demo
 demo: .venv-run/ready
 	.venv-run/bin/bandsearch run --model demo $(if $(TASK),--dataset demo:$(TASK)) --budget $(BUDGET) --out $(RUN)
 
+# Two processes: more would have more of Ray's clusters at a time than tests that watch a deadline bear.
 test: lint
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses auto --maxprocesses 2 --dist loadfile
 
 lint: .venv/ready
 	.venv/bin/ruff check .
