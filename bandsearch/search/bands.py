@@ -14,6 +14,7 @@ from bandsearch.values.errors import SpaceError
 from bandsearch.values.space import BandSpace
 
 Params = Mapping[str, Any]
+Cell = tuple[float, float]
 # A split band's `gap` begins here; below it the band is in one piece.
 SPLIT = 0.5
 
@@ -86,19 +87,30 @@ class BandCode:
         return tuple(bands)
 
     def encode(self, bands: Sequence[Band]) -> dict[str, Any] | None:
-        """None where there are more or fewer bands than the space has, or they are too wide for it. Whoever asks checks
-        that the parameters decode to the same bands."""
+        """The middles of `cells`."""
+        cells = self.cells(bands)
+        if cells is None:
+            return None
+        return {name: low if isinstance(low, int) else (low + high) / 2 for name, (low, high) in cells.items()}
+
+    def cells(self, bands: Sequence[Band]) -> dict[str, Cell] | None:
+        """By parameter the lowest and the highest value that decode to `bands`: all of [0, 1] where it decides nothing,
+        such as where full depth starts.
+
+        None where there are more or fewer bands than the space has, or they are too wide for it. Whoever asks checks
+        that the parameters decode to the same bands.
+        """
         widths = [math.ceil(band.width / self.snap) for band in bands]
         if self.splits:
-            return self._encoded_pieces(bands, widths)
+            return self._cells_of_pieces(bands, widths)
         lowest, room = self._room(widths)
         if room < 0 or len(widths) != self._space.count:
             return None
-        params: dict[str, Any] = {}
+        cells: dict[str, Cell] = {}
         for index, (band, before) in enumerate(zip(bands, _running_sums(widths), strict=True)):
-            params[_indexed("start", index)] = _share(band.start // self.snap - before - lowest, room)
-            params[_indexed("width", index)] = widths[index]
-        return params
+            cells[_indexed("start", index)] = _cell(band.start // self.snap - before - lowest, room)
+            cells[_indexed("width", index)] = (widths[index], widths[index])
+        return cells
 
     def _pieces(self, width: int, start: float, gap: float, part: float) -> tuple[Band, ...]:
         free = self._free(width)
@@ -110,17 +122,18 @@ class BandCode:
         first = 1 + _place(part, width - 2)
         return self._band(begin, first), self._band(begin + first + left_out, width - first)
 
-    def _encoded_pieces(self, bands: Sequence[Band], widths: Sequence[int]) -> dict[str, Any] | None:
+    def _cells_of_pieces(self, bands: Sequence[Band], widths: Sequence[int]) -> dict[str, Cell] | None:
         width, begin = sum(widths), bands[0].start // self.snap
         left_out = bands[-1].start // self.snap - begin - widths[0] if len(bands) == 2 else 0
         lowest, room = self._room([width + left_out])
         if len(bands) > 2 or room < 0:
             return None
-        gap, part = SPLIT / 2, 0.5
+        gap, part = (0.0, SPLIT), (0.0, 1.0)
         if left_out:
-            gap = SPLIT + (1 - SPLIT) * _share(left_out - 1, self._free(width) - 1)
-            part = _share(widths[0] - 1, width - 2)
-        return {"width": width, "start": _share(begin - lowest, room), "gap": gap, "part": part}
+            low, high = _cell(left_out - 1, self._free(width) - 1)
+            gap = (SPLIT + (1 - SPLIT) * low, SPLIT + (1 - SPLIT) * high)
+            part = _cell(widths[0] - 1, width - 2)
+        return {"width": (width, width), "start": _cell(begin - lowest, room), "gap": gap, "part": part}
 
     def _free(self, width: int) -> int:
         return self._units - self._lowest - width
@@ -142,9 +155,9 @@ def _place(share: float, last: int) -> int:
     return min(int(share * (last + 1)), last)
 
 
-def _share(place: int, last: int) -> float:
-    """The middle of what `_place` takes for `place`."""
-    return (place + 0.5) / (last + 1)
+def _cell(place: int, last: int) -> tuple[float, float]:
+    """What `_place` takes for `place`."""
+    return place / (last + 1), (place + 1) / (last + 1)
 
 
 def _indexed(name: str, index: int) -> str:

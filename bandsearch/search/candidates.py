@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,6 +66,15 @@ class CandidateCode:
         if not all(_allows(self.distributions[name], value) for name, value in params.items()):
             return None
         return params if self.decode(params) == candidate else None
+
+    def drawn(self, candidate: Candidate, numbers: random.Random) -> dict[str, Any] | None:
+        """As `encode`, with values drawn from all that decode to the same bands: what does not matter says nothing."""
+        params = self.encode(candidate)
+        if params is None:
+            return None
+        cells = self._bands.cells(candidate.bands) or {}
+        places = {name: numbers.uniform(*cell) for name, cell in cells.items() if name in params and name in cells}
+        return params | {name: place for name, place in places.items() if isinstance(params[name], float)}
 
     def _distributions(self) -> dict[str, BaseDistribution]:
         others: dict[str, BaseDistribution] = {

@@ -8,13 +8,11 @@ from collections.abc import Collection, Mapping, Sequence
 from bandsearch.search.decision import Contender, in_contention
 from bandsearch.search.proposal import Proposal
 from bandsearch.search.strata import WidthClass, width_class
-from bandsearch.values.candidate import Role
+from bandsearch.values.candidate import RATES_APART, Role
 from bandsearch.values.trial import TrialResult, TrialState
 
 # Seeds a finalist must have before another one is taken on: one seed tells nothing about noise.
 SEEDS_NEEDED = 2
-# Rates nearer than this are one rate.
-RATES_APART = 1.5
 # The most seeds of one that is hard to tell from another.
 MOST_SEEDS = 5
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import statistics
 from collections.abc import Sequence
 from enum import StrEnum
@@ -22,6 +23,9 @@ from bandsearch.values.trial import TrialResult, TrialState
 
 # Pseudo-count that holds back the correction for width while a class has few readings at a rung.
 SHRINKAGE = 2.0
+# A proxy trained again gives the same loss again, so the sampler is asked for another candidate, half of the times
+# as it is and then at random.
+ATTEMPTS = 16
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -66,7 +70,7 @@ def propose_params(
     )
     if sampler is Sampler.RANDOM:
         return dict(view.ask(code.distributions).params)
-    told = _told(code, results, pending, objective)
+    told = _told(code, results, pending, objective, _seed_of(seed, number))
     distributions = code.distributions
     if objective is not Objective.PARETO and "width" in distributions and code.space.bands.count == 1:
         turn = code.width_turns[number % len(code.width_turns)]
@@ -75,7 +79,14 @@ def propose_params(
             trial.params = trial.params | {"width": _moved(trial.params["width"], code.width_turns, turn)}
             trial.distributions = distributions
     view.add_trials(told)
-    return dict(view.ask(distributions).params)
+    known = [*(result.candidate for result in results), *pending]
+    for attempt in range(ATTEMPTS):
+        if attempt == ATTEMPTS // 2:
+            view.sampler = _sampler(Sampler.RANDOM, _seed_of(seed, number))
+        params = dict(view.ask(distributions).params)
+        if not any(code.decode(params).resembles(other) for other in known):
+            break
+    return params
 
 
 def _moved(width: int, turns: Sequence[tuple[int, int]], turn: tuple[int, int]) -> int:
@@ -109,13 +120,13 @@ def adjusted_losses(results: Sequence[TrialResult], layer_count: int) -> dict[in
 
 
 def _told(
-    code: CandidateCode, results: Sequence[TrialResult], pending: Sequence[Candidate], objective: Objective
+    code: CandidateCode, results: Sequence[TrialResult], pending: Sequence[Candidate], objective: Objective, seed: int
 ) -> list[FrozenTrial]:
     """What TPE is told, in the order of proposing, without the candidates that lie outside the space."""
     adjusted = adjusted_losses(results, code.layer_count)
     told = []
     for result in sorted(results, key=lambda result: result.number):
-        params = code.encode(result.candidate)
+        params = code.drawn(result.candidate, _numbers(seed, result.candidate))
         ran_out_of_time = result.state is TrialState.PRUNED and not result.points
         if params is None or ran_out_of_time:
             continue
@@ -139,7 +150,7 @@ def _told(
             )
         )
     for candidate in pending:
-        params = code.encode(candidate)
+        params = code.drawn(candidate, _numbers(seed, candidate))
         if params is not None:
             told.append(create_trial(state=OptunaState.RUNNING, params=params, distributions=code.distributions))
     return told
@@ -149,6 +160,10 @@ def _sampler(sampler: Sampler, seed: int) -> BaseSampler:
     if sampler is Sampler.RANDOM:
         return RandomSampler(seed=seed)
     return TPESampler(seed=seed, n_startup_trials=1, multivariate=True)
+
+
+def _numbers(seed: int, candidate: Candidate) -> random.Random:
+    return random.Random(f"{seed} {candidate.identity}")
 
 
 def _seed_of(seed: int, number: int) -> int:

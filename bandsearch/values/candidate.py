@@ -31,6 +31,10 @@ class Init(StrEnum):
     ORTHOGONAL = "orthogonal"
 
 
+# Rates nearer than this are one rate.
+RATES_APART = 1.5
+
+
 class Role(StrEnum):
     """Why a candidate is in the search: proposed by the search, or a baseline that it has to beat."""
 
@@ -81,6 +85,13 @@ class Candidate(Value):
     def identity(self) -> str:
         """Twelve hex digits that name this candidate: equal values, equal name, on every machine."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+
+    def resembles(self, other: Candidate) -> bool:
+        """Whether they differ by a learning rate that is not far away, or not at all."""
+        ratio = self.learning_rate / other.learning_rate
+        return max(ratio, 1 / ratio) < RATES_APART and self == other.model_copy(
+            update={"learning_rate": self.learning_rate}
+        )
 
     def __str__(self) -> str:
         bands = "+".join(map(str, self.bands))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 
 import pytest
 from hypothesis import given, reject
@@ -101,6 +102,20 @@ def test_a_candidate_of_the_space_can_be_written_as_a_point_again(
     if again is not None:
         assert set(again) == set(code.distributions)
         assert code.decode(again) == candidate
+    drawn = code.drawn(candidate, random.Random(0))
+    assert (drawn is None) == (again is None)
+    if drawn is not None:
+        assert code.decode(drawn) == candidate
+
+
+def test_what_does_not_matter_is_drawn_from_all_of_its_range() -> None:
+    code = CandidateCode(SearchSpace(name="free"), layout_of(12), RATES)
+    whole = Candidate(bands=(Band.full(12),), rank=8, alpha=32, targets=("all",), learning_rate=1e-3)
+    drawn = [code.drawn(whole, random.Random(seed)) for seed in range(50)]
+    for name, highest in (("start", 1.0), ("part", 1.0), ("gap", 0.5)):
+        values = [params[name] for params in drawn if params is not None]
+        assert min(values) < 0.1 * highest
+        assert 0.9 * highest < max(values) <= highest
 
 
 @given(st.integers(2, 48), st.integers(1, 48), st.data())
