@@ -20,6 +20,7 @@ from bandsearch.values.value import Value
 MID_BLOCK = (0.2, 0.8)
 FULL_DEPTH_RATES = 4
 OTHER_RATES = 3
+THIN_RATES = 2
 
 
 class Opening(Value):
@@ -77,6 +78,7 @@ def openings(
     ]
     if code.splits:
         proposals[1:1] = _ends(code, rates[:OTHER_RATES])
+    proposals[:0] = _thin(code, rates[:THIN_RATES])
     proposals = [each for each in proposals if each.candidate not in known and code.encode(each.candidate) is not None]
     in_turn = chain.from_iterable(zip_longest(baselines, proposals[: max(1, expected // 4)]))
     first, *others = [opening for opening in in_turn if opening is not None]
@@ -96,6 +98,17 @@ def habit(code: CandidateCode, band: Band, rate: float) -> Candidate:
     rank = code.ranks[len(code.ranks) // 2]
     alpha = alpha_for(code.space, rank)
     return Candidate(bands=(band,), rank=rank, alpha=alpha, targets=("all",), learning_rate=rate)
+
+
+def _thin(code: CandidateCode, rates: Sequence[float]) -> list[Opening]:
+    """Full depth at the lowest rank, where that is at most half of the habit's."""
+    rank = min(code.ranks)
+    full = [_probed(code, Band.full(code.layer_count), rate) for rate in rates]
+    if 2 * rank > full[0].rank:
+        return []
+    alpha = alpha_for(code.space, rank)
+    candidates = [each.model_copy(update={"rank": rank, "alpha": alpha}) for each in full]
+    return [Opening(candidate=candidate, role=Role.SEARCHED, proposed_by="low rank") for candidate in candidates]
 
 
 def _ends(code: CandidateCode, rates: Sequence[float]) -> list[Opening]:

@@ -72,6 +72,20 @@ def test_the_ends_of_the_network_are_tried_together_where_bands_may_be_split() -
     assert ends(12, SearchSpace(name="x", bands=BandSpace(count=2, width=(0.1, 0.4)))) == []
 
 
+def test_full_depth_at_a_low_rank_is_tried_before_any_band() -> None:
+    opened = openings(code_of(12), profile(12), 0, 12)
+    low = [opening for opening in opened if opening.proposed_by == "low rank"]
+    assert [(each.candidate.bands, each.candidate.rank, each.role) for each in low][:1] == [
+        ((Band.full(12),), 4, Role.SEARCHED)
+    ]
+    assert opened[1] == low[0]
+    assert low[0].candidate.learning_rate == opened[0].candidate.learning_rate
+    one_rank = openings(code_of(12, SearchSpace(name="x", ranks=(16,))), profile(12), 0, 12)
+    assert all(opening.proposed_by != "low rank" for opening in one_rank)
+    narrow = openings(code_of(12, SearchSpace(name="x", bands=BandSpace(width=(0.1, 0.4)))), profile(12), 0, 12)
+    assert all(opening.proposed_by != "low rank" for opening in narrow)
+
+
 @pytest.mark.parametrize("layers", [1, 2, 3, 4])
 def test_small_decoders_have_the_baselines_that_differ(layers: int) -> None:
     opened = openings(code_of(layers), profile(layers), 0, 30)

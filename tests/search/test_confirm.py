@@ -83,7 +83,7 @@ def test_every_finalist_has_two_seeds_and_those_that_are_hard_to_tell_apart_have
     records, pool = MemoryRecords(), PlantedPool(Surface(), size=2)
     winner, readings = confirmed(pool, results, records, confirm_seeds=3)
     finalists = pick_finalists(results, LAYERS, 4)
-    seeds = {f.candidate: [r.seed for r in readings if r.candidate == f.candidate] for f in finalists}
+    seeds = {r.candidate: [o.seed for o in readings if o.candidate == r.candidate] for r in readings}
     assert all(sorted(each) == list(range(1, len(each) + 1)) for each in seeds.values())
     assert {len(each) for each in seeds.values()} >= {2, 5}
     assert len(seeds[winner.candidate]) == len(seeds[winner.baseline]) == 5
