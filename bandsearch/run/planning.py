@@ -17,7 +17,10 @@ from bandsearch.values.plan import Costs, Plan, StagePlan
 from bandsearch.values.spec import Objective, RunSpec
 
 PROBE_SHARE = 0.03
-CONFIRM_SHARE = 0.35
+CONFIRM_SHARE, SEARCH_SHARE = 0.35, 0.40
+# Full depth at two rates, and its better one and a rival on two seeds: with fewer trainings nothing can be compared, so
+# a small budget gives the confirmation more of what is left.
+LEAST_TRAININGS, LARGEST_CONFIRM_SHARE = 5, 0.6
 LM_EVAL_SHARE = 0.10
 RETENTION_SHARE = 0.02
 # Promised is at most 2 % over; half of that and two seconds are kept back for what no measurement foresees.
@@ -70,7 +73,8 @@ def make_plan(
         if spec.trials is not None:
             needed += _search_seconds(spec.trials, _rungs(wanted), costs, engines=1)
             confirming = _confirm_costs(spec, costs, size)
-            needed += _confirm_seconds(confirm_choices(bounded=False)[0], wanted, confirming, engines)
+            (choice,) = confirm_choices(bounded=False)
+            needed += _confirm_seconds(choice.trainings, choice.fraction, wanted, confirming, engines)
         return free, needed
 
     full_steps = wanted
@@ -187,18 +191,28 @@ def _share(
 ) -> tuple[ConfirmChoice, float, float, float]:
     """How to confirm, and the seconds of confirm, search and probe."""
     choices = confirm_choices(bounded=wall_seconds is not None and spec.trials is None)
-    costs_of = {choice: _confirm_seconds(choice, full_steps, confirming, engines) for choice in choices}
+    costs_of = {
+        choice: _confirm_seconds(choice.trainings, choice.fraction, full_steps, confirming, engines)
+        for choice in choices
+    }
     if wall_seconds is None or spec.trials is not None:
         search = _search_seconds(spec.trials or 1, rungs, costs, engines=1)
         probe = (PROBE_SHARE * wall_seconds) if wall_seconds is not None else 60 * costs.seconds_per_step
         return choices[0], costs_of[choices[0]], search, probe
     probe = PROBE_SHARE * wall_seconds
     free = max(0.0, wall_seconds * (1 - SLACK_SHARE) - SLACK_SECONDS - fixed - probe)
-    share = CONFIRM_SHARE / (CONFIRM_SHARE + 0.40) * free
+    shortest = min(choice.fraction for choice in choices)
+    least = _confirm_seconds(LEAST_TRAININGS, shortest, full_steps, confirming, engines)
+    share = confirm_share(free, least)
     fitting = [choice for choice in choices if costs_of[choice] <= share]
     choice = fitting[0] if fitting else choices[-1]
     confirm = min(costs_of[choice], share)
     return choice, confirm, free - confirm, probe
+
+
+def confirm_share(free: float, least: float) -> float:
+    """Seconds of the confirmation, of `free` for search and confirmation; in less than `least` it compares nothing."""
+    return max(CONFIRM_SHARE / (CONFIRM_SHARE + SEARCH_SHARE) * free, min(LARGEST_CONFIRM_SHARE * free, least))
 
 
 class ConfirmChoice(NamedTuple):
@@ -229,10 +243,9 @@ def _confirm_costs(spec: RunSpec, costs: Costs, size: _EvaluationSize) -> Costs:
     return costs.with_divergence(size.retained) if spec.objective is Objective.RETENTION else costs
 
 
-def _confirm_seconds(choice: ConfirmChoice, full_steps: int, costs: Costs, engines: int) -> float:
-    rounds = math.ceil(choice.trainings / engines)
-    training = choice.fraction * full_steps * costs.seconds_per_candidate_step * SAFETY
-    return rounds * (training + costs.seconds_per_validation)
+def _confirm_seconds(trainings: int, fraction: float, full_steps: int, costs: Costs, engines: int) -> float:
+    training = fraction * full_steps * costs.seconds_per_candidate_step * SAFETY
+    return math.ceil(trainings / engines) * (training + costs.seconds_per_validation)
 
 
 def _rungs(full_steps: int) -> tuple[int, ...]:

@@ -19,6 +19,8 @@ from bandsearch.values.spec import Objective
 FALSE_WIN_RATE = 0.05
 # The one-standard-error rule (Breiman et al. 1984), with Student's t in place of the normal: the level at one sigma.
 ONE_SIGMA = float(stats.norm.cdf(1.0))
+# Of what a seed does to a loss, that may pass for noise.
+MOST_TOLERATED = 0.75
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,13 @@ def decide(
     - A contender whose mean loss is below the tuned full-depth baseline's by more than chance explains wins, the best
       of those that do: one-sided t-test on the pooled noise (or the pair's own, where larger), its level divided by the
       number of contenders (Bonferroni), so that where depth does not matter at most 5 % of runs declare a win.
-    - Otherwise the contender with the fewest trainable parameters among those within one standard error of the best,
-      of those that are not larger than the baseline.
+    - Otherwise the contender with the fewest trainable parameters among those within noise of the best, of those that
+      are not larger than the baseline. Within noise is one standard error of the difference, at most three quarters
+      of what a seed does to a loss.
     - Where noise cannot be judged (one seed) or nothing was confirmed, the baseline.
 
     With the objective `retention` the smallest divergence from the base takes the place of the fewest parameters, and
-    also decides between winners within one standard error of the best of them.
+    also decides between winners within noise of the best of them.
 
     Contenders without losses are ignored. The winner's finalists are in the order of their mean loss.
     """
@@ -154,7 +157,7 @@ def _choose(
     if winners and by_divergence:
         alike = [index for index in winners if noise.difference(index, best) <= _tolerance(noise, index, best)]
         best = min(alike, key=lambda index: (_divergence(measured[index]), noise.means[index]))
-        closest = f" Of {len(alike)} winners within one standard error it stays closest to the base"
+        closest = f" Of {len(alike)} winners within noise of each other it stays closest to the base"
         closest += f" ({_divergence(measured[best]):.4f} nats a token)."
     proposal = measured[best].proposal
     seeds = f"{_seeds(measured)}, {steps} steps"
@@ -177,8 +180,8 @@ def _choose(
 def _within_noise(
     measured: Sequence[Contender], noise: Noise, baseline: Proposal, lost: str, by_divergence: bool
 ) -> tuple[Proposal, Choice, str]:
-    """The fewest parameters, or the smallest divergence, within one standard error of the best; what is larger than the
-    baseline had to win.
+    """The fewest parameters, or the smallest divergence, within noise of the best; what is larger than the baseline had
+    to win.
     """
     parameters = [contender.proposal.trainable_parameters for contender in measured]
     allowed = [index for index, count in enumerate(parameters) if count <= baseline.trainable_parameters]
@@ -198,10 +201,10 @@ def _within_noise(
     if chosen.candidate == baseline.candidate:
         return chosen, Choice.BASELINE, f"{lost}Nothing {better} is within noise of the best, so it is handed over."
     if first == best:
-        why = f"the {_named(chosen.candidate)}: the best, and nothing {better} is within one standard error of it"
+        why = f"the {_named(chosen.candidate)}: the best, and nothing {better} is within noise of it"
     else:
         why = (
-            f"the {most} within one standard error ({_tolerance(noise, first, best):.4f}) of the best, the "
+            f"the {most} within noise ({_tolerance(noise, first, best):.4f}) of the best, the "
             f"{_named(chosen.candidate)}: {noise.means[first]:.4f} where the best has {noise.means[best]:.4f}"
         )
     if by_divergence:
@@ -211,8 +214,9 @@ def _within_noise(
 
 
 def _tolerance(noise: Noise, one: int, best: int) -> float:
-    """One standard error of the difference, by Student's t."""
-    return noise.quantile(ONE_SIGMA) * noise.standard_error(one, best)
+    """What passes for noise, by Student's t. With two seeds each the standard error is all of what a seed does, and too
+    much would be handed over that is worse."""
+    return noise.quantile(ONE_SIGMA) * min(noise.standard_error(one, best), MOST_TOLERATED * noise.sigma)
 
 
 def _divergence(contender: Contender) -> float:

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 from bandsearch.adapters.lora import trainable_parameters
 from bandsearch.engine.failures import DivergedError
-from bandsearch.run.planning import confirm_choices
+from bandsearch.run.planning import CONFIRM_SHARE, LEAST_TRAININGS, confirm_choices, confirm_share
 from bandsearch.search.campaign import Campaign
+from bandsearch.search.clock import MARGIN
 from bandsearch.search.confirm import confirm
 from bandsearch.search.proposer import Sampler
 from bandsearch.search.search import ETA, proxy_fidelity
@@ -27,9 +28,6 @@ from bandsearch.values.trial import Point, TrialResult, TrialState
 from benchmarks.bandbench.space import code_of
 from benchmarks.bandbench.table import Table
 from benchmarks.bandbench.world import World
-
-# A plan's shares of what is left after the probe.
-CONFIRM_SHARE, SEARCH_SHARE = 0.35, 0.40
 
 
 class HandedOver(NamedTuple):
@@ -48,8 +46,7 @@ def bandsearch(
     plan = _plan(table, free)
     if plan is None:
         return None
-    search_seconds = free * SEARCH_SHARE / (CONFIRM_SHARE + SEARCH_SHARE)
-    results = _search(table, pool, plan, search_seconds, world.seed, sampler, prior)
+    results = _search(table, pool, plan, plan.seconds_of("search"), world.seed, sampler, prior)
     winner = confirm(
         pool,
         results=results,
@@ -124,7 +121,7 @@ def _plan(table: Table, free: float) -> Plan | None:
     """The largest confirmation that fits its share, as a run's plan has it; the lengths are the table's."""
     step = table.seconds_per_step(0)
     rungs, full = table.header.rungs, table.header.full_steps
-    share = free * CONFIRM_SHARE / (CONFIRM_SHARE + SEARCH_SHARE)
+    share = confirm_share(free, LEAST_TRAININGS * MARGIN * full * step)
     choices = [choice for choice in confirm_choices(bounded=True) if choice.fraction == 1]
     fitting = [choice for choice in choices if choice.trainings * full * step <= share]
     # Without time to confirm anything full depth is handed over, at the better of its first two rates.

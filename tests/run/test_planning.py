@@ -1,5 +1,6 @@
 """A plan stays inside its budget, spends it, and refuses what cannot work with the budget that would."""
 
+import math
 import re
 
 import pytest
@@ -64,6 +65,21 @@ def test_the_stages_add_up_to_the_budget_or_it_is_refused(wall: float, step: flo
         assert list(made.rungs) == sorted(set(made.rungs))
         assert made.rungs[-1] <= made.confirm_steps <= made.full_steps
         assert made.full_steps <= 375
+
+
+@settings(deadline=None)
+@given(st.floats(60, 1e5), st.floats(0.01, 5), st.integers(1, 4))
+def test_the_confirmation_can_compare_where_that_leaves_the_search_its_share(
+    wall: float, step: float, engines: int
+) -> None:
+    try:
+        made = plan(wall, step=step, engines=engines)
+    except BudgetError:
+        return
+    comparing = math.ceil(5 / engines) * (1.15 * made.full_steps / 2 + 2) * step
+    search, confirm = made.seconds_of("search"), made.seconds_of("confirm")
+    assert confirm >= min(comparing, 0.6 * (search + confirm)) - 1e-6
+    assert search >= 0.4 * (search + confirm) - 1e-6
 
 
 @settings(deadline=None)

@@ -90,6 +90,14 @@ def test_what_is_handed_over_is_not_clearly_worse_than_the_baseline() -> None:
     assert all(winner.role is Role.FULL_DEPTH for winner in winners)
 
 
+def test_on_two_seeds_what_is_worse_by_what_a_seed_does_is_not_within_noise() -> None:
+    noise = 0.01
+    near = decided([[0.40, 0.42], [0.40 + noise / 4, 0.42 - noise / 4], [0.7, 0.7 + noise]])
+    assert near.choice is Choice.SMALLEST_WITHIN_NOISE
+    far = decided([[0.40, 0.42], [0.40 + 2 * noise, 0.42], [0.7, 0.7 + noise]])
+    assert far.choice is Choice.BASELINE
+
+
 def test_reasons_name_their_numbers() -> None:
     won = decided([[0.40, 0.41, 0.42], [0.20, 0.21, 0.23]])
     assert won.choice is Choice.BEATS_BASELINE
@@ -146,5 +154,5 @@ def test_a_win_on_the_task_comes_before_what_is_kept() -> None:
     noisy = [[0.50, 0.51, 0.505], [0.301, 0.311, 0.303], [0.299, 0.309, 0.306], [0.49, 0.50, 0.50]]
     won = kept(noisy, [0.30, 0.10, 0.20, 0.01], Objective.RETENTION)
     assert won.candidate == proposal(1).candidate
-    assert "2 winners within one standard error" in won.reason
+    assert "2 winners within noise" in won.reason
     assert kept(noisy, [0.30, 0.10, 0.20, 0.01], Objective.LOSS).candidate == proposal(2).candidate
