@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from markupsafe import Markup
 
 from bandsearch.run.svg import Scale, axes, element, number, picture, polyline, title
+from bandsearch.run.words import layers_of
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate, Role
 from bandsearch.values.evaluation import Finalist, Interval
@@ -334,10 +335,3 @@ def class_of(candidate: Candidate, role: Role, winner: Candidate) -> str:
     if role is Role.FULL_DEPTH:
         return "baseline"
     return "other" if role.is_baseline else "search"
-
-
-def layers_of(bands: Sequence[Band]) -> str:
-    """ "layer 3", "layers 4–7", "layers 1–2 and 6–7": both ends included, counted from 0."""
-    spans = [f"{band.start}" if band.width == 1 else f"{band.start}–{band.stop - 1}" for band in bands]
-    plural = "" if len(bands) == 1 and bands[0].width == 1 else "s"
-    return f"layer{plural} {' and '.join(spans)}"

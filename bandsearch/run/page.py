@@ -27,7 +27,7 @@ from bandsearch.run.rows import (
     tiles_of,
 )
 from bandsearch.run.signals import Signal, signals
-from bandsearch.run.words import CHOICE_WORDS, charged, percent, short_name
+from bandsearch.run.words import CHOICE_WORDS, charged, percent, place_of, short_name
 from bandsearch.values.band import Band
 from bandsearch.values.budget import Unit
 from bandsearch.values.evaluation import Choice, Evaluation, Winner
@@ -147,7 +147,7 @@ def _subtitle(facts: ReportFacts) -> str:
 
 def _headline(winner: Winner, evaluation: Evaluation) -> tuple[str, str]:
     """As in the verdict: a win is claimed only where validation and the test split both show one."""
-    where = charts.layers_of(winner.candidate.bands)
+    where = place_of(winner)
     comparison = evaluation.comparison("winner", "full_depth", "loss")
     if len(winner.finalists) < 2:
         return "Nothing could be compared in this budget: full-depth LoRA is handed over.", "open"
@@ -157,10 +157,10 @@ def _headline(winner: Winner, evaluation: Evaluation) -> tuple[str, str]:
     size = f"{percent(share)} of the parameters"
     difference = comparison.difference
     if difference.high < 0 and winner.choice is Choice.BEATS_BASELINE:
-        return f"LoRA on {where} beats LoRA on all layers, with {size}.", "good"
+        return f"LoRA on {where} beats tuned full-depth LoRA, with {size}.", "good"
     if difference.low > 0:
         return f"LoRA on {where} kept up on validation, but is behind full depth on the test split.", "bad"
-    return f"No gain beyond noise: {where} do what all layers do, with {size}.", "open"
+    return f"No gain beyond noise: LoRA on {where} does as well as full depth, with {size}.", "open"
 
 
 def _choice(facts: ReportFacts) -> str:

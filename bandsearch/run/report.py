@@ -6,10 +6,9 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from bandsearch.run.charts import layers_of
 from bandsearch.run.facts import ReportFacts, Sample
 from bandsearch.run.page import make_page
-from bandsearch.run.words import correlation, markdown_text, percent
+from bandsearch.run.words import correlation, layers_of, markdown_text, percent
 from bandsearch.rundir import disk_errors, write_atomically
 
 __all__ = ["ReportFacts", "Sample", "write_report"]

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from bandsearch.run import charts
 from bandsearch.run.facts import ReportFacts, Sample
-from bandsearch.run.words import ARM_NAMES, METRIC_NAMES, ROLE_NAMES, percent, signed, span
+from bandsearch.run.words import ARM_NAMES, METRIC_NAMES, ROLE_NAMES, layers_of, percent, signed, span
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.evaluation import ArmScores, Comparison, Evaluation, Winner
 
@@ -88,7 +88,7 @@ def tiles_of(facts: ReportFacts, evaluation: Evaluation) -> list[Tile]:
     tiles = [
         Tile(
             "Where it sits",
-            charts.layers_of(candidate.bands),
+            layers_of(candidate.bands),
             f"{len(candidate.layers)} of {facts.layer_count} layers, rank {candidate.rank} on "
             f"{' + '.join(candidate.targets)}, rate {candidate.learning_rate:.2g}, {candidate.method}",
             charts.layer_strip(candidate, facts.layer_count),
@@ -148,7 +148,7 @@ def prior_rows(facts: ReportFacts) -> Iterable[PriorRow]:
         reading = "not tried" if trial is None else trial.state.value.replace("_", " ")
         if trial is not None and trial.points:
             reading = f"{trial.last_loss:.4f} after {trial.steps} steps"
-        yield PriorRow(suggestion.candidate, charts.layers_of(suggestion.candidate.bands), suggestion.reason, reading)
+        yield PriorRow(suggestion.candidate, layers_of(suggestion.candidate.bands), suggestion.reason, reading)
 
 
 def finalist_rows(winner: Winner) -> Iterable[FinalistRow]:
@@ -162,7 +162,7 @@ def finalist_rows(winner: Winner) -> Iterable[FinalistRow]:
             role="winner" if class_ == "winner" else ROLE_NAMES[finalist.role],
             class_=class_,
             candidate=finalist.candidate,
-            layers=charts.layers_of(finalist.candidate.bands),
+            layers=layers_of(finalist.candidate.bands),
             parameters=f"{finalist.trainable_parameters:,}",
             loss=f"{finalist.loss:.4f}",
             seeds=tuple(f"{loss:.4f}" for loss in finalist.losses),

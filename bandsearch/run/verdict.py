@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bandsearch.run.forgetting import forgetting_words
+from bandsearch.run.words import place_of
 from bandsearch.values.evaluation import Choice, Comparison, Evaluation, Winner
 
 BASELINE = "tuned full-depth LoRA"
@@ -18,8 +19,8 @@ def _on_the_task(winner: Winner, evaluation: Evaluation) -> str:
         return (
             f"Nothing to gain: {BASELINE} is handed over ({winner.trainable_parameters:,} parameters). {winner.reason}"
         )
-    spans = [f"{b.start} to {b.stop - 1}" if b.width > 1 else f"{b.start}" for b in winner.candidate.bands]
-    band = f"Layers {' and '.join(spans)}"
+    place = place_of(winner)
+    band = place[0].upper() + place[1:]
     share = f"{winner.trainable_parameters / winner.baseline_parameters:.0%} of its parameters"
     comparison = evaluation.comparison("winner", "full_depth", "loss")
     if comparison is None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import PurePath
 
+from bandsearch.values.band import Band
 from bandsearch.values.budget import Unit
 from bandsearch.values.candidate import Role
-from bandsearch.values.evaluation import Choice, Interval
+from bandsearch.values.evaluation import Choice, Interval, Winner
 
 ARM_NAMES = {"base": "base model", "full_depth": "full-depth LoRA", "winner": "winner"}
 ROLE_NAMES = {
@@ -29,6 +31,22 @@ CHOICE_WORDS = {
 def short_name(name: str) -> str:
     """A hub id or a demo task as it is; of a path its last part."""
     return PurePath(name).name if name.startswith((".", "/", "~")) else name
+
+
+def layers_of(bands: Sequence[Band]) -> str:
+    """ "layer 3", "layers 4–7", "layers 1–2 and 6–7": both ends included, counted from 0."""
+    spans = [f"{band.start}" if band.width == 1 else f"{band.start}–{band.stop - 1}" for band in bands]
+    plural = "" if len(bands) == 1 and bands[0].width == 1 else "s"
+    return f"layer{plural} {' and '.join(spans)}"
+
+
+def place_of(winner: Winner) -> str:
+    """Its layers, or what sets it apart from the baseline where it sits on all of them too."""
+    ours, theirs = winner.candidate, winner.baseline
+    if ours.layers != theirs.layers:
+        return layers_of(ours.bands)
+    targets = "" if ours.targets == theirs.targets else f" on {'+'.join(ours.targets)}"
+    return f"all layers at rank {ours.rank}{targets}"
 
 
 def percent(share: float) -> str:

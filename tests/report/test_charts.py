@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plausible import plausible_facts
 
-from bandsearch.run.charts import layers_of, pareto
+from bandsearch.run.charts import pareto
 from bandsearch.run.signals import signals
 from bandsearch.run.svg import Scale, element, number
-from bandsearch.run.words import charged, markdown_text
+from bandsearch.run.words import charged, layers_of, markdown_text
 from bandsearch.values.band import Band
 from bandsearch.values.budget import Unit
 

@@ -126,7 +126,7 @@ def test_text_from_data_and_models_is_escaped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("gain", "choice", "words", "tone"),
     [
-        (-0.02, Choice.BEATS_BASELINE, "beats LoRA on all layers", "good"),
+        (-0.02, Choice.BEATS_BASELINE, "beats tuned full-depth LoRA", "good"),
         (-0.02, Choice.SMALLEST_WITHIN_NOISE, "No gain beyond noise", "open"),
         (0.001, Choice.BEATS_BASELINE, "No gain beyond noise", "open"),
         (0.001, Choice.SMALLEST_WITHIN_NOISE, "No gain beyond noise", "open"),
@@ -330,4 +330,15 @@ def test_the_verdict_names_a_piece_of_one_layer_by_its_layer() -> None:
         }
     )
     assert facts.evaluation is not None
-    assert "Layers 0 and 9 to 11 " in verdict(winner, facts.evaluation)
+    assert "Layers 0 and 9–11 " in verdict(winner, facts.evaluation)
+
+
+def test_a_winner_on_all_layers_is_named_by_what_sets_it_apart() -> None:
+    facts = plausible_facts()
+    low = facts.winner.baseline.model_copy(update={"rank": 4})
+    update = {"candidate": low, "trainable_parameters": facts.winner.baseline_parameters // 4}
+    winner = facts.winner.model_copy(update=update | {"choice": Choice.SMALLEST_WITHIN_NOISE})
+    assert facts.evaluation is not None
+    assert "All layers at rank 4 are " in verdict(winner, facts.evaluation)
+    mlp = winner.model_copy(update={"candidate": low.model_copy(update={"targets": ("mlp",)})})
+    assert "All layers at rank 4 on mlp are " in verdict(mlp, facts.evaluation)
