@@ -58,8 +58,12 @@ def propose_params(
       (`adjusted_losses`).
     - A stopped training is PRUNED with that loss at its last step. TPE ranks all of those behind the complete ones,
       the longest trained first, so readings of different rungs are never compared.
+    - A band stands at values drawn from all that decode to it (`CandidateCode.drawn`): where full depth starts decides
+      nothing, so it must not say that the middle is good.
     - Diverged and out-of-memory trainings are PRUNED at step 0 with an infinite loss: always among the bad ones.
       Candidates still `pending` count as bad (constant liar).
+
+    It is asked again as long as it proposes what has been tried or is under way at nearly the same rate.
 
     For the Pareto front of loss and trainable parameters size has a price of its own, so there are no turns and no
     adjustment; Optuna has no order for pruned trials with two objectives and takes them for good ones last.
@@ -84,7 +88,8 @@ def propose_params(
         if attempt == ATTEMPTS // 2:
             view.sampler = _sampler(Sampler.RANDOM, _seed_of(seed, number))
         params = dict(view.ask(distributions).params)
-        if not any(code.decode(params).resembles(other) for other in known):
+        candidate = code.decode(params)
+        if not any(candidate.resembles(other) for other in known):
             break
     return params
 

@@ -21,11 +21,12 @@ OURS, NULL = "bandsearch", "bandsearch, nothing to win"
 # With the atlas of a model on which the next task's search has been run, or of one that recommends the worst.
 SECOND, MISLED = "bandsearch, second task", "bandsearch, misled"
 # Budgets of bandsearch as shares of what the table cost, and the one whose hand-over is reported and judged for false
-# wins. What is handed over depends on the budget, so every budget is a run of its own.
+# wins. What is handed over depends on the budget, so every budget is a run of its own. With an atlas up to the reported
+# one.
 LADDER = (1 / 400, 1 / 200, 1 / 100, 1 / 50, 1 / 25)
 HEADLINE, NULL_BUDGET = 1 / 50, 1 / 25
 # How long the others go on. The dearer an arm's own thinking, the shorter, so that replays take seconds.
-HORIZON, HORIZONS = 1 / 5, {"AutoPEFT-style": 1 / 8, "Optuna GP": 1 / 30}
+HORIZON, HORIZONS = 1 / 5, {"AutoPEFT-style": 1 / 16, "Optuna GP": 1 / 30}
 
 
 class Step(Value):
@@ -55,7 +56,7 @@ def play(table: Table, arm: str, seed: int, other: Table | None = None) -> Playe
         path = ARMS[arm](World(table, seed), horizon)
         steps = [Step(seconds=seconds, option=option) for seconds, option in path]
     else:
-        budgets = (NULL_BUDGET,) if arm == NULL else LADDER
+        budgets = {OURS: LADDER, NULL: (NULL_BUDGET,)}.get(arm, LADDER[: LADDER.index(HEADLINE) + 1])
         horizon, steps = budgets[-1] * exhaustive, []
         prior = misleading(table) if arm == MISLED else record_of(other, table) if other is not None else ()
         for share in budgets:
@@ -89,11 +90,13 @@ def _work(
 ) -> Iterator[tuple[str, str, int]]:
     own = (OURS, MISLED) if len(tasks) < 2 else (OURS, MISLED, SECOND)
     cheap = [arm for arm in ARMS if arm != "Optuna GP"]
-    for seed in range(max(replays, null_replays)):
-        if seed < replays:
-            yield from ((task, arm, seed) for task in tasks for arm in (*own, *cheap))
-        if seed < null_replays:
-            yield from ((task, NULL, seed) for task in null_tasks)
+    # In step, so that where time runs out both have their share.
+    steps = max(1, replays)
+    for step in range(steps):
+        if step < replays:
+            yield from ((task, arm, step) for task in tasks for arm in (*own, *cheap))
+        nulls = range(step * null_replays // steps, (step + 1) * null_replays // steps)
+        yield from ((task, NULL, seed) for seed in nulls for task in null_tasks)
     for seed in range(replays):
         yield from ((task, "Optuna GP", seed) for task in tasks)
 
