@@ -6,10 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
+from bandsearch.search.noise import Noise
 from bandsearch.search.proposal import Proposal
 from bandsearch.values.candidate import Candidate, Role
 from bandsearch.values.evaluation import Choice, Finalist, Winner
@@ -32,52 +31,6 @@ class Contender:
     proposal: Proposal
     losses: Mapping[int, float]
     divergence: float | None = None
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Means and their uncertainty under loss = contender + seed + noise, noise alike for all, by least squares.
-
-    The contenders share their seeds, so what a seed does to all of them cancels; the noise is pooled over all of
-    them, so a few seeds each are enough. `freedom` is the degrees of freedom of `sigma`; 0 means that it is unknown.
-    """
-
-    means: NDArray[np.floating]
-    covariance: NDArray[np.floating]
-    sigma: float
-    freedom: int
-
-    @classmethod
-    def of(cls, contenders: Sequence[Contender]) -> Noise:
-        seeds = sorted({seed for contender in contenders for seed in contender.losses})
-        rows, values = [], []
-        for index, contender in enumerate(contenders):
-            for seed, loss in contender.losses.items():
-                row = np.zeros(len(contenders) + len(seeds))
-                row[index] = 1.0
-                row[len(contenders) + seeds.index(seed)] = 1.0
-                rows.append(row)
-                values.append(loss)
-        design, observed = np.array(rows), np.array(values)
-        # The pseudo-inverse settles the constant that contenders and seeds could trade; differences do not feel it.
-        inverse = np.linalg.pinv(design.T @ design)
-        effects = inverse @ design.T @ observed
-        freedom = len(observed) - int(np.linalg.matrix_rank(design))
-        residual = observed - design @ effects
-        sigma = float(np.sqrt(residual @ residual / freedom)) if freedom > 0 else float("nan")
-        count = len(contenders)
-        return cls(effects[:count] + effects[count:].mean(), inverse[:count, :count], sigma, freedom)
-
-    def difference(self, one: int, other: int) -> float:
-        return float(self.means[one] - self.means[other])
-
-    def standard_error(self, one: int, other: int) -> float:
-        """Of the difference of two means."""
-        spread = self.covariance[one, one] + self.covariance[other, other] - 2 * self.covariance[one, other]
-        return self.sigma * float(np.sqrt(max(spread, 0.0)))
-
-    def quantile(self, level: float) -> float:
-        return float(stats.t.ppf(level, self.freedom))
 
 
 def decide(
@@ -118,7 +71,7 @@ def in_contention(contenders: Sequence[Contender]) -> list[int]:
     """Which of them may still be handed over: full depth at its best rate, and all whose mean is not above the best
     one's by more than chance explains (one-sided, 95 %); those without losses too."""
     measured = [index for index, contender in enumerate(contenders) if contender.losses]
-    noise = Noise.of([contenders[index] for index in measured]) if measured else None
+    noise = Noise.of([contenders[index].losses for index in measured]) if measured else None
     if noise is None or noise.freedom == 0:
         return list(range(len(contenders)))
     places = range(len(measured))
@@ -138,7 +91,7 @@ def _choose(
     if not measured:
         reason = "No candidate could be confirmed in the time there was, so full-depth LoRA is handed over."
         return baseline, Choice.BASELINE, reason
-    noise = Noise.of(measured)
+    noise = Noise.of([contender.losses for contender in measured])
     if noise.freedom == 0:
         reason = (
             "The confirmation is too small to tell candidates from noise (it takes two candidates on two seeds), so "

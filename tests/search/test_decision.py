@@ -4,10 +4,9 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 
-import numpy as np
 import pytest
 
-from bandsearch.search.decision import Contender, Noise, decide
+from bandsearch.search.decision import Contender, decide
 from bandsearch.search.proposal import Proposal
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate, Role
@@ -45,29 +44,6 @@ def simulate(
     return winners
 
 
-def test_two_way_fit_agrees_with_the_balanced_formulas() -> None:
-    losses = np.array([[0.30, 0.36, 0.29], [0.25, 0.33, 0.26], [0.40, 0.42, 0.41], [0.31, 0.35, 0.33]])
-    noise = Noise.of([Contender(proposal(i), dict(enumerate(row))) for i, row in enumerate(losses)])
-    residual = losses - losses.mean(1, keepdims=True) - losses.mean(0, keepdims=True) + losses.mean()
-    assert noise.freedom == 3 * 2
-    assert noise.sigma == pytest.approx(np.sqrt((residual**2).sum() / 6))
-    assert noise.means == pytest.approx(losses.mean(1))
-    assert noise.standard_error(1, 3) == pytest.approx(noise.sigma * np.sqrt(2 / 3))
-
-
-def test_a_seed_that_one_contender_lacks_is_not_held_against_the_others() -> None:
-    hard_seed = {0: 0.30, 1: 0.50}
-    noise = Noise.of(
-        [
-            Contender(proposal(0), hard_seed),
-            Contender(proposal(1), {seed: loss - 0.1 for seed, loss in hard_seed.items()}),
-            Contender(proposal(2), {0: 0.25}),
-        ]
-    )
-    assert noise.difference(2, 0) == pytest.approx(-0.05)
-    assert noise.difference(1, 0) == pytest.approx(-0.10)
-
-
 @pytest.mark.parametrize(("contenders", "seeds"), [(8, 3), (5, 2), (3, 5)])
 def test_where_all_are_equal_a_win_is_rarely_declared(contenders: int, seeds: int) -> None:
     winners = simulate(400, [0.0] * contenders, seeds)
@@ -96,6 +72,17 @@ def test_on_two_seeds_what_is_worse_by_what_a_seed_does_is_not_within_noise() ->
     assert near.choice is Choice.SMALLEST_WITHIN_NOISE
     far = decided([[0.40, 0.42], [0.40 + 2 * noise, 0.42], [0.7, 0.7 + noise]])
     assert far.choice is Choice.BASELINE
+
+
+def test_one_that_is_barely_stable_does_not_make_noise_of_what_the_others_differ_by() -> None:
+    """As in a run on `symbol`: full depth at its higher rate came to 0.60 and 0.96, the others to within 0.02."""
+    stable = [[0.519, 0.542], [0.580, 0.598], [0.602, 0.622], [0.519, 0.538]]
+    alone = decided(stable)
+    beside = decided([*stable, [0.60, 0.96]])
+    assert (alone.choice, alone.candidate) == (beside.choice, beside.candidate)
+    assert beside.candidate in (proposal(0).candidate, proposal(3).candidate)
+    # It may still be handed over if it is good beyond its own noise, and is not if it only may be.
+    assert decided([*stable, [0.10, 0.46]]).choice is not Choice.BEATS_BASELINE
 
 
 def test_reasons_name_their_numbers() -> None:
