@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, median
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-# Chance of taking anyone for noisier than the others where all are alike, and how many are left to be alike.
-NOISIER, FEWEST_ALIKE = 0.05, 2
+# Chance of taking anyone for noisier than the others where all are alike. The test's reference is a median, which is
+# worth about half of its degrees of freedom (by simulation); of fewer than four contenders it says nothing.
+NOISIER, EFFICIENCY, FEWEST = 0.05, 0.5, 4
 
 
 @dataclass(frozen=True)
@@ -18,9 +20,9 @@ class Noise:
     """Means and their uncertainty under loss = contender + seed + noise, by least squares.
 
     The contenders share their seeds, so what a seed does to all of them cancels; the noise is alike for all and pooled
-    over all of them, so a few seeds each are enough. Only who is clearly noisier than the others (Cochran's C test), as
-    at a rate that is barely stable, has a noise of its own. `covariance` is that of the means; `sigma` is the pooled
-    standard deviation, `freedom` its degrees of freedom; 0 means that it is unknown.
+    over all of them, so a few seeds each are enough. Only who is clearly noisier than the others, as at a rate that is
+    barely stable, has a noise of its own. `covariance` is that of the means; `sigma` is the pooled standard deviation,
+    `freedom` its degrees of freedom; 0 means that it is unknown.
     """
 
     means: NDArray[np.floating]
@@ -31,17 +33,13 @@ class Noise:
     @classmethod
     def of(cls, losses: Sequence[Mapping[int, float]]) -> Noise:
         """From the losses of every contender by seed, of each at least one."""
-        alike = list(range(len(losses)))
-        while True:
-            fit = _Fit.of([losses[index] for index in alike])
-            noisy = fit.noisier()
-            if noisy is None:
-                break
-            del alike[noisy]
+        noisier = _noisier(losses)
+        alike = [index for index in range(len(losses)) if index not in noisier]
+        fit = _Fit.of([losses[index] for index in alike])
         means, covariance = np.zeros(len(losses)), np.zeros((len(losses), len(losses)))
         means[alike] = fit.means
         covariance[np.ix_(alike, alike)] = fit.sigma**2 * fit.inverse
-        for index in set(range(len(losses))) - set(alike):
+        for index in noisier:
             own = [loss - fit.seeds.get(seed, 0.0) for seed, loss in losses[index].items()]
             means[index] = np.mean(own)
             covariance[index, index] = np.var(own, ddof=1) / len(own)
@@ -61,26 +59,23 @@ class Noise:
 
 @dataclass(frozen=True)
 class _Fit:
-    """`inverse`: covariance of the means in units of the noise. `squares`, `counts`: of every contender's residuals."""
+    """`inverse`: covariance of the means in units of the noise."""
 
     means: NDArray[np.floating]
     seeds: Mapping[int, float]
     inverse: NDArray[np.floating]
-    squares: NDArray[np.float64]
-    counts: NDArray[np.integer]
     sigma: float
     freedom: int
 
     @classmethod
     def of(cls, losses: Sequence[Mapping[int, float]]) -> _Fit:
         seeds, count = sorted(set().union(*losses)), len(losses)
-        owners, rows, values = [], [], []
+        rows, values = [], []
         for index, by_seed in enumerate(losses):
             for seed, loss in by_seed.items():
                 row = np.zeros(count + len(seeds))
                 row[index] = 1.0
                 row[count + seeds.index(seed)] = 1.0
-                owners.append(index)
                 rows.append(row)
                 values.append(loss)
         design, observed = np.array(rows), np.array(values)
@@ -89,7 +84,6 @@ class _Fit:
         effects = inverse @ design.T @ observed
         freedom = len(observed) - int(np.linalg.matrix_rank(design))
         residual = observed - design @ effects
-        sigma = float(np.sqrt(residual @ residual / freedom)) if freedom > 0 else float("nan")
         # Of a contender over all seeds alike.
         mean = np.hstack([np.eye(count), np.full((count, len(seeds)), 1 / len(seeds))])
         shared = float(effects[count:].mean())
@@ -97,23 +91,39 @@ class _Fit:
             means=mean @ effects,
             seeds={seed: float(effect) - shared for seed, effect in zip(seeds, effects[count:], strict=True)},
             inverse=mean @ inverse @ mean.T,
-            squares=np.bincount(owners, weights=residual**2, minlength=count).astype(float),
-            counts=np.bincount(owners, minlength=count),
-            sigma=sigma,
+            sigma=float(np.sqrt(residual @ residual / freedom)) if freedom > 0 else float("nan"),
             freedom=freedom,
         )
 
-    def noisier(self) -> int | None:
-        """Who has more of all squared residuals than chance explains; None if nobody has, or fewer than two are left.
 
-        Cochran's C test (1941), for groups of the size of the one in question.
-        """
-        able = [index for index, count in enumerate(self.counts) if count > 1]
-        if len(able) < FEWEST_ALIKE + 1:
-            return None
-        variances = self.squares[able] / (self.counts[able] - 1)
-        place = int(variances.argmax())
-        others, own = len(able) - 1, int(self.counts[able[place]]) - 1
-        quantile = float(stats.f.ppf(1 - NOISIER / len(able), own, others * own))
-        share = variances[place] / variances.sum() if variances.sum() > 0 else 0.0
-        return able[place] if share > 1 / (1 + others / quantile) else None
+def _noisier(losses: Sequence[Mapping[int, float]]) -> set[int]:
+    """Those that are noisier than chance explains (F test, corrected for their number) where half of them are alike.
+
+    Against the median of what the contenders vary by, once what a seed does to the median one is taken out: several
+    that are barely stable would hide behind each other in a mean.
+    """
+    able = [index for index, by_seed in enumerate(losses) if len(by_seed) > 1]
+    found: set[int] = set()
+    if len(able) < FEWEST:
+        return found
+    while alike := [index for index in able if index not in found]:
+        centred = {index: _centred(losses[index]) for index in alike}
+        seeds = set().union(*centred.values())
+        effects = {seed: median(each[seed] for each in centred.values() if seed in each) for seed in seeds}
+        freedom = {index: len(each) - 1 for index, each in centred.items()}
+        variance = {}
+        for index, each in centred.items():
+            left = _centred({seed: loss - effects[seed] for seed, loss in each.items()})
+            variance[index] = sum(loss**2 for loss in left.values()) / freedom[index]
+        usual = median(variance[index] * freedom[index] / stats.chi2.median(freedom[index]) for index in alike)
+        level, everything = 1 - NOISIER / len(alike), EFFICIENCY * sum(freedom.values())
+        more = {index for index in alike if variance[index] > usual * stats.f.ppf(level, freedom[index], everything)}
+        if not more or usual == 0:
+            return found
+        found |= more
+    return found
+
+
+def _centred(by_seed: Mapping[int, float]) -> dict[int, float]:
+    mean = fmean(by_seed.values())
+    return {seed: loss - mean for seed, loss in by_seed.items()}

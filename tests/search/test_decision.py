@@ -81,6 +81,8 @@ def test_one_that_is_barely_stable_does_not_make_noise_of_what_the_others_differ
     beside = decided([*stable, [0.60, 0.96]])
     assert (alone.choice, alone.candidate) == (beside.choice, beside.candidate)
     assert beside.candidate in (proposal(0).candidate, proposal(3).candidate)
+    several = decided([*stable, [0.52, 0.96], [0.68, 0.96], [2.14, 1.55]])
+    assert (alone.choice, alone.candidate) == (several.choice, several.candidate)
     # It may still be handed over if it is good beyond its own noise, and is not if it only may be.
     assert decided([*stable, [0.10, 0.46]]).choice is not Choice.BEATS_BASELINE
 

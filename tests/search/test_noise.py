@@ -43,9 +43,10 @@ def test_pooled_noise_is_what_the_others_have_whatever_one_does(contenders: int,
     apart = sum(noise.freedom < (contenders - 1) * (seeds - 1) for noise in equal)
     assert apart <= 0.1 * len(equal)
     if contenders > 3:
-        mixed = [Noise.of(drawn(numbers, [0.5, *[0.02] * (contenders - 1)], seeds)) for _ in range(300)]
-        assert statistics.median(noise.sigma for noise in mixed) == pytest.approx(0.02, rel=0.25)
-        assert statistics.median(noise.standard_error(0, 1) for noise in mixed) > 0.1
+        wild = (contenders - 1) // 2
+        mixed = [Noise.of(drawn(numbers, [0.5] * wild + [0.02] * (contenders - wild), seeds)[::-1]) for _ in range(300)]
+        assert statistics.median(noise.sigma for noise in mixed) < 0.03
+        assert statistics.median(noise.standard_error(-1, 0) for noise in mixed) > 0.1
 
 
 @given(st.lists(st.lists(st.floats(-1, 1), min_size=3, max_size=3), min_size=2, max_size=6), st.floats(-5, 5))
