@@ -12,7 +12,7 @@ from bandsearch.search.candidates import CandidateCode, alpha_for, split_targets
 from bandsearch.search.prior import most_suggestions
 from bandsearch.values.atlas import Suggestion
 from bandsearch.values.band import Band
-from bandsearch.values.candidate import Candidate, Role
+from bandsearch.values.candidate import RATES_APART, Candidate, Role
 from bandsearch.values.profile import SensitivityProfile
 from bandsearch.values.value import Value
 
@@ -86,11 +86,17 @@ def openings(
 
 
 def tuned_rates(code: CandidateCode, profile: SensitivityProfile) -> tuple[float, ...]:
-    """Rates of a tuned baseline, the most promising first: the probe's best, half way up, half way down, the ends."""
+    """Rates of a tuned baseline, the most promising first: the probe's best, half way to the ends, the ends; of two the
+    one that is further away. Rates that are nearly one are one."""
     low, high = code.rates
     best = min(max(profile.rate_range.best, low), high)
-    rates = (best, math.sqrt(best * high), math.sqrt(low * best), high, low)
-    return tuple(dict.fromkeys(min(max(float(f"{rate:.4g}"), low), high) for rate in rates))
+    ends = sorted((low, high), key=lambda end: -abs(math.log(end / best)))
+    found: list[float] = []
+    for exact in (best, *(math.sqrt(best * end) for end in ends), *ends):
+        rate = min(max(float(f"{exact:.4g}"), low), high)
+        if all(max(rate / other, other / rate) >= RATES_APART for other in found):
+            found.append(rate)
+    return tuple(found)
 
 
 def habit(code: CandidateCode, band: Band, rate: float) -> Candidate:

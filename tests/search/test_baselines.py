@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 from surface import LAYOUT, RATES, profile
 
-from bandsearch.search.baselines import openings
+from bandsearch.search.baselines import openings, tuned_rates
 from bandsearch.search.candidates import CandidateCode
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Role
-from bandsearch.values.space import BandSpace, SearchSpace
+from bandsearch.values.space import BandSpace, RateSpace, SearchSpace
 
 
 def code_of(layers: int, space: SearchSpace | None = None) -> CandidateCode:
@@ -40,6 +40,16 @@ def test_baselines_are_tuned_on_every_linear_module_and_the_partial_ones_are_of_
     everything = [each for role in Role if role.is_baseline for each in by_role[role]]
     assert {each.targets for each in everything} == {("all",)}
     assert all(1e-4 <= each.learning_rate <= 1e-2 for each in everything)
+
+
+def test_a_second_rate_is_another_rate() -> None:
+    """The range test often ends just above its best rate: half way up would be the same rate again."""
+    near = profile(12).rate_range.model_copy(update={"low": 1e-3, "best": 1e-2, "high": 1.8e-2})
+    code = CandidateCode(SearchSpace(name="x"), LAYOUT, near)
+    rates = tuned_rates(code, profile(12).model_copy(update={"rate_range": near}))
+    assert rates == (1e-2, pytest.approx(3.162e-3), 1e-3, 1.8e-2)
+    fixed = SearchSpace(name="x", learning_rate=RateSpace(low=2e-4, high=2e-4))
+    assert tuned_rates(CandidateCode(fixed, LAYOUT, near), profile(12)) == (2e-4,)
 
 
 def test_the_random_band_depends_on_the_seed() -> None:
