@@ -163,7 +163,7 @@ def _within_noise(
     if by_divergence:
         why += f", at {_divergence(measured[first]):.4f} nats a token from the base"
     choice = Choice.CLOSEST_WITHIN_NOISE if by_divergence else Choice.SMALLEST_WITHIN_NOISE
-    return chosen, choice, f"{lost}Handed over is {why}. {_share(chosen, baseline)}"
+    return chosen, choice, f"{lost}Confirmation chose {why}. {_share(chosen, baseline)}"
 
 
 def _tolerance(noise: Noise, one: int, best: int) -> float:
