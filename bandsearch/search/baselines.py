@@ -12,7 +12,7 @@ from bandsearch.search.candidates import CandidateCode, alpha_for, split_targets
 from bandsearch.search.prior import most_suggestions
 from bandsearch.values.atlas import Suggestion
 from bandsearch.values.band import Band
-from bandsearch.values.candidate import RATES_APART, Candidate, Role
+from bandsearch.values.candidate import Candidate, Role, rates_differ
 from bandsearch.values.profile import SensitivityProfile
 from bandsearch.values.value import Value
 
@@ -43,10 +43,10 @@ def openings(
 
     Full depth, the 20-80 % block, the last k layers and a random band (all three of equal width, all on every linear
     module at the middle rank), each at several learning rates: comparing bands at one rate compares rates, not bands.
-    They take a third of the search, but at least one rate each, two for full depth. The probe's bands take up to a
-    quarter, with the first and last layers together among them where the space splits bands. What `prior` suggests
-    comes after the first, in addition to all these and never more than `most_suggestions`: where it misleads it costs
-    those few.
+    They take a third of the search, but at least one rate each, two for full depth. Full depth at the lowest rank and
+    the probe's bands take up to a quarter, with the first and last layers together where the space splits bands. What
+    `prior` suggests comes after the first, in addition to all these and never more than `most_suggestions`: where it
+    misleads it costs those few.
     """
     kinds = _baseline_bands(code.layer_count, seed)
     rates = tuned_rates(code, profile)
@@ -94,7 +94,7 @@ def tuned_rates(code: CandidateCode, profile: SensitivityProfile) -> tuple[float
     found: list[float] = []
     for exact in (best, *(math.sqrt(best * end) for end in ends), *ends):
         rate = min(max(float(f"{exact:.4g}"), low), high)
-        if all(max(rate / other, other / rate) >= RATES_APART for other in found):
+        if all(rates_differ(rate, other) for other in found):
             found.append(rate)
     return tuple(found)
 

@@ -73,7 +73,7 @@ class CandidateCode:
         if params is None:
             return None
         cells = self._bands.cells(candidate.bands) or {}
-        places = {name: numbers.uniform(*cell) for name, cell in cells.items() if name in params and name in cells}
+        places = {name: numbers.uniform(*cell) for name, cell in cells.items() if name in params}
         return params | {name: place for name, place in places.items() if isinstance(params[name], float)}
 
     def _distributions(self) -> dict[str, BaseDistribution]:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from bandsearch.search.decision import Contender, in_contention
 from bandsearch.search.proposal import Proposal
 from bandsearch.search.strata import WidthClass, width_class
-from bandsearch.values.candidate import RATES_APART, Role
+from bandsearch.values.candidate import Role, rates_differ
 from bandsearch.values.trial import TrialResult, TrialState
 
 # Seeds a finalist must have before another one is taken on: one seed tells nothing about noise.
@@ -80,12 +80,11 @@ def _at_rate(proposal: Proposal, shift: float, number: int) -> Proposal:
 
 
 def _at_two_rates(ranked: Sequence[TrialResult]) -> list[TrialResult]:
-    """The first of `ranked`, and the first whose rate differs from its by RATES_APART."""
+    """The first of `ranked`, and the first at another rate than its."""
     if not ranked:
         return []
     rate = ranked[0].candidate.learning_rate
-    ratios = {result.number: result.candidate.learning_rate / rate for result in ranked}
-    apart = [each for each in ranked if max(ratios[each.number], 1 / ratios[each.number]) >= RATES_APART]
+    apart = [each for each in ranked if rates_differ(each.candidate.learning_rate, rate)]
     return [ranked[0], *apart[:1]]
 
 

@@ -35,6 +35,11 @@ class Init(StrEnum):
 RATES_APART = 1.5
 
 
+def rates_differ(one: float, other: float) -> bool:
+    """Whether two learning rates are far enough from each other to be two."""
+    return max(one / other, other / one) >= RATES_APART
+
+
 class Role(StrEnum):
     """Why a candidate is in the search: proposed by the search, or a baseline that it has to beat."""
 
@@ -88,10 +93,9 @@ class Candidate(Value):
 
     def resembles(self, other: Candidate) -> bool:
         """Whether they differ by a learning rate that is not far away, or not at all."""
-        ratio = self.learning_rate / other.learning_rate
-        return max(ratio, 1 / ratio) < RATES_APART and self == other.model_copy(
-            update={"learning_rate": self.learning_rate}
-        )
+        if rates_differ(self.learning_rate, other.learning_rate):
+            return False
+        return self == other.model_copy(update={"learning_rate": self.learning_rate})
 
     def __str__(self) -> str:
         bands = "+".join(map(str, self.bands))

@@ -49,7 +49,10 @@ def test_who_failed_gives_its_place_to_the_next_of_its_kind() -> None:
     assert len(second) == len(first)
 
 
-def test_after_a_search_without_results_there_are_none() -> None:
+def test_few_places_go_to_the_best_of_each_width_first() -> None:
+    """After the best of few parameters, which may be one of these."""
+    _, *searched = [each for each in pick_finalists(RESULTS, LAYERS, 3) if each.role is Role.SEARCHED]
+    assert len({width_class(each.candidate, LAYERS) for each in searched}) == 2
     assert pick_finalists([], LAYERS, 4) == []
 
 
