@@ -32,8 +32,8 @@ FINAL_TRAININGS, SHARED_STEPS = 2, 16
 SMALLEST_FULL_STEPS = 20
 SMALLEST_RUNG = 30
 ETA = 3
-# Four kinds, full depth at two rates.
-BASELINES = 5
+# Four kinds, full depth at two rates. Within a budget time is set aside for full depth; the others take what is left.
+BASELINES, FULL_DEPTHS = 5, 2
 # Ray Tune's own start, seconds; measured on 2 cores.
 SEARCH_START = 5.0
 SAFETY = 1.15
@@ -109,10 +109,9 @@ def make_plan(
         wall_seconds,
         fixed=costs.load_seconds + retrain + evaluate,
     )
-    fraction, seeds, finalists = confirm_choice
     trial_seconds = _trial_seconds(rungs, costs)
     expected = spec.trials or int(max(0.0, search - SEARCH_START) * engines / trial_seconds)
-    confirm_steps = max(rungs[-1], round(full_steps * fraction))
+    confirm_steps = max(rungs[-1], round(full_steps * confirm_choice.fraction))
     more = ", more if time is left" if bounded and full_steps < wanted else ""
     stages = [
         StagePlan(name="load", seconds=costs.load_seconds, detail=f"{engines} engine(s), base model loaded once each"),
@@ -121,7 +120,8 @@ def make_plan(
         StagePlan(
             name="confirm",
             seconds=confirm,
-            detail=f"{finalists} finalists and {BASELINES} baselines, {confirm_steps} steps, {seeds} seeds",
+            detail=f"{confirm_choice.finalists} finalists and {BASELINES} baselines, {confirm_steps} steps, "
+            f"{confirm_choice.seeds} seeds",
         ),
         StagePlan(name="retrain", seconds=retrain, detail=f"winner and full-depth baseline, {full_steps} steps{more}"),
         StagePlan(
@@ -145,8 +145,8 @@ def make_plan(
         trial_limit=spec.trials,
         expected_trials=expected,
         confirm_steps=confirm_steps,
-        confirm_seeds=seeds,
-        finalists=finalists,
+        confirm_seeds=confirm_choice.seeds,
+        finalists=confirm_choice.finalists,
         validation_examples=min(validation_examples, 256),
         test_examples=size.test,
         generated_examples=size.generated,
@@ -216,23 +216,25 @@ def confirm_share(free: float, least: float) -> float:
 
 
 class ConfirmChoice(NamedTuple):
-    """`fraction` of the full steps on so many seeds, of searched finalists and every kind of baseline."""
+    """`fraction` of the full steps on so many seeds, of searched finalists and baselines."""
 
     fraction: float
     seeds: int
     finalists: int
+    baselines: int = FULL_DEPTHS
 
     @property
     def trainings(self) -> int:
-        return self.seeds * (self.finalists + BASELINES)
+        return self.seeds * (self.finalists + self.baselines)
 
 
 def confirm_choices(*, bounded: bool) -> list[ConfirmChoice]:
-    """The most telling first."""
+    """The most telling first. Seeds beyond the third are given where they are needed (`next_training`), so more time
+    buys more finalists."""
     if not bounded:
-        return [ConfirmChoice(2 / 3, 2, 3)]
+        return [ConfirmChoice(2 / 3, 2, 3, BASELINES)]
     return sorted(
-        itertools.starmap(ConfirmChoice, itertools.product((1.0, 2 / 3, 1 / 2), (5, 4, 3, 2), (6, 4, 3, 2))),
+        itertools.starmap(ConfirmChoice, itertools.product((1.0, 2 / 3, 1 / 2), (3, 2), (12, 8, 6, 4))),
         key=lambda choice: choice.fraction * choice.trainings * (1.5 if choice.seeds > 2 else 1.0),
         reverse=True,
     )

@@ -18,6 +18,8 @@ from benchmarks.bandbench.table import Table
 # At these shares of the table's cost the curves are read.
 GRID = (*LADDER, 1 / 10, 1 / 5)
 OPTUNA, RANDOM = ("Optuna TPE", "Optuna GP"), "random search"
+# Of these None is no long time but no merit: bandsearch itself was never there.
+MERITS = ("speedup_vs_optuna", "speedup_vs_random")
 Spread = tuple[float | None, float | None, float | None]
 
 
@@ -41,9 +43,10 @@ class TaskFigures(Value):
     """`optimum`: of bands, in two pieces too where the table has such; `best_band`: in one piece; `smallest`: of the
     fewest parameters, not worse than tuned full depth by more than an SD.
 
-    `speedup_*` are ratios of median times; where the other arm was not there by its horizon, that stands for it
-    (`speedups_at_least`). `second_task_cost` and `misled_cost` are the time to the optimum with such an atlas, as a
-    share of that without; None where one of them never got there. Regrets are those at the reported budget.
+    `speedup_*` are ratios of median times, None where bandsearch never got there; where the other arm was not there by
+    its horizon, that stands for it (`speedups_at_least`). `second_task_cost` and `misled_cost` are the time to the
+    optimum with such an atlas, as a share of that without; None where one of them never got there. Regrets are those at
+    the reported budget.
     """
 
     task: str
@@ -95,7 +98,9 @@ class Summary(Value):
         return float(found.low), float(found.high)
 
     def median(self, name: str) -> float | None:
-        return median(getattr(task, name) for task in self.tasks if not task.control)
+        """Where a task has no figure it counts as the worst one."""
+        values = (getattr(task, name) for task in self.tasks if not task.control)
+        return median(values, 0.0 if name in MERITS else math.inf)
 
     def line(self) -> str:
         names = (
@@ -238,14 +243,14 @@ def _choices(played: Sequence[Played]) -> dict[str, dict[str, int]]:
     return found
 
 
-def median(values: Iterable[float | None]) -> float | None:
-    """With None for more than anything; None if that is the median, or there are no values."""
-    return _spread(values)[1]
+def median(values: Iterable[float | None], missing: float = math.inf) -> float | None:
+    """With None for `missing`; None if the median is infinite, or there are no values."""
+    return _spread(values, missing)[1]
 
 
-def _spread(values: Iterable[float | None]) -> Spread:
+def _spread(values: Iterable[float | None], missing: float = math.inf) -> Spread:
     """The 10 %, 50 % and 90 % quantiles, of an even number of values the median of the middle two."""
-    ordered = sorted(math.inf if value is None else value for value in values)
+    ordered = sorted(missing if value is None else value for value in values)
     if not ordered:
         return None, None, None
     last = len(ordered) - 1

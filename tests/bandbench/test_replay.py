@@ -160,6 +160,18 @@ def test_never_in_sight_counts_as_longer_than_anything() -> None:
     assert median([]) is None
 
 
+def test_a_task_that_we_never_solve_is_no_point_in_our_favour(fair: Table, ours: list[Played]) -> None:
+    rival = [play(fair, "random search", seed) for seed in range(3)]
+    blind = [each.model_copy(update={"task": "swap", "steps": ()}) for each in ours]
+    played = [*ours, *rival, *blind, *(each.model_copy(update={"task": "swap"}) for each in rival)]
+    summary = summarize({"two_step": fair, "swap": fair}, played)
+    solved, unsolved = summary.tasks
+    assert unsolved.speedup_vs_random is None
+    assert solved.speedup_vs_random is not None
+    assert summary.median("speedup_vs_random") == solved.speedup_vs_random / 2
+    assert summary.median("cost_fraction_of_exhaustive") is None
+
+
 def test_without_a_table_one_sentence_says_how_to_build_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
