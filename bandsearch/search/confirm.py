@@ -17,6 +17,7 @@ from bandsearch.search.clock import Clock
 from bandsearch.search.decision import Contender, decide
 from bandsearch.search.failures import in_words
 from bandsearch.search.finalists import MOST_SEEDS, next_training, pick_finalists
+from bandsearch.search.noise import shared_differences
 from bandsearch.search.ports import Pool, Records
 from bandsearch.search.proposal import Proposal
 from bandsearch.values.band import Band
@@ -124,12 +125,11 @@ def _finalists(
 ) -> list[Proposal]:
     """Those that have not failed so far; the full-depth baseline comes first, made up where none is left."""
     failed = {result.candidate.identity for result in readings if result.state is not TrialState.COMPLETE}
-    losses: dict[str, list[float]] = {}
+    confirmed: dict[str, dict[int, float]] = {}
     for result in readings:
         if result.state is TrialState.COMPLETE:
-            losses.setdefault(result.candidate.identity, []).append(result.points[-1].loss)
-    means = {identity: fmean(each) for identity, each in losses.items()}
-    finalists = pick_finalists(results, layout.layer_count, plan.finalists, failed, means)
+            confirmed.setdefault(result.candidate.identity, {})[result.seed] = result.points[-1].loss
+    finalists = pick_finalists(results, layout.layer_count, plan.finalists, failed, confirmed)
     if not finalists or finalists[0].role is not Role.FULL_DEPTH:
         finalists.insert(0, _retreat(results, layout, profile))
     return finalists
@@ -229,9 +229,16 @@ def _contender(proposal: Proposal, readings: Sequence[TrialResult]) -> Contender
 
 
 def _tuned_baseline(contenders: Sequence[Contender]) -> Contender:
-    """Full depth at the rate that came out best; the first where there is no loss."""
+    """Full depth at the rate that came out best on the seeds that the rates share; the first where there is no loss.
+
+    A mean over more seeds is not to lose against a single lucky one.
+    """
     full_depth = [each for each in contenders if each.proposal.role is Role.FULL_DEPTH and each.losses]
-    return min(full_depth, key=lambda each: fmean(each.losses.values()), default=contenders[0])
+    best = full_depth[0] if full_depth else contenders[0]
+    for other in full_depth[1:]:
+        if sum(shared_differences(other.losses, best.losses)) < 0:
+            best = other
+    return best
 
 
 def _tell(

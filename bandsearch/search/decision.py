@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from scipy import stats
 
-from bandsearch.search.noise import Noise
+from bandsearch.search.noise import Noise, shared_differences
 from bandsearch.search.proposal import Proposal
 from bandsearch.values.candidate import Candidate, Role
 from bandsearch.values.evaluation import Choice, Finalist, Winner
@@ -16,8 +16,8 @@ from bandsearch.values.spec import Objective
 
 # One-sided chance of declaring any win where there is none.
 FALSE_WIN_RATE = 0.05
-# The one-standard-error rule (Breiman et al. 1984), with Student's t in place of the normal: the level at one sigma.
-ONE_SIGMA = float(stats.norm.cdf(1.0))
+# Seeds that who is handed over must have been trained on: of many the best on one seed is mostly lucky.
+SEEDS_NEEDED = 2
 # Of what a seed does to a loss, that may pass for noise.
 MOST_TOLERATED = 0.75
 
@@ -44,6 +44,7 @@ def decide(
     - Otherwise the contender with the fewest trainable parameters among those within noise of the best, of those that
       are not larger than the baseline. Within noise is one standard error of the difference, at most three quarters
       of what a seed does to a loss.
+    - Whoever was trained on a single seed, the baseline apart, is not handed over.
     - Where noise cannot be judged (one seed) or nothing was confirmed, the baseline.
 
     With the objective `retention` the smallest divergence from the base takes the place of the fewest parameters, and
@@ -91,8 +92,11 @@ def _choose(
     if not measured:
         reason = "No candidate could be confirmed in the time there was, so full-depth LoRA is handed over."
         return baseline, Choice.BASELINE, reason
-    noise = Noise.of([contender.losses for contender in measured])
-    if noise.freedom == 0:
+    measured = [
+        each for each in measured if len(each.losses) >= SEEDS_NEEDED or each.proposal.candidate == baseline.candidate
+    ]
+    noise = Noise.of([contender.losses for contender in measured]) if measured else None
+    if noise is None or noise.freedom == 0:
         reason = (
             "The confirmation is too small to tell candidates from noise (it takes two candidates on two seeds), so "
             "full-depth LoRA is handed over."
@@ -167,9 +171,10 @@ def _within_noise(
 
 
 def _tolerance(noise: Noise, one: int, best: int) -> float:
-    """What passes for noise, by Student's t. With two seeds each the standard error is all of what a seed does, and too
-    much would be handed over that is worse."""
-    return noise.quantile(ONE_SIGMA) * min(noise.standard_error(one, best), MOST_TOLERATED * noise.sigma)
+    """The one-standard-error rule (Breiman et al. 1984). Student's t has no place in it: knowing the noise badly is no
+    reason to take more for equal. With two seeds each the standard error is all of what a seed does, and too much would
+    be handed over that is worse."""
+    return min(noise.standard_error(one, best), MOST_TOLERATED * noise.sigma)
 
 
 def _divergence(contender: Contender) -> float:
@@ -179,7 +184,7 @@ def _divergence(contender: Contender) -> float:
 def _win_margin(noise: Noise, contenders: Sequence[Contender], index: int, base: int, rivals: int) -> float:
     """What a rival must be better by: the pooled noise, or the pair's own where that is larger (a shaky baseline)."""
     one, other = contenders[index].losses, contenders[base].losses
-    differences = [one[seed] - other[seed] for seed in one.keys() & other.keys()]
+    differences = shared_differences(one, other)
     own = float(stats.sem(differences)) if len(differences) > 1 else 0.0
     return noise.quantile(1 - FALSE_WIN_RATE / rivals) * max(noise.standard_error(index, base), own)
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 
-from bandsearch.search.decision import Contender, in_contention
+from bandsearch.search.decision import SEEDS_NEEDED, Contender, in_contention
+from bandsearch.search.noise import shared_differences
 from bandsearch.search.proposal import Proposal
 from bandsearch.search.strata import WidthClass, width_class
 from bandsearch.values.candidate import Role, rates_differ
 from bandsearch.values.trial import TrialResult, TrialState
 
-# Seeds a finalist must have before another one is taken on: one seed tells nothing about noise.
-SEEDS_NEEDED = 2
 # The most seeds of one that is hard to tell from another.
 MOST_SEEDS = 5
 
@@ -22,7 +20,7 @@ def pick_finalists(
     layer_count: int,
     searched: int,
     excluded: Collection[str] = (),
-    means: Mapping[str, float] | None = None,
+    confirmed: Mapping[str, Mapping[int, float]] | None = None,
 ) -> list[Proposal]:
     """The candidates to confirm, the most needed first: full depth at two rates, the searched ones, other baselines.
 
@@ -33,9 +31,9 @@ def pick_finalists(
     rate is often not that of a full training, and a win over a baseline at the wrong rate is none. Better is who got to
     a higher rung, then who has the lower loss there. Identities in `excluded` (they diverged) step back.
 
-    `means` are confirmed losses so far by identity. Once there is one of both rates of full depth, the worse steps back
-    behind the searched ones; and if the proxy's rate was the worse one, the searched ones are taken on at rates that
-    differ as much from theirs, before they are taken on as they were searched.
+    `confirmed` are the losses so far by identity and seed. Once both rates of full depth share a seed, the worse steps
+    back behind the searched ones; and if the proxy's rate was the worse one, the searched ones are taken on at rates
+    that differ as much from theirs, before they are taken on as they were searched.
     """
     ranked = sorted(
         (
@@ -60,11 +58,12 @@ def pick_finalists(
     others = [result for result in baselines if result.role is not Role.FULL_DEPTH]
     at_rates = [Proposal.of(result) for result in _at_two_rates(full)]
     own_best = [Proposal.of(result) for result in chosen]
-    losses = [(means or {}).get(each.candidate.identity, math.nan) for each in at_rates]
-    if len(at_rates) < 2 or any(map(math.isnan, losses)):
+    known = [(confirmed or {}).get(each.candidate.identity, {}) for each in at_rates]
+    duel = shared_differences(*known) if len(known) == 2 else []
+    if not duel:
         return [*at_rates, *own_best, *map(Proposal.of, others)]
     shifted: list[Proposal] = []
-    if losses[1] < losses[0]:
+    if sum(duel) > 0:
         at_rates.reverse()
         shift = at_rates[0].candidate.learning_rate / at_rates[1].candidate.learning_rate
         free = max(result.number for result in results) + 1
@@ -95,17 +94,20 @@ def next_training(
 
     `started` holds the pairs that are done or under way, `capacity` how many trainings fit the time, those included.
     First every contender on the first seed, then on the second. Where not even two seeds each fit, the last contenders
-    are left out, but never the first two. After that those that are still in contention take turns, until as many
-    trainings are done as `seeds` for every contender: what is clearly worse than the best leaves its seeds to those
-    that are hard to tell apart (racing, Maron and Moore 1993), but nobody gets more than MOST_SEEDS.
+    are left out, but never the first two: whoever has a single seed cannot be handed over. After that those that are
+    still in contention take turns, until as many trainings are done as `seeds` for every contender: what is clearly
+    worse than the best leaves its seeds to those that are hard to tell apart (racing, Maron and Moore 1993), but nobody
+    gets more than MOST_SEEDS.
     """
     needed = min(SEEDS_NEEDED, seeds)
-    taken = max(2, int(min(len(contenders), capacity / needed)))
+    taken = len(contenders)
+    while taken > 2 and taken * needed + sum(index >= taken for index, _ in started) > capacity:
+        taken -= 1
     first = range(min(taken, len(contenders)))
     for pair in ((index, seed) for seed in range(needed) for index in first):
         if pair not in started:
             return pair
-    if len(started) >= seeds * len(first) or seeds <= needed:
+    if len(started) >= seeds * len(contenders):
         return None
     among = [contenders[index] for index in first]
     racing = in_contention(among)

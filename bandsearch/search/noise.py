@@ -96,6 +96,11 @@ class _Fit:
         )
 
 
+def shared_differences(one: Mapping[int, float], other: Mapping[int, float]) -> list[float]:
+    """What `one` lost more than `other`, by every seed that both have."""
+    return [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]
+
+
 def _noisier(losses: Sequence[Mapping[int, float]]) -> set[int]:
     """Those that are noisier than chance explains (F test, corrected for their number) where half of them are alike.
 

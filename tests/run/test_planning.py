@@ -98,6 +98,7 @@ def test_a_longer_budget_buys_more() -> None:
     assert long.expected_trials > short.expected_trials > 0
     assert long.full_steps >= short.full_steps
     assert long.confirm_seeds >= short.confirm_seeds >= 2
+    assert plan(30_000).finalists > short.finalists >= 4
 
 
 def test_a_count_of_trials_depends_on_no_clock() -> None:

@@ -116,6 +116,19 @@ def test_short_of_time_full_depth_is_tuned_and_compared_with_one_other() -> None
     assert set(full_depth) < set(trained)
 
 
+def test_with_a_little_more_time_further_candidates_come_before_the_other_baselines() -> None:
+    results = planted_search(Surface(), 0, 40)
+    pool = PlantedPool(Surface())
+    one = 180 * 1.15
+    _, readings = confirmed(
+        pool, results, wall_left=lambda: 11.2 * one - one * pool.trainings, confirm_seeds=3, seconds_per_step=1.0
+    )
+    trained = Counter(reading.candidate for reading in readings)
+    roles = Counter(reading.role for reading in readings if trained[reading.candidate] > 1)
+    assert len({r.candidate for r in readings if r.role is Role.SEARCHED}) >= 4
+    assert set(roles) == {Role.FULL_DEPTH, Role.SEARCHED}
+
+
 class Rising(Surface):
     """What is best after a few steps is too low a rate for a whole training."""
 

@@ -74,6 +74,22 @@ def test_on_two_seeds_what_is_worse_by_what_a_seed_does_is_not_within_noise() ->
     assert far.choice is Choice.BASELINE
 
 
+def test_knowing_the_noise_badly_is_no_reason_to_take_more_for_equal() -> None:
+    """Two seeds of two: one degree of freedom, at which Student's t is 1.8 times the normal's sigma."""
+    assert decided([[0.40, 0.42], [0.41, 0.42]]).choice is Choice.BASELINE
+    assert decided([[0.40, 0.42], [0.404, 0.42]]).choice is Choice.BASELINE
+    assert decided([[0.40, 0.42], [0.408, 0.416]]).choice is Choice.SMALLEST_WITHIN_NOISE
+
+
+def test_who_was_lucky_on_a_single_seed_is_not_handed_over() -> None:
+    alone = decided([[0.40, 0.42], [0.10], [0.70, 0.72]])
+    assert alone.candidate != proposal(1).candidate
+    assert proposal(1).candidate in {finalist.candidate for finalist in alone.finalists}
+    assert decided([[], [0.1], [0.2]]).choice is Choice.BASELINE
+    # The baseline that it is compared with may have had no time for a second one.
+    assert decided([[0.40], [0.20, 0.21], [0.50, 0.52]]).candidate == proposal(1).candidate
+
+
 def test_one_that_is_barely_stable_does_not_make_noise_of_what_the_others_differ_by() -> None:
     """As in a run on `symbol`: full depth at its higher rate came to 0.60 and 0.96, the others to within 0.02."""
     stable = [[0.519, 0.542], [0.580, 0.598], [0.602, 0.622], [0.519, 0.538]]

@@ -59,12 +59,13 @@ def test_few_places_go_to_the_best_of_each_width_first() -> None:
 def test_where_full_depth_wants_another_rate_the_searched_ones_get_it_too() -> None:
     usual = pick_finalists(RESULTS, LAYERS, 4)
     first, second, *others = usual
-    by_rate = {first.candidate.identity: 0.4, second.candidate.identity: 0.5}
-    assert pick_finalists(RESULTS, LAYERS, 4, means=dict(list(by_rate.items())[:1])) == usual
+    one, other = first.candidate.identity, second.candidate.identity
+    assert pick_finalists(RESULTS, LAYERS, 4, confirmed={one: {1: 0.4}}) == usual
     searched, baselines = others[:4], others[4:]
-    assert pick_finalists(RESULTS, LAYERS, 4, means=by_rate) == [first, *searched, second, *baselines]
-    by_rate[first.candidate.identity] = 0.6
-    best, *rest = pick_finalists(RESULTS, LAYERS, 4, means=by_rate)
+    ahead = {one: {1: 0.4}, other: {1: 0.5}}
+    assert pick_finalists(RESULTS, LAYERS, 4, confirmed=ahead) == [first, *searched, second, *baselines]
+    behind = {one: {1: 0.6}, other: {1: 0.5}}
+    best, *rest = pick_finalists(RESULTS, LAYERS, 4, confirmed=behind)
     assert (best, rest[4:]) == (second, [*searched, first, *baselines])
     shift = second.candidate.learning_rate / first.candidate.learning_rate
     for new, old in zip(rest[:4], searched, strict=True):
@@ -72,7 +73,16 @@ def test_where_full_depth_wants_another_rate_the_searched_ones_get_it_too() -> N
         assert new.candidate.learning_rate == pytest.approx(shift * old.candidate.learning_rate, rel=1e-3)
         assert new.number > max(result.number for result in RESULTS)
     diverged = {rest[0].candidate.identity}
-    assert rest[0] not in pick_finalists(RESULTS, LAYERS, 4, diverged, by_rate)
+    assert rest[0] not in pick_finalists(RESULTS, LAYERS, 4, diverged, behind)
+
+
+def test_a_second_seed_that_does_worse_does_not_lose_the_rate_that_won() -> None:
+    """As in a replay on `words`: 0.255 and 0.296 against 0.267 on the first seed alone."""
+    first, second, *_ = pick_finalists(RESULTS, LAYERS, 4)
+    known = {first.candidate.identity: {1: 0.255}, second.candidate.identity: {1: 0.267}}
+    before = pick_finalists(RESULTS, LAYERS, 4, confirmed=known)
+    known[first.candidate.identity] = {1: 0.255, 2: 0.296}
+    assert pick_finalists(RESULTS, LAYERS, 4, confirmed=known) == before
 
 
 def _contenders(losses: list[list[float]]) -> list[Contender]:
