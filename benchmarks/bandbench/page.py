@@ -61,7 +61,8 @@ def _goals(summary: Summary) -> str:
         )
     return (
         f"{_table(head, body)}\n\nMedians are over the tasks that are no control; {NOTHING}: not in sight of half of "
-        f"the replays. ≥: the other arm was not there when it was last looked at.\n\n{wins}"
+        "the replays, which counts as longer than any other, and as no times sooner. ≥: the other arm was not there "
+        f"when it was last looked at.\n\n{wins}"
     )
 
 
