@@ -32,8 +32,9 @@ def pick_finalists(
     a higher rung, then who has the lower loss there. Identities in `excluded` (they diverged) step back.
 
     `confirmed` are the losses so far by identity and seed. Once both rates of full depth share a seed, the worse steps
-    back behind the searched ones; and if the proxy's rate was the worse one, the searched ones are taken on at rates
-    that differ as much from theirs, before they are taken on as they were searched.
+    back behind the searched ones; and if the proxy's rate was the worse one, the first searched one is taken on at a
+    rate that differs as much from its own too, and the others follow whichever of its two was better: one seed of full
+    depth is little to go by.
     """
     ranked = sorted(
         (
@@ -55,21 +56,51 @@ def pick_finalists(
     leaders = [result for result in own if result in best_of.values()]
     chosen = list(dict.fromkeys([*small, *leaders, *own]))[:searched]
     baselines = [result for result in ranked if result.role.is_baseline and result in best_of.values()]
-    others = [result for result in baselines if result.role is not Role.FULL_DEPTH]
-    at_rates = [Proposal.of(result) for result in _at_two_rates(full)]
-    own_best = [Proposal.of(result) for result in chosen]
-    known = [(confirmed or {}).get(each.candidate.identity, {}) for each in at_rates]
-    duel = shared_differences(*known) if len(known) == 2 else []
-    if not duel:
-        return [*at_rates, *own_best, *map(Proposal.of, others)]
-    shifted: list[Proposal] = []
-    if sum(duel) > 0:
-        at_rates.reverse()
-        shift = at_rates[0].candidate.learning_rate / at_rates[1].candidate.learning_rate
-        free = max(result.number for result in results) + 1
-        shifted = [_at_rate(each, shift, free + place) for place, each in enumerate(own_best)]
-        shifted = [each for each in shifted if each.candidate.identity not in excluded]
-    return [at_rates[0], *shifted, *own_best, at_rates[1], *map(Proposal.of, others)]
+    return _in_turn(
+        [Proposal.of(result) for result in _at_two_rates(full)],
+        [Proposal.of(result) for result in chosen],
+        [Proposal.of(result) for result in baselines if result.role is not Role.FULL_DEPTH],
+        confirmed or {},
+        excluded,
+        free_number=max((result.number for result in results), default=-1) + 1,
+    )
+
+
+def _in_turn(
+    full_depth: list[Proposal],
+    searched: list[Proposal],
+    others: list[Proposal],
+    confirmed: Mapping[str, Mapping[int, float]],
+    excluded: Collection[str],
+    free_number: int,
+) -> list[Proposal]:
+    proxy_was_right = _first_is_ahead(full_depth, confirmed)
+    if proxy_was_right is None:
+        return [*full_depth, *searched, *others]
+    best, worse = full_depth if proxy_was_right else full_depth[::-1]
+    tail = [worse, *others]
+    if proxy_was_right or not searched:
+        return [best, *searched, *tail]
+    shift = best.candidate.learning_rate / worse.candidate.learning_rate
+    shifted = [_at_rate(each, shift, free_number + place) for place, each in enumerate(searched)]
+    first, moved = searched[0], shifted[0]
+    if moved.candidate.identity in excluded:
+        return [best, *searched, *tail]
+    more = [each for each in shifted[1:] if each.candidate.identity not in excluded]
+    shift_is_right = _first_is_ahead([moved, first], confirmed)
+    if shift_is_right is None:
+        return [best, moved, first, *more, *searched[1:], *tail]
+    if shift_is_right:
+        return [best, moved, *more, *searched[1:], first, *tail]
+    return [best, *searched, moved, *tail]
+
+
+def _first_is_ahead(pair: Sequence[Proposal], confirmed: Mapping[str, Mapping[int, float]]) -> bool | None:
+    """On the seeds that both have, ties too; None where there are none, or no second."""
+    if len(pair) < 2:
+        return None
+    found = shared_differences(*(confirmed.get(each.candidate.identity, {}) for each in pair))
+    return sum(found) <= 0 if found else None
 
 
 def _at_rate(proposal: Proposal, shift: float, number: int) -> Proposal:
