@@ -24,7 +24,7 @@ CHOICE_WORDS = {
     Choice.BEATS_BASELINE: "beat the tuned baseline on validation",
     Choice.SMALLEST_WITHIN_NOISE: "smallest adapter within noise of the best on validation",
     Choice.CLOSEST_WITHIN_NOISE: "closest to the base of those within noise of the best on validation",
-    Choice.BASELINE: "nothing on validation was better than the tuned baseline",
+    Choice.BASELINE: "nothing smaller held its own against the tuned baseline on validation",
 }
 
 
