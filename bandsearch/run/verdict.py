@@ -32,7 +32,7 @@ def _on_the_task(winner: Winner, evaluation: Evaluation) -> str:
     if comparison.difference.high < 0:
         return (
             f"{band} are handed over: {_among_equals(winner)} on validation, with {share}. On the test "
-            f"split it is ahead of {BASELINE}; as it was not ahead on validation, no win is claimed. {test}"
+            f"split it is ahead of {BASELINE}; as validation did not show that beyond noise, no win is claimed. {test}"
         )
     if comparison.difference.low > 0:
         return (
