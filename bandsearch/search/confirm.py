@@ -17,7 +17,7 @@ from bandsearch.search.clock import Clock
 from bandsearch.search.decision import Contender, decide
 from bandsearch.search.failures import in_words
 from bandsearch.search.finalists import MOST_SEEDS, next_training, pick_finalists
-from bandsearch.search.noise import shared_differences
+from bandsearch.search.noise import is_ahead
 from bandsearch.search.ports import Pool, Records
 from bandsearch.search.proposal import Proposal
 from bandsearch.values.band import Band
@@ -229,14 +229,11 @@ def _contender(proposal: Proposal, readings: Sequence[TrialResult]) -> Contender
 
 
 def _tuned_baseline(contenders: Sequence[Contender]) -> Contender:
-    """Full depth at the rate that came out best on the seeds that the rates share; the first where there is no loss.
-
-    A mean over more seeds is not to lose against a single lucky one.
-    """
+    """Full depth at the rate that came out best on the seeds that the rates share; the first where there is no loss."""
     full_depth = [each for each in contenders if each.proposal.role is Role.FULL_DEPTH and each.losses]
     best = full_depth[0] if full_depth else contenders[0]
     for other in full_depth[1:]:
-        if sum(shared_differences(other.losses, best.losses)) < 0:
+        if is_ahead(best.losses, other.losses) is False:
             best = other
     return best
 

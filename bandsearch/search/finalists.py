@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from bandsearch.search.decision import SEEDS_NEEDED, Contender, in_contention
-from bandsearch.search.noise import shared_differences
+from bandsearch.search.noise import is_ahead
 from bandsearch.search.proposal import Proposal
 from bandsearch.search.strata import WidthClass, width_class
 from bandsearch.values.candidate import Role, rates_differ
@@ -74,7 +74,10 @@ def _in_turn(
     excluded: Collection[str],
     free_number: int,
 ) -> list[Proposal]:
-    proxy_was_right = _first_is_ahead(full_depth, confirmed)
+    def ahead(one: Proposal, other: Proposal) -> bool | None:
+        return is_ahead(*(confirmed.get(each.candidate.identity, {}) for each in (one, other)))
+
+    proxy_was_right = ahead(*full_depth) if len(full_depth) == 2 else None
     if proxy_was_right is None:
         return [*full_depth, *searched, *others]
     best, worse = full_depth if proxy_was_right else full_depth[::-1]
@@ -87,20 +90,12 @@ def _in_turn(
     if moved.candidate.identity in excluded:
         return [best, *searched, *tail]
     more = [each for each in shifted[1:] if each.candidate.identity not in excluded]
-    shift_is_right = _first_is_ahead([moved, first], confirmed)
+    shift_is_right = ahead(moved, first)
     if shift_is_right is None:
         return [best, moved, first, *more, *searched[1:], *tail]
     if shift_is_right:
         return [best, moved, *more, *searched[1:], first, *tail]
     return [best, *searched, moved, *tail]
-
-
-def _first_is_ahead(pair: Sequence[Proposal], confirmed: Mapping[str, Mapping[int, float]]) -> bool | None:
-    """On the seeds that both have, ties too; None where there are none, or no second."""
-    if len(pair) < 2:
-        return None
-    found = shared_differences(*(confirmed.get(each.candidate.identity, {}) for each in pair))
-    return sum(found) <= 0 if found else None
 
 
 def _at_rate(proposal: Proposal, shift: float, number: int) -> Proposal:
@@ -134,7 +129,7 @@ def next_training(
     taken = len(contenders)
     while taken > 2 and taken * needed + sum(index >= taken for index, _ in started) > capacity:
         taken -= 1
-    first = range(min(taken, len(contenders)))
+    first = range(taken)
     for pair in ((index, seed) for seed in range(needed) for index in first):
         if pair not in started:
             return pair

@@ -101,6 +101,15 @@ def shared_differences(one: Mapping[int, float], other: Mapping[int, float]) -> 
     return [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]
 
 
+def is_ahead(one: Mapping[int, float], other: Mapping[int, float]) -> bool | None:
+    """Whether `one` is no worse on the seeds that both have; None where they share none.
+
+    A mean over more seeds is not to lose against a single lucky one.
+    """
+    found = shared_differences(one, other)
+    return sum(found) <= 0 if found else None
+
+
 def _noisier(losses: Sequence[Mapping[int, float]]) -> set[int]:
     """Those that are noisier than chance explains (F test, corrected for their number) where half of them are alike.
 
