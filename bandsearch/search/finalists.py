@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from bandsearch.search.decision import SEEDS_NEEDED, Contender, in_contention
 from bandsearch.search.noise import is_ahead
@@ -74,28 +74,35 @@ def _in_turn(
     excluded: Collection[str],
     free_number: int,
 ) -> list[Proposal]:
-    def ahead(one: Proposal, other: Proposal) -> bool | None:
-        return is_ahead(*(confirmed.get(each.candidate.identity, {}) for each in (one, other)))
+    def losses(proposal: Proposal) -> Mapping[int, float]:
+        return confirmed.get(proposal.candidate.identity, {})
 
-    proxy_was_right = ahead(*full_depth) if len(full_depth) == 2 else None
+    proxy_was_right = is_ahead(*map(losses, full_depth)) if len(full_depth) == 2 else None
     if proxy_was_right is None:
         return [*full_depth, *searched, *others]
     best, worse = full_depth if proxy_was_right else full_depth[::-1]
-    tail = [worse, *others]
-    if proxy_was_right or not searched:
-        return [best, *searched, *tail]
-    shift = best.candidate.learning_rate / worse.candidate.learning_rate
-    shifted = [_at_rate(each, shift, free_number + place) for place, each in enumerate(searched)]
-    first, moved = searched[0], shifted[0]
-    if moved.candidate.identity in excluded:
-        return [best, *searched, *tail]
-    more = [each for each in shifted[1:] if each.candidate.identity not in excluded]
-    shift_is_right = ahead(moved, first)
+    if not proxy_was_right:
+        shift = best.candidate.learning_rate / worse.candidate.learning_rate
+        shifted = [_at_rate(each, shift, free_number + place) for place, each in enumerate(searched)]
+        searched = _at_better_rates(searched, shifted, losses, excluded)
+    return [best, *searched, worse, *others]
+
+
+def _at_better_rates(
+    searched: Sequence[Proposal],
+    shifted: Sequence[Proposal],
+    losses: Callable[[Proposal], Mapping[int, float]],
+    excluded: Collection[str],
+) -> list[Proposal]:
+    """The first at both rates, the others at those that were better for it; till that is known, at the shifted ones."""
+    if not searched or shifted[0].candidate.identity in excluded:
+        return list(searched)
+    (first, *own), (moved, *more) = searched, shifted
+    more = [each for each in more if each.candidate.identity not in excluded]
+    shift_is_right = is_ahead(losses(moved), losses(first))
     if shift_is_right is None:
-        return [best, moved, first, *more, *searched[1:], *tail]
-    if shift_is_right:
-        return [best, moved, *more, *searched[1:], first, *tail]
-    return [best, *searched, moved, *tail]
+        return [moved, first, *more, *own]
+    return [moved, *more, *own, first] if shift_is_right else [first, *own, moved]
 
 
 def _at_rate(proposal: Proposal, shift: float, number: int) -> Proposal:
