@@ -14,10 +14,9 @@ from bandsearch.data.dataset import Encoded
 from bandsearch.engine.failures import DivergedError, OutOfMemoryError
 from bandsearch.evaluate.retention import divergence_of
 from bandsearch.search.clock import Clock
-from bandsearch.search.decision import Contender, decide
+from bandsearch.search.decision import Contender, decide, tuned_baseline
 from bandsearch.search.failures import in_words
 from bandsearch.search.finalists import MOST_SEEDS, next_training, pick_finalists
-from bandsearch.search.noise import is_ahead
 from bandsearch.search.ports import Pool, Records
 from bandsearch.search.proposal import Proposal
 from bandsearch.values.band import Band
@@ -77,7 +76,7 @@ def confirm(
             under_way = {(proposal.candidate.identity, proposal.seed) for _, proposal in running.values()}
             settled = {(r.candidate.identity, r.seed) for r in readings} | under_way | given_up
             contenders = [_contender(proposal, readings) for proposal in finalists]
-            while idle and (proposal := _next(contenders, seeds, settled, clock, plan, places)) is not None:
+            while idle and (proposal := _next(contenders, seeds, settled, clock, plan, places, objective)) is not None:
                 engine = idle.pop(0)
                 settled.add((proposal.candidate.identity, proposal.seed))
                 training = threads.submit(
@@ -101,7 +100,7 @@ def confirm(
         threads.shutdown(wait=False, cancel_futures=True)
     finalists = _finalists(results, readings, layout, profile, plan)
     contenders = [_contender(proposal, readings) for proposal in finalists]
-    return decide(contenders, _tuned_baseline(contenders).proposal, plan.confirm_steps, objective)
+    return decide(contenders, tuned_baseline(contenders).proposal, plan.confirm_steps, objective)
 
 
 def confirm_fidelity(plan: Plan, seed: int) -> Fidelity:
@@ -169,6 +168,7 @@ def _next(
     clock: Clock,
     plan: Plan,
     places: int,
+    objective: Objective,
 ) -> Proposal | None:
     """The next finalist with its seed; None when all is done or under way, or no further training fits."""
     if not clock.fits(plan.confirm_steps):
@@ -180,7 +180,7 @@ def _next(
         if (contender.proposal.candidate.identity, seed) in settled
     }
     capacity = len(started) + places * clock.rounds(plan.confirm_steps)
-    found = next_training(contenders, started, plan.confirm_seeds, capacity)
+    found = next_training(contenders, started, plan.confirm_seeds, capacity, objective)
     if found is None:
         return None
     index, place = found
@@ -228,16 +228,6 @@ def _contender(proposal: Proposal, readings: Sequence[TrialResult]) -> Contender
     )
 
 
-def _tuned_baseline(contenders: Sequence[Contender]) -> Contender:
-    """Full depth at the rate that came out best on the seeds that the rates share; the first where there is no loss."""
-    full_depth = [each for each in contenders if each.proposal.role is Role.FULL_DEPTH and each.losses]
-    best = full_depth[0] if full_depth else contenders[0]
-    for other in full_depth[1:]:
-        if is_ahead(best.losses, other.losses) is False:
-            best = other
-    return best
-
-
 def _tell(
     listen: Listener,
     readings: Sequence[TrialResult],
@@ -248,7 +238,7 @@ def _tell(
 ) -> None:
     contenders = [_contender(proposal, readings) for proposal in finalists]
     means = [fmean(each.losses.values()) for each in contenders if each.losses]
-    base = _tuned_baseline(contenders).losses
+    base = tuned_baseline(contenders).losses
     loss = f"loss {result.last_loss:.4f}" if result.points else result.state.value.replace("_", " ")
     listen(
         Update(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from scipy import stats
 
-from bandsearch.search.noise import Noise, shared_differences
+from bandsearch.search.noise import Noise, is_ahead, shared_differences
 from bandsearch.search.proposal import Proposal
 from bandsearch.values.candidate import Candidate, Role
 from bandsearch.values.evaluation import Choice, Finalist, Winner
@@ -68,9 +68,27 @@ def decide(
     )
 
 
+def tuned_baseline(contenders: Sequence[Contender]) -> Contender:
+    """Full depth at the rate that came out best on the seeds that the rates share; the first where there is no loss."""
+    full_depth = [each for each in contenders if each.proposal.role is Role.FULL_DEPTH and each.losses]
+    best = full_depth[0] if full_depth else contenders[0]
+    for other in full_depth[1:]:
+        if is_ahead(best.losses, other.losses) is False:
+            best = other
+    return best
+
+
+def deciding(contenders: Sequence[Contender], objective: Objective) -> set[int]:
+    """On whom the decision rests as things stand: the tuned baseline, the best, and who would be handed over."""
+    baseline = tuned_baseline(contenders).proposal
+    winner = decide(contenders, baseline, 0, objective)
+    named = {baseline.candidate, winner.candidate, *(each.candidate for each in winner.finalists[:1])}
+    return {index for index, each in enumerate(contenders) if each.proposal.candidate in named}
+
+
 def in_contention(contenders: Sequence[Contender]) -> list[int]:
-    """Which of them may still be handed over: full depth at its best rate, and all whose mean is not above the best
-    one's by more than chance explains (one-sided, 95 %); those without losses too."""
+    """Which of them may still be handed over: the tuned baseline, and all whose mean is not above the best one's by
+    more than chance explains (one-sided, 95 %); those without losses too."""
     measured = [index for index, contender in enumerate(contenders) if contender.losses]
     noise = Noise.of([contenders[index].losses for index in measured]) if measured else None
     if noise is None or noise.freedom == 0:
@@ -81,9 +99,8 @@ def in_contention(contenders: Sequence[Contender]) -> list[int]:
     beaten = {
         measured[place] for place in places if noise.difference(place, best) > bound * noise.standard_error(place, best)
     }
-    full_depth = [place for place in places if contenders[measured[place]].proposal.role is Role.FULL_DEPTH]
-    beaten -= {measured[place] for place in sorted(full_depth, key=lambda place: noise.means[place])[:1]}
-    return [index for index in range(len(contenders)) if index not in beaten]
+    baseline = tuned_baseline(contenders)
+    return [index for index, each in enumerate(contenders) if index not in beaten or each is baseline]
 
 
 def _choose(

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from bandsearch.search.decision import SEEDS_NEEDED, Contender, in_contention
+from bandsearch.search.decision import SEEDS_NEEDED, Contender, deciding, in_contention
 from bandsearch.search.noise import is_ahead
 from bandsearch.search.proposal import Proposal
 from bandsearch.search.strata import WidthClass, width_class
 from bandsearch.values.candidate import Role, rates_differ
+from bandsearch.values.spec import Objective
 from bandsearch.values.trial import TrialResult, TrialState
 
 # The most seeds of one that is hard to tell from another.
 MOST_SEEDS = 5
+# Of the trainings, kept for more seeds of those on whom the decision rests: of many on two seeds the best is partly
+# lucky. Fewer than four contenders are not left out for it.
+SHARE_KEPT, FEWEST = 1 / 4, 4
 
 
 def pick_finalists(
@@ -121,20 +125,29 @@ def _at_two_rates(ranked: Sequence[TrialResult]) -> list[TrialResult]:
 
 
 def next_training(
-    contenders: Sequence[Contender], started: Collection[tuple[int, int]], seeds: int, capacity: float
+    contenders: Sequence[Contender],
+    started: Collection[tuple[int, int]],
+    seeds: int,
+    capacity: float,
+    objective: Objective = Objective.LOSS,
 ) -> tuple[int, int] | None:
     """The (contender, seed) to train next, both by index; None when nothing more is worth it.
 
     `started` holds the pairs that are done or under way, `capacity` how many trainings fit the time, those included.
-    First every contender on the first seed, then on the second. Where not even two seeds each fit, the last contenders
-    are left out, but never the first two: whoever has a single seed cannot be handed over. After that those that are
-    still in contention take turns, until as many trainings are done as `seeds` for every contender: what is clearly
-    worse than the best leaves its seeds to those that are hard to tell apart (racing, Maron and Moore 1993), but nobody
-    gets more than MOST_SEEDS.
+    First every contender on the first seed, then on the second. Where not even two seeds each fit, with a quarter of
+    the trainings to spare, the last contenders are left out, but never the first two: whoever has a single seed cannot
+    be handed over. After that, until as many trainings are done as `seeds` for every contender, those on whom the
+    decision rests come first, then those that are still in contention: what is clearly worse than the best leaves its
+    seeds to those that are hard to tell apart (racing, Maron and Moore 1993), but nobody gets more than MOST_SEEDS.
     """
     needed = min(SEEDS_NEEDED, seeds)
     taken = len(contenders)
-    while taken > 2 and taken * needed + sum(index >= taken for index, _ in started) > capacity:
+
+    def asked() -> float:
+        kept = SHARE_KEPT * capacity if taken > FEWEST else 0.0
+        return taken * needed + sum(index >= taken for index, _ in started) + kept
+
+    while taken > 2 and asked() > capacity:
         taken -= 1
     first = range(taken)
     for pair in ((index, seed) for seed in range(needed) for index in first):
@@ -143,6 +156,7 @@ def next_training(
     if len(started) >= seeds * len(contenders):
         return None
     among = [contenders[index] for index in first]
-    racing = in_contention(among)
-    turns = ((index, seed) for seed in range(needed, max(seeds, MOST_SEEDS)) for index in racing)
+    racing, leading = in_contention(among), deciding(among, objective)
+    turns = [(index, seed) for seed in range(needed, max(seeds, MOST_SEEDS)) for index in racing]
+    turns.sort(key=lambda pair: pair[0] not in leading)
     return next((pair for pair in turns if pair not in started), None)

@@ -113,7 +113,8 @@ def test_short_of_time_the_last_seeds_and_the_last_finalists_go_first(
     while len(order) < max(capacity, 2) and (pair := next_training(contenders, order, seeds, capacity)) is not None:
         order.append(pair)
     assert len(set(order)) == len(order)
-    assert order == sorted(order, key=lambda pair: (pair[1], pair[0]))
+    first = [pair for pair in order if pair[1] < 2]
+    assert order[: len(first)] == sorted(first, key=lambda pair: (pair[1], pair[0]))
     taken = {finalist for finalist, _ in order}
     assert taken == set(range(len(taken)))
     assert len(taken) >= min(2, finalists)
@@ -121,6 +122,8 @@ def test_short_of_time_the_last_seeds_and_the_last_finalists_go_first(
         assert len(order) == finalists * seeds
     if len(taken) > 2:
         assert len(taken) * min(2, seeds) <= capacity
+    if len(taken) > 4:
+        assert len(taken) * min(2, seeds) <= 3 / 4 * capacity
 
 
 def test_who_is_clearly_worse_leaves_its_seeds_to_the_others() -> None:
@@ -130,3 +133,17 @@ def test_who_is_clearly_worse_leaves_its_seeds_to_the_others() -> None:
         order.append(pair)
         losses[pair[0]].append(0.505)
     assert [len(each) for each in losses] == [4, 4, 2, 2]
+
+
+def test_more_seeds_go_first_to_those_on_whom_the_decision_rests() -> None:
+    """In a replay on `symbol` 0.449 on both of two seeds was handed over, while others had three; it is truly 0.495."""
+    losses = [[0.50, 0.51], [0.53, 0.52], [0.52, 0.53], [0.52, 0.53], [0.52, 0.51], [0.48, 0.48]]
+    contenders = _contenders(losses)
+    assert contenders[0].proposal.role is Role.FULL_DEPTH
+    order = [(index, seed) for seed in range(2) for index in range(6)]
+    for _ in range(3):
+        pair = next_training(_contenders(losses), order, 3, math.inf)
+        assert pair is not None
+        order.append(pair)
+        losses[pair[0]].append(0.51)
+    assert {index for index, _ in order[12:]} == {0, 5}
