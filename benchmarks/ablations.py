@@ -24,6 +24,7 @@ OFF: dict[str, Levers] = {
     "length grouping": Levers(length_grouping=False),
     "all": Levers.none(),
 }
+ON_GPU = {"Liger kernels": Levers(liger=False)}
 PAYING_TRIALS = 12
 # Trials of a plain arm where it is compared; the others follow from their operations.
 MEASURED = 2
@@ -72,7 +73,7 @@ def measure_ablations(workload: Workload, count: int, batch_sizes: Sequence[int]
 def _levers(workload: Workload, candidates: Sequence[Candidate]) -> tuple[Lever, ...]:
     on = run_ours(workload, candidates)
     rows = [Lever(off="none", seconds=on.warm_seconds, slowdown=1.0, peak_memory_bytes=on.peak_memory_bytes)]
-    for name, levers in OFF.items():
+    for name, levers in (OFF | (ON_GPU if workload.device == "cuda" else {})).items():
         off = run_ours(workload, candidates, levers)
         rows.append(
             Lever(

@@ -25,6 +25,12 @@ PACKAGES = (
     *("torch", "transformers", "peft", "optuna", "ray", "datasets", "lm_eval"),
     *("accelerate", "safetensors", "scipy", "numpy", "pydantic", "typer", "rich"),
 )
+# What else can be installed, and for what it is needed.
+OPTIONAL = {
+    "bitsandbytes": "for bases in 4 bits: pip install 'bandsearch[qlora]'",
+    "liger-kernel": "for fused kernels on a GPU: pip install 'bandsearch[liger]'",
+    "vllm": "for verify --runtime vllm and to serve",
+}
 GB = 1e9
 NOT_READY = 1
 
@@ -81,7 +87,8 @@ def examine() -> Iterator[Check]:
     yield _shared_memory()
     yield _writable()
     yield from _hub()
-    yield _vllm()
+    for package, purpose in OPTIONAL.items():
+        yield _optional(package, purpose)
 
 
 def _package(name: str) -> Check:
@@ -155,7 +162,8 @@ def _hub() -> Iterator[Check]:
         yield Check("hub access", Level.OK, "on")
 
 
-def _vllm() -> Check:
-    if importlib.util.find_spec("vllm") is None:
-        return Check("vllm", Level.OK, "not installed; needed only for verify --runtime vllm and to serve")
-    return Check("vllm", Level.OK, importlib.metadata.version("vllm"))
+def _optional(name: str, purpose: str) -> Check:
+    try:
+        return Check(name, Level.OK, importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return Check(name, Level.OK, f"not installed; needed only {purpose}")

@@ -14,6 +14,7 @@ from bandsearch.data.dataset import Dataset, Encoded
 from bandsearch.engine.adapted import AdaptedLinears, Member
 from bandsearch.engine.batches import Batch, collate
 from bandsearch.engine.head import Head
+from bandsearch.engine.liger import FusedModules
 from bandsearch.engine.prefix import PrefixCache
 from bandsearch.engine.stage import Decoder, Group
 from bandsearch.values.layout import Layout
@@ -50,6 +51,7 @@ class Passes:
         self._decoder = Decoder(model, layout)
         self._linears = AdaptedLinears(model, layout)
         self._head = Head(model)
+        self._fused = FusedModules(model, layout)
         self._own_cache = cache
         self.use(Levers.none())
 
@@ -60,6 +62,7 @@ class Passes:
         self._narrow_last_layer = levers.supervised_last_layer
         self._masked = not levers.unmasked_attention
         self._linears.use_onednn(levers.fast_linear)
+        self._fused.use(levers.liger)
 
     def release(self) -> None:
         """Take everything off the model."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import PreTrainedModel
 from bandsearch.adapters.lora import attach, detach, factors_of, initial_tensors, load_tensors
 from bandsearch.engine.batches import collate
 from bandsearch.engine.kernels import onednn_is_faster
+from bandsearch.engine.liger import liger_is_usable
 from bandsearch.engine.passes import Part, Passes
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate
@@ -27,6 +29,7 @@ ORDER = (
     "unmasked_attention",
     "prefix_cache",
     "packing",
+    "liger",
 )
 # Relative differences of losses and gradients that rounding explains.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
@@ -58,7 +61,11 @@ def faithful_levers(
             return False
         return all(_close(ours, plain, TOLERANCE[model.dtype]) for ours, plain in zip(found, reference, strict=True))
 
-    wanted = wanted.model_copy(update={"fast_linear": wanted.fast_linear and onednn_is_faster(model, layout)})
+    possible = {
+        "fast_linear": wanted.fast_linear and onednn_is_faster(model, layout),
+        "liger": wanted.liger and liger_is_usable(model),
+    }
+    wanted = wanted.model_copy(update=possible)
     if reproduces(wanted):
         return wanted, ()
     kept, notes = Levers.none().model_copy(update={"length_grouping": wanted.length_grouping}), []
@@ -146,12 +153,12 @@ def _ours(
         for candidate, factors in zip(candidates, leaves, strict=True)
     ]
     each = passes.token_losses("train", parts) if together else [passes.token_losses("train", [p])[0] for p in parts]
-    results = []
-    for losses, factors in zip(each, leaves, strict=True):
-        loss = losses.mean()
-        gradients = torch.autograd.grad(loss, list(factors.values()), retain_graph=True)
-        results.append([loss.detach(), *gradients])
-    return results
+    means = [losses.mean() for losses in each]
+    # Once for all, as in training: what a kernel has kept may not be there a second time.
+    gradients = iter(
+        torch.autograd.grad(torch.stack(means).sum(), [tensor for own in leaves for tensor in own.values()])
+    )
+    return [[loss.detach(), *itertools.islice(gradients, len(own))] for loss, own in zip(means, leaves, strict=True)]
 
 
 def _close(ours: Sequence[Tensor], plain: Sequence[Tensor], tolerance: float) -> bool:

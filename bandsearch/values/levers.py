@@ -22,6 +22,7 @@ class Levers(Value):
     unmasked_attention: bool = Field(default=True, description="padding is behind every sequence: causality hides it")
     length_grouping: bool = Field(default=True, description="batches of sequences of similar length")
     fast_linear: bool = Field(default=True, description="oneDNN for fp32 products on a CPU that it is faster on")
+    liger: bool = Field(default=True, description="Liger's fused norms and gated products on a GPU, where installed")
 
     @classmethod
     def none(cls) -> Levers:
