@@ -51,7 +51,7 @@ def plan_table(plan: Plan, spec: RunSpec) -> RenderableType:
         "disk": _bytes(plan.disk_bytes),
         "memory": _bytes(plan.memory_bytes),
     }
-    return Group(facts_table(facts), stages)
+    return Group(facts_table(facts), stages, *([Text(plan.advice)] if plan.advice else []))
 
 
 def status_table(status: RunStatus) -> RenderableType:

@@ -39,6 +39,7 @@ class Conductor:
         self._engine, self.packing, self._run = engine, packing, run
         self._requests: list[_Request] = []
         self._driver: asyncio.Task[None] | None = None
+        self._last_step = 0.0
 
     async def advance(self, session: str, steps: int, deadline: float | None = None) -> Point:
         """As Engine.advance."""
@@ -76,13 +77,18 @@ class Conductor:
             points = self._engine.validate_together([each.session for each in arrived[: self.packing]])
             return {id(each): points[each.session] for each in arrived[: self.packing]}
         pack = self._next_pack(requests)
+        started = time.monotonic()
         failures = self._engine.train_together([each.session for each in pack])
+        self._last_step = time.monotonic() - started
         return {id(each): failures[each.session] for each in pack if each.session in failures}
 
     def _has_arrived(self, request: _Request) -> bool:
         done, allowed = self._engine.progress(request.session)
-        late = request.deadline is not None and time.monotonic() - request.started > request.deadline and done > 0
-        return late or done >= min(request.steps, allowed)
+        if done >= min(request.steps, allowed):
+            return True
+        # A step that would end behind the deadline is not begun: on a large model it may take minutes.
+        ends = time.monotonic() - request.started + self._last_step
+        return request.deadline is not None and done > 0 and ends > request.deadline
 
     def _next_pack(self, requests: list[_Request]) -> list[_Request]:
         queue = sorted(requests, key=lambda request: self._engine.progress(request.session)[0])

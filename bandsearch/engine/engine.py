@@ -100,17 +100,20 @@ class Engine:
         self._sessions.pop(session, None)
 
     def advance(self, session: str, steps: int, deadline: float | None = None) -> Point:
-        """Train up to `steps` steps in all, or until `deadline` seconds from now, then validate.
+        """Train up to `steps` steps in all, or as many as end within `deadline` seconds from now, at least one, then
+        validate.
 
         Raises DivergedError or OutOfMemoryError; the session is gone then.
         """
         state = self._sessions[session]
-        started = time.monotonic()
+        started, last_step = time.monotonic(), 0.0
         while state.step < min(steps, state.fidelity.steps):
-            if deadline is not None and time.monotonic() - started > deadline and state.step > 0:
+            begun = time.monotonic()
+            if deadline is not None and begun - started + last_step > deadline and state.step > 0:
                 break
             for failure in self.train_together([session]).values():
                 raise failure
+            last_step = time.monotonic() - begun
         point = self.validate_together([session])[session]
         if isinstance(point, Point):
             return point

@@ -16,10 +16,14 @@ from bandsearch.values.candidate import Candidate
 from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.plan import Costs
 
-STEPS = 3
+# Readings of one figure, and the seconds after which no more are taken: what disturbs a reading is short, and where a
+# step takes long a small budget would be spent before it is planned.
+STEPS, PATIENCE = 3, 4.0
 # Candidates per pass are doubled for as long as that makes each of them cheaper by this share.
 WORTHWHILE = 0.05
 MOST_PACKED = 8
+# Validation examples that are timed, and how many first, to see whether all of them would take long.
+VALIDATED, FEW = 64, 8
 GENERATED = 16
 
 
@@ -28,8 +32,8 @@ def measure_costs(engine: Engine, batch_size: int, validation_examples: int) -> 
     alone = _seconds_per_step(engine, batch_size)
     packing, share = best_packing(engine, batch_size)
     session = engine.admit(_full_depth(engine), Fidelity(steps=1, batch_size=batch_size, seed=0))
-    count = min(validation_examples, len(engine.dataset.validation), 64)
-    per_example = _timed(lambda: engine.losses("validation", session, count)) / count
+    validated = min(validation_examples, len(engine.dataset.validation))
+    per_example = _seconds_per_example(engine, session, validated)
     generated = min(len(engine.dataset.test), GENERATED)
     per_generation = _timed(lambda: engine.generate("test", session, generated)) / generated
     engine.evict(session)
@@ -37,7 +41,7 @@ def measure_costs(engine: Engine, batch_size: int, validation_examples: int) -> 
         seconds_per_step=alone,
         packing=packing,
         seconds_per_packed_step=share * packing * alone,
-        seconds_per_validation=per_example * min(validation_examples, len(engine.dataset.validation)),
+        seconds_per_validation=per_example * validated,
         seconds_per_test_loss=per_example,
         seconds_per_generation=per_generation,
         load_seconds=0.0,
@@ -85,19 +89,34 @@ def _seconds_per_pass(engine: Engine, candidates: int, batch_size: int) -> float
         for session in sessions:
             engine.evict(session)
 
-    return _median_seconds(step)
+    return _usual(lambda: _timed(step))
 
 
 def _seconds_per_step(engine: Engine, batch_size: int) -> float:
     """Of one candidate at full depth, for a batch of the length that batches have on average: few are timed, and by
     their lengths steps differ several times."""
     session = engine.admit(_full_depth(engine), Fidelity(steps=STEPS + 1, batch_size=batch_size, seed=0))
-    per_token = []
-    for _ in range(STEPS + 1):
+
+    def per_token() -> float:
         length = engine.next_length(session)
-        per_token.append(_timed(lambda: _train(engine, [session])) / length)
+        return _timed(lambda: _train(engine, [session])) / length
+
+    seconds = _usual(per_token)
     engine.evict(session)
-    return statistics.median(per_token[1:]) * engine.mean_length(batch_size)
+    return seconds * engine.mean_length(batch_size)
+
+
+def _seconds_per_example(engine: Engine, session: str, count: int) -> float:
+    """Of the loss of one of the first `count` validation examples, by their length."""
+    lengths = [len(example.input_ids) for example in engine.dataset.validation[:count]]
+
+    def per_token(examples: int) -> float:
+        return _timed(lambda: engine.losses("validation", session, examples)) / sum(lengths[:examples])
+
+    found = per_token(min(FEW, count))
+    if found * sum(lengths[:VALIDATED]) < PATIENCE:
+        found = per_token(min(VALIDATED, count))
+    return found * statistics.mean(lengths)
 
 
 def _train(engine: Engine, sessions: Sequence[str]) -> None:
@@ -108,9 +127,13 @@ def _train(engine: Engine, sessions: Sequence[str]) -> None:
         raise failure
 
 
-def _median_seconds(work: Callable[[], object]) -> float:
-    """The first time is left out."""
-    return statistics.median([_timed(work) for _ in range(STEPS + 1)][1:])
+def _usual(read: Callable[[], float]) -> float:
+    """The median of several readings behind a first that is left out."""
+    read()
+    started, found = time.monotonic(), [read()]
+    while len(found) < STEPS and time.monotonic() - started < PATIENCE:
+        found.append(read())
+    return statistics.median(found)
 
 
 def _full_depth(engine: Engine) -> Candidate:

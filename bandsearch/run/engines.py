@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from bandsearch.engine.devices import engine_layout
@@ -11,6 +13,7 @@ from bandsearch.engine.measure import measure_costs
 from bandsearch.engine.pool import EnginePool
 from bandsearch.engine.setup import EngineSetup
 from bandsearch.evaluate.retention import seconds_per_text
+from bandsearch.run.advice import with_advice
 from bandsearch.run.job import Job
 from bandsearch.run.planning import make_plan
 from bandsearch.values.plan import Costs, Plan
@@ -50,8 +53,10 @@ def _notes(engine: Engine) -> tuple[str, ...]:
     return engine.notes
 
 
-def measured_plan(job: Job, pool: EnginePool, *, load_seconds: float) -> Plan:
-    """Time real work on all engines at once, so that what they take from each other is in the figures."""
+def measured_plan(job: Job, pool: EnginePool, listen: Listener, *, spent: Callable[[], float]) -> Plan:
+    """Time real work on all engines at once, so that what they take from each other is in the figures. `spent`: wall
+    seconds since the engines were begun to be started; what the timing takes is part of it."""
+    listen(Update(stage="plan", message="timing steps, validation and generation"))
     examples = min(VALIDATION_EXAMPLES, len(job.dataset.validation))
     with ThreadPoolExecutor(pool.size) as threads:
         measured: list[Costs] = list(
@@ -66,11 +71,10 @@ def measured_plan(job: Job, pool: EnginePool, *, load_seconds: float) -> Plan:
         min(costs.seconds_per_candidate_step * packing, costs.seconds_per_step * packing) for costs in measured
     )
     slowest |= {"packing": packing, "seconds_per_packed_step": packed}
-    slowest |= {
-        "load_seconds": load_seconds,
-        "seconds_per_retention": pool.apply(0, seconds_per_text, job.retention.texts),
-    }
-    return make_plan(
+    slowest["seconds_per_retention"] = pool.apply(0, seconds_per_text, job.retention.texts)
+    slowest["load_seconds"] = spent()
+    plan_of = partial(
+        make_plan,
         job.spec,
         Costs(**slowest),
         train_examples=len(job.dataset.train),
@@ -78,6 +82,6 @@ def measured_plan(job: Job, pool: EnginePool, *, load_seconds: float) -> Plan:
         test_examples=len(job.dataset.test),
         retention_texts=len(job.retention.texts),
         engines=pool.size,
-        wall_seconds=job.wall_seconds,
         adapter_bytes=job.adapter_bytes,
     )
+    return with_advice(plan_of(wall_seconds=job.wall_seconds), job.spec, lambda wall: plan_of(wall_seconds=wall))

@@ -151,11 +151,13 @@ def _open(home: RunDirectory, job: Job, listen: Listener, stop: Stop) -> Iterato
 
 
 def _plan(home: RunDirectory, job: Job, pool: EnginePool, ledger: Ledger, listen: Listener) -> Plan:
-    plan = measured_plan(job, pool, load_seconds=ledger.spent / ledger.devices)
+    plan = measured_plan(job, pool, listen, spent=lambda: ledger.spent / ledger.devices)
     require_disk(home.path, plan.disk_bytes)
     home.write(home.plan, plan)
     for stage in plan.stages:
         listen(Update(stage="plan", message=f"{stage.name}: {stage.seconds:.0f} s, {stage.detail}"))
+    if plan.advice:
+        listen(Update(stage="plan", message=plan.advice))
     return plan
 
 
@@ -230,6 +232,9 @@ def _train(at: _Run, winner: Winner) -> Winner:
     with at.ledger.stage("retrain"):
         left, spare = at.wall_left("evaluate"), spare_evaluation(at.plan, len(arms))
 
+        # Both are still read after the last step, and what is handed over once more.
+        reading = 2 * at.plan.costs.seconds_per_validation
+
         def wall_left() -> float:
             return left() + spare
 
@@ -243,7 +248,7 @@ def _train(at: _Run, winner: Winner) -> Winner:
             planned = f"{at.plan.full_steps} were planned, and what is left of the budget pays for more"
             at.listen(Update(stage="retrain", message=f"{steps} steps: {planned}"))
         fidelity = full_fidelity(at.plan, steps, at.job.spec.seed)
-        retrain(at.pool, arms, fidelity, folder, wall_left, at.listen, at.stop)
+        retrain(at.pool, arms, fidelity, folder, lambda: wall_left() - reading, at.listen, at.stop)
         at.heed()
         settled = settle(at.pool, folder, winner, at.plan)
         if settled != winner:

@@ -74,18 +74,18 @@ def make_plan(
             needed += _search_seconds(spec.trials, _rungs(wanted), costs, engines=1)
             confirming = _confirm_costs(spec, costs, size)
             (choice,) = confirm_choices(bounded=False)
-            needed += _confirm_seconds(choice.trainings, choice.fraction, wanted, confirming, engines)
+            needed += confirm_seconds(choice.trainings, choice.fraction, wanted, confirming, engines)
         return free, needed
 
     full_steps = wanted
     if wall_seconds is not None:
         free, needed = free_and_needed(wall_seconds)
         if free < needed:
-            smallest, named = wall_seconds, _in_unit(spec, wall_seconds, wall_seconds)
+            smallest, named = wall_seconds, in_unit(spec, wall_seconds, wall_seconds)
             # The budget as it is named, rounded: more time also buys a dearer evaluation, so it may not do.
-            while operator.lt(*free_and_needed(_wall_of(spec, named, wall_seconds))):
+            while operator.lt(*free_and_needed(wall_of(spec, named, wall_seconds))):
                 smallest *= 1.05
-                named = _in_unit(spec, smallest, wall_seconds)
+                named = in_unit(spec, smallest, wall_seconds)
             raise BudgetError(
                 f"The budget is too small: beside loading and evaluation it leaves {max(free, 0):.0f} s, and the "
                 f"training itself needs {needed:.0f} s.",
@@ -114,7 +114,9 @@ def make_plan(
     confirm_steps = max(rungs[-1], round(full_steps * confirm_choice.fraction))
     more = ", more if time is left" if bounded and full_steps < wanted else ""
     stages = [
-        StagePlan(name="load", seconds=costs.load_seconds, detail=f"{engines} engine(s), base model loaded once each"),
+        StagePlan(
+            name="load", seconds=costs.load_seconds, detail=f"{engines} engine(s), base model loaded once each, timed"
+        ),
         StagePlan(name="probe", seconds=probe, detail="gradients, learning-rate range, short full-depth run"),
         StagePlan(name="search", seconds=search, detail=f"about {expected} candidates, rungs {_arrow(rungs)} steps"),
         StagePlan(
@@ -192,7 +194,7 @@ def _share(
     """How to confirm, and the seconds of confirm, search and probe."""
     choices = confirm_choices(bounded=wall_seconds is not None and spec.trials is None)
     costs_of = {
-        choice: _confirm_seconds(choice.trainings, choice.fraction, full_steps, confirming, engines)
+        choice: confirm_seconds(choice.trainings, choice.fraction, full_steps, confirming, engines)
         for choice in choices
     }
     if wall_seconds is None or spec.trials is not None:
@@ -202,7 +204,7 @@ def _share(
     probe = PROBE_SHARE * wall_seconds
     free = max(0.0, wall_seconds * (1 - SLACK_SHARE) - SLACK_SECONDS - fixed - probe)
     shortest = min(choice.fraction for choice in choices)
-    least = _confirm_seconds(LEAST_TRAININGS, shortest, full_steps, confirming, engines)
+    least = confirm_seconds(LEAST_TRAININGS, shortest, full_steps, confirming, engines)
     share = confirm_share(free, least)
     fitting = [choice for choice in choices if costs_of[choice] <= share]
     choice = fitting[0] if fitting else choices[-1]
@@ -245,7 +247,8 @@ def _confirm_costs(spec: RunSpec, costs: Costs, size: _EvaluationSize) -> Costs:
     return costs.with_divergence(size.retained) if spec.objective is Objective.RETENTION else costs
 
 
-def _confirm_seconds(trainings: int, fraction: float, full_steps: int, costs: Costs, engines: int) -> float:
+def confirm_seconds(trainings: int, fraction: float, full_steps: int, costs: Costs, engines: int) -> float:
+    """Of so many trainings of a `fraction` of the full steps."""
     training = fraction * full_steps * costs.seconds_per_candidate_step * SAFETY
     return math.ceil(trainings / engines) * (training + costs.seconds_per_validation)
 
@@ -320,7 +323,7 @@ def _validations(costs: Costs) -> float:
     return 8 * costs.seconds_per_validation
 
 
-def _in_unit(spec: RunSpec, seconds: float, wall_seconds: float) -> Budget:
+def in_unit(spec: RunSpec, seconds: float, wall_seconds: float) -> Budget:
     """A budget in the person's own unit that lasts `seconds` of wall time, rounded up to whole minutes from ten on."""
     given = _given(spec)
     amount = seconds * given.seconds / wall_seconds
@@ -328,7 +331,7 @@ def _in_unit(spec: RunSpec, seconds: float, wall_seconds: float) -> Budget:
     return given.model_copy(update={"seconds": math.ceil(amount / unit) * unit})
 
 
-def _wall_of(spec: RunSpec, budget: Budget, wall_seconds: float) -> float:
+def wall_of(spec: RunSpec, budget: Budget, wall_seconds: float) -> float:
     """What of a budget in the person's own unit is wall time, seconds."""
     return budget.seconds * wall_seconds / _given(spec).seconds
 

@@ -33,7 +33,7 @@ def plan_only(spec: RunSpec, listen: Listener = silent) -> Plan:
     started = time.monotonic()
     pool = start_engines(job, listen)
     try:
-        return measured_plan(job, pool, load_seconds=time.monotonic() - started)
+        return measured_plan(job, pool, listen, spent=lambda: time.monotonic() - started)
     finally:
         pool.stop()
 

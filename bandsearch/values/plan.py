@@ -17,7 +17,7 @@ class Costs(Value):
     seconds_per_test_loss: float = Field(ge=0, description="one test example, loss only")
     seconds_per_generation: float = Field(ge=0, description="one test example, greedy generation")
     seconds_per_retention: float = Field(default=0.0, ge=0, description="one text, with and without the adapter")
-    load_seconds: float = Field(ge=0, description="start of the engines: imports and model load")
+    load_seconds: float = Field(ge=0, description="wall clock until the plan is made: imports, model load, timing")
     peak_memory_bytes: int = Field(ge=0, description="one engine")
 
     @property
@@ -58,6 +58,7 @@ class Plan(Value):
     generated_examples: int = Field(ge=0)
     retention_texts: int = Field(default=0, ge=0, description="texts on which it is measured what is forgotten")
     stages: tuple[StagePlan, ...]
+    advice: str = Field(default="", description="where the budget is too small to search in, what would be enough")
     disk_bytes: int
     memory_bytes: int
 

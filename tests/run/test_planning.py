@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from bandsearch.run.advice import with_advice
 from bandsearch.run.planning import final_steps, make_plan, spare_evaluation
 from bandsearch.values.budget import Budget
 from bandsearch.values.errors import BudgetError
@@ -196,3 +197,31 @@ def test_what_is_forgotten_is_measured_within_its_share() -> None:
     assert 0 < short.retention_texts < 10
     assert seconds <= 0.02 * 300 * 1.15 + 1e-6
     assert evaluated(36_000)[0].retention_texts == 128
+
+
+@settings(deadline=None)
+@given(st.floats(30, 1e5), st.floats(0.001, 20), st.integers(1, 8))
+def test_a_budget_too_small_to_search_in_is_told_what_would_do(wall: float, step: float, engines: int) -> None:
+    try:
+        made = plan(wall, step=step, engines=engines)
+    except BudgetError:
+        return
+    spec = RunSpec(
+        model=ModelSpec(name="demo"),
+        data=DataSpec(name="demo:x"),
+        space=SearchSpace(name="quick"),
+        budget=Budget(seconds=wall, unit="wall"),
+    )
+
+    def advised(seconds: float) -> Plan:
+        one = plan(seconds, step=step, engines=engines)
+        return with_advice(one, spec, lambda other: plan(other, step=step, engines=engines))
+
+    told = advised(wall)
+    assert told == made.model_copy(update={"advice": told.advice})
+    if not told.advice:
+        assert made.expected_trials >= 10
+        return
+    enough = Budget.parse(re.search(r"About (\S+) would", told.advice)[1])
+    assert wall < enough.seconds
+    assert advised(enough.seconds).advice == ""

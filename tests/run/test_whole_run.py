@@ -69,6 +69,10 @@ def test_display_ledger_and_result_agree(finished: tuple[Path, list[dict]]) -> N
     shown = [line["spent"] for line in lines[:-1] if "spent" in line]
     assert shown == sorted(shown)
     assert shown[-1] <= result["spent_seconds"]
+    # What timing takes before there is a plan is planned with.
+    spent = {line["stage"]: line["stage_seconds"] for line in ledger}
+    planned = json.loads((out / "plan.json").read_text())["costs"]["load_seconds"]
+    assert spent["load"] + 0.8 * spent["plan"] < planned <= spent["load"] + spent["plan"]
 
 
 def test_the_adapter_loads_in_peft_and_scores_as_reported(

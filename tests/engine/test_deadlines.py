@@ -1,0 +1,67 @@
+"""A step that would end behind a deadline is not begun."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bandsearch.engine import conductor, engine
+from bandsearch.engine.conductor import Conductor
+from bandsearch.engine.engine import Engine
+from bandsearch.values.trial import Point
+
+SECONDS = 19.0
+
+
+class Slow:
+    """An engine on a clock of its own whose steps take 19 seconds."""
+
+    def __init__(self) -> None:
+        self.now, self.step = 0.0, 0
+        self.fidelity = SimpleNamespace(steps=100)
+        self._sessions = {"0": self}
+
+    def holds(self, session: str) -> bool:
+        return True
+
+    def progress(self, session: str) -> tuple[int, int]:
+        return self.step, 100
+
+    def next_length(self, session: str) -> int:
+        return 1
+
+    def train_together(self, sessions: list[str]) -> dict[str, Exception]:
+        self.now, self.step = self.now + SECONDS, self.step + 1
+        return {}
+
+    def validate_together(self, sessions: list[str]) -> dict[str, Point]:
+        return {name: Point(steps=self.step, loss=1.0, seconds=self.now) for name in sessions}
+
+
+def _conducted(slow: Slow, deadline: float) -> Point:
+    async def run(work: Callable[..., Any], *args: Any) -> Any:
+        return work(*args)
+
+    async def main() -> Point:
+        return await Conductor(slow, 1, run).advance("0", 100, deadline)  # type: ignore[arg-type]
+
+    return asyncio.run(main())
+
+
+def _alone(slow: Slow, deadline: float) -> Point:
+    return Engine.advance(slow, "0", 100, deadline)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("advance", [_conducted, _alone])
+@pytest.mark.parametrize(("deadline", "steps"), [(0.0, 1), (30.0, 1), (40.0, 2), (57.0, 3), (75.0, 3)])
+def test_no_step_ends_behind_the_deadline_but_the_first(
+    monkeypatch: pytest.MonkeyPatch, advance: Callable[[Slow, float], Point], deadline: float, steps: int
+) -> None:
+    slow = Slow()
+    for module in (conductor, engine):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: slow.now))
+    assert advance(slow, deadline).steps == steps
