@@ -22,18 +22,20 @@ STEPS, PATIENCE = 3, 4.0
 # Candidates per pass are doubled for as long as that makes each of them cheaper by this share.
 WORTHWHILE = 0.05
 MOST_PACKED = 8
-# Validation examples that are timed, and how many first, to see whether all of them would take long.
-VALIDATED, FEW = 64, 8
+# Examples that are timed first, to see whether more would take long, and of the validation split in all.
+FEW, VALIDATED = 4, 64
 GENERATED = 16
 
 
 def measure_costs(engine: Engine, batch_size: int, validation_examples: int) -> Costs:
     """Time real full-depth steps of one candidate and of packs, a validation and a few generations. Leaves no trace."""
     alone = _seconds_per_step(engine, batch_size)
-    packing, share = best_packing(engine, batch_size)
+    # Of a pass that takes long nothing is saved by having fewer of them.
+    packing, share = (engine.levers.packing or 1, 1.0) if alone > PATIENCE else best_packing(engine, batch_size)
     session = engine.admit(_full_depth(engine), Fidelity(steps=1, batch_size=batch_size, seed=0))
     validated = min(validation_examples, len(engine.dataset.validation))
-    per_example = _seconds_per_example(engine, session, validated)
+    lengths = [len(example.input_ids) for example in engine.dataset.validation[:validated]]
+    per_example = seconds_each(lambda count: engine.losses("validation", session, count), lengths, VALIDATED)
     generated = min(len(engine.dataset.test), GENERATED)
     per_generation = _timed(lambda: engine.generate("test", session, generated)) / generated
     engine.evict(session)
@@ -106,16 +108,18 @@ def _seconds_per_step(engine: Engine, batch_size: int) -> float:
     return seconds * engine.mean_length(batch_size)
 
 
-def _seconds_per_example(engine: Engine, session: str, count: int) -> float:
-    """Of the loss of one of the first `count` validation examples, by their length."""
-    lengths = [len(example.input_ids) for example in engine.dataset.validation[:count]]
+def seconds_each(work: Callable[[int], object], lengths: Sequence[int], most: int) -> float:
+    """What one of the examples of these `lengths` (tokens) takes on average, where `work(n)` does the first n of them.
 
-    def per_token(examples: int) -> float:
-        return _timed(lambda: engine.losses("validation", session, examples)) / sum(lengths[:examples])
+    Measured on `most` of them, or on a few where so many would take long.
+    """
 
-    found = per_token(min(FEW, count))
-    if found * sum(lengths[:VALIDATED]) < PATIENCE:
-        found = per_token(min(VALIDATED, count))
+    def per_token(count: int) -> float:
+        return _timed(lambda: work(count)) / sum(lengths[:count])
+
+    found = per_token(min(FEW, most, len(lengths)))
+    if found * sum(lengths[:most]) < PATIENCE:
+        found = per_token(min(most, len(lengths)))
     return found * statistics.mean(lengths)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bandsearch.data.dataset import Encoded
 from bandsearch.engine.batches import collate
 from bandsearch.engine.engine import Engine
+from bandsearch.engine.measure import seconds_each
 from bandsearch.values.retention import Retention
 
 # Numbers in one tensor of log-probabilities, of which about four are held at a time; 16 Mi are 64 MiB in fp32.
@@ -43,12 +44,11 @@ def measure_retention(
 
 def seconds_per_text(engine: Engine, texts: Sequence[Encoded]) -> float:
     """What a text costs, from a few on the bare base: with an adapter there are two passes. 0 without texts."""
-    some = texts[:TIMED]
-    if not some:
+    if not texts:
         return 0.0
-    started = time.monotonic()
-    measure_retention(engine.model, engine.tokenizer.pad_token_id, some)
-    return 2 * (time.monotonic() - started) / len(some)
+    lengths = [len(text.input_ids) for text in texts]
+    pad = engine.tokenizer.pad_token_id
+    return 2 * seconds_each(lambda count: measure_retention(engine.model, pad, texts[:count]), lengths, TIMED)
 
 
 def divergence_of(engine: Engine, session: str, texts: Sequence[Encoded]) -> float:

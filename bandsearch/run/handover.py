@@ -41,7 +41,7 @@ def settle(pool: EnginePool, folder: Path, winner: Winner, plan: Plan) -> Winner
     Confirmation judged shorter trainings. What is handed over must not be worse than the habit at full length; the
     test split has no say in it. Paired bootstrap over the validation examples.
     """
-    if winner.choice is Choice.BASELINE:
+    if winner.candidate == winner.baseline:
         return winner
     ours, theirs = (
         pool.apply(0, _validation_losses, best_checkpoint(folder, candidate), plan.validation_examples)

@@ -149,7 +149,7 @@ def _headline(winner: Winner, evaluation: Evaluation) -> tuple[str, str]:
     """As in the verdict: a win is claimed only where validation and the test split both show one."""
     where = place_of(winner)
     comparison = evaluation.comparison("winner", "full_depth", "loss")
-    if len(winner.finalists) < 2:
+    if winner.choice is Choice.UNCOMPARED:
         return "Nothing could be compared in this budget: full-depth LoRA is handed over.", "open"
     if winner.choice is Choice.BASELINE or comparison is None:
         return "Nothing to gain: full depth is the best choice here.", "open"

@@ -15,10 +15,14 @@ def verdict(winner: Winner, evaluation: Evaluation) -> str:
 
 
 def _on_the_task(winner: Winner, evaluation: Evaluation) -> str:
-    if winner.choice is Choice.BASELINE:
+    parameters = f"({winner.trainable_parameters:,} parameters)"
+    if winner.choice is Choice.UNCOMPARED:
         return (
-            f"Nothing to gain: {BASELINE} is handed over ({winner.trainable_parameters:,} parameters). {winner.reason}"
+            f"Nothing could be compared in this budget: full-depth LoRA is handed over {parameters}. {winner.reason} "
+            "`bandsearch plan` says what a larger budget buys."
         )
+    if winner.choice is Choice.BASELINE:
+        return f"Nothing to gain: {BASELINE} is handed over {parameters}. {winner.reason}"
     place = place_of(winner)
     band = place[0].upper() + place[1:]
     share = f"{winner.trainable_parameters / winner.baseline_parameters:.0%} of its parameters"

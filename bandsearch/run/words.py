@@ -25,6 +25,7 @@ CHOICE_WORDS = {
     Choice.SMALLEST_WITHIN_NOISE: "smallest adapter within noise of the best on validation",
     Choice.CLOSEST_WITHIN_NOISE: "closest to the base of those within noise of the best on validation",
     Choice.BASELINE: "nothing smaller held its own against the tuned baseline on validation",
+    Choice.UNCOMPARED: "there was nothing to compare the baseline with",
 }
 
 

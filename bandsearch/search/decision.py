@@ -108,7 +108,7 @@ def _choose(
 ) -> tuple[Proposal, Choice, str]:
     if not measured:
         reason = "No candidate could be confirmed in the time there was, so full-depth LoRA is handed over."
-        return baseline, Choice.BASELINE, reason
+        return baseline, Choice.UNCOMPARED, reason
     measured = [
         each for each in measured if len(each.losses) >= SEEDS_NEEDED or each.proposal.candidate == baseline.candidate
     ]
@@ -118,7 +118,7 @@ def _choose(
             "The confirmation is too small to tell candidates from noise (it takes two candidates on two seeds), so "
             "full-depth LoRA is handed over."
         )
-        return baseline, Choice.BASELINE, reason
+        return baseline, Choice.UNCOMPARED, reason
     base = next((i for i, each in enumerate(measured) if each.proposal.candidate == baseline.candidate), None)
     if base is None:
         lost = "The full-depth baseline gave no result in confirmation. "

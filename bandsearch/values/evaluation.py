@@ -104,6 +104,8 @@ class Choice(StrEnum):
     SMALLEST_WITHIN_NOISE = "smallest_within_noise"
     CLOSEST_WITHIN_NOISE = "closest_within_noise"
     BASELINE = "baseline"
+    # The baseline too, but nothing was there that it could be compared with.
+    UNCOMPARED = "uncompared"
 
 
 class Winner(Value):

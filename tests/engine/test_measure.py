@@ -58,26 +58,24 @@ def test_the_mean_length_is_that_of_an_epochs_steps(load: Callable[[str], Engine
 
 
 def test_where_steps_take_long_few_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run of 15 minutes with steps of 19 s had spent three and a half before it had a plan."""
+    """A run of 15 minutes with steps of 19 s had spent three and a half of them before it had a plan."""
     engine = Clockwork([1900] * 4, mean=1900)
     monkeypatch.setattr(measure.time, "monotonic", lambda: engine.now)
     assert measure._seconds_per_step(engine, 8) == pytest.approx(19.0)  # type: ignore[arg-type]
     assert engine.now == pytest.approx(2 * 19.0)
 
 
-@pytest.mark.parametrize(("per_token", "asked"), [(0.0001, [8, 64]), (0.1, [8])])
+@pytest.mark.parametrize(("per_token", "asked"), [(0.0001, [4, 64]), (0.1, [4])])
 def test_an_example_costs_what_one_of_average_length_does(
     monkeypatch: pytest.MonkeyPatch, per_token: float, asked: list[int]
 ) -> None:
     lengths = [10] * 8 + [30] * 72
     now, counts = [0.0], []
 
-    def losses(split: str, session: str, count: int) -> None:
+    def work(count: int) -> None:
         counts.append(count)
         now[0] += per_token * sum(lengths[:count])
 
-    validation = [SimpleNamespace(input_ids=range(length)) for length in lengths]
-    engine = SimpleNamespace(losses=losses, dataset=SimpleNamespace(validation=validation))
     monkeypatch.setattr(measure.time, "monotonic", lambda: now[0])
-    assert measure._seconds_per_example(engine, "0", 80) == pytest.approx(28 * per_token)  # type: ignore[arg-type]
+    assert measure.seconds_each(work, lengths, 64) == pytest.approx(28 * per_token)
     assert counts == asked

@@ -216,11 +216,14 @@ def test_a_winner_that_is_the_baseline_is_shown_once(tmp_path: Path) -> None:
 def test_what_was_not_compared_is_not_judged(tmp_path: Path) -> None:
     facts = plausible_facts()
     winner = facts.winner.model_copy(
-        update={"candidate": facts.winner.baseline, "choice": Choice.BASELINE, "finalists": ()}
+        update={"candidate": facts.winner.baseline, "choice": Choice.UNCOMPARED, "finalists": ()}
     )
     reader = Reader(html_of(dataclasses.replace(facts, winner=winner), tmp_path))
     assert "Nothing could be compared in this budget" in reader.text
     assert "best choice" not in reader.text
+    said = verdict(winner, facts.evaluation)
+    assert said.startswith("Nothing could be compared in this budget: full-depth LoRA is handed over")
+    assert "Nothing to gain" not in said
 
 
 def test_a_candidate_on_several_bands_is_named_and_shaded(tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def test_what_is_forgotten_decides_between_equals_where_that_is_asked() -> None:
 def test_without_any_time_the_baseline_is_handed_over() -> None:
     results = planted_search(Surface(), 0, 30)
     winner, readings = confirmed(PlantedPool(Surface()), results, wall_left=lambda: 0.0)
-    assert (winner.choice, readings) == (Choice.BASELINE, [])
+    assert (winner.choice, readings) == (Choice.UNCOMPARED, [])
     assert winner.candidate == pick_finalists(results, LAYERS, 4)[0].candidate
 
 
@@ -204,5 +204,5 @@ def test_full_depth_is_made_up_where_the_search_left_none() -> None:
     winner, _ = confirmed(PlantedPool(Surface()), results)
     assert len(winner.baseline.layers) == LAYERS
     nothing, readings = confirmed(PlantedPool(Surface()), [])
-    assert nothing.choice is Choice.BASELINE
+    assert nothing.choice is Choice.UNCOMPARED
     assert len(readings) == 3

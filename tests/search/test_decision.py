@@ -85,7 +85,7 @@ def test_who_was_lucky_on_a_single_seed_is_not_handed_over() -> None:
     alone = decided([[0.40, 0.42], [0.10], [0.70, 0.72]])
     assert alone.candidate != proposal(1).candidate
     assert proposal(1).candidate in {finalist.candidate for finalist in alone.finalists}
-    assert decided([[], [0.1], [0.2]]).choice is Choice.BASELINE
+    assert decided([[], [0.1], [0.2]]).choice is Choice.UNCOMPARED
     # The baseline that it is compared with may have had no time for a second one.
     assert decided([[0.40], [0.20, 0.21], [0.50, 0.52]]).candidate == proposal(1).candidate
 
@@ -117,9 +117,9 @@ def test_reasons_name_their_numbers() -> None:
 
 
 def test_one_seed_or_none_is_no_evidence() -> None:
-    assert decided([[0.5], [0.1], [0.2]]).choice is Choice.BASELINE
+    assert decided([[0.5], [0.1], [0.2]]).choice is Choice.UNCOMPARED
     empty = decided([[], []])
-    assert (empty.choice, empty.candidate, empty.finalists) == (Choice.BASELINE, proposal(0).candidate, ())
+    assert (empty.choice, empty.candidate, empty.finalists) == (Choice.UNCOMPARED, proposal(0).candidate, ())
 
 
 def test_a_baseline_without_result_loses_its_place() -> None:
