@@ -210,7 +210,7 @@ class _Measuring:
     def _passes(self) -> Iterator[Passes]:
         """The model in the engine's hands; plain PEFT has it before and after."""
         passes = Passes(self.model, self.layout, self.dataset, self.pad, None)
-        passes.use(Levers(prefix_cache=False))
+        passes.use(Levers(prefix_cache=False, liger=False))
         try:
             yield passes
         finally:
