@@ -14,7 +14,7 @@ from bandsearch.data.dataset import Encoded
 from bandsearch.engine.failures import DivergedError, OutOfMemoryError
 from bandsearch.evaluate.retention import divergence_of
 from bandsearch.search.clock import Clock
-from bandsearch.search.decision import Contender, decide, tuned_baseline
+from bandsearch.search.decision import SEEDS_NEEDED, Contender, decide, tuned_baseline
 from bandsearch.search.failures import in_words
 from bandsearch.search.finalists import MOST_SEEDS, next_training, pick_finalists
 from bandsearch.search.ports import Pool, Records
@@ -76,7 +76,10 @@ def confirm(
             under_way = {(proposal.candidate.identity, proposal.seed) for _, proposal in running.values()}
             settled = {(r.candidate.identity, r.seed) for r in readings} | under_way | given_up
             contenders = [_contender(proposal, readings) for proposal in finalists]
-            while idle and (proposal := _next(contenders, seeds, settled, clock, plan, places, objective)) is not None:
+            while idle:
+                proposal = _next(contenders, seeds, settled, len(running), clock, plan, places, objective)
+                if proposal is None:
+                    break
                 engine = idle.pop(0)
                 settled.add((proposal.candidate.identity, proposal.seed))
                 training = threads.submit(
@@ -165,6 +168,7 @@ def _next(
     contenders: Sequence[Contender],
     seeds: Sequence[int],
     settled: set[tuple[str, int]],
+    running: int,
     clock: Clock,
     plan: Plan,
     places: int,
@@ -179,7 +183,11 @@ def _next(
         for place, seed in enumerate(seeds)
         if (contender.proposal.candidate.identity, seed) in settled
     }
-    capacity = len(started) + places * clock.rounds(plan.confirm_steps)
+    rounds = clock.rounds(plan.confirm_steps)
+    # Side by side, what is begun on account of a round that then does not fit is left with one seed; the last of
+    # several often does not.
+    sure = rounds - 1 if places > 1 and rounds > 1 else rounds
+    capacity = len(started) - running + max(running, places * sure)
     found = next_training(contenders, started, plan.confirm_seeds, capacity, objective)
     if found is None:
         return None
@@ -237,7 +245,8 @@ def _tell(
     result: TrialResult,
 ) -> None:
     contenders = [_contender(proposal, readings) for proposal in finalists]
-    means = [fmean(each.losses.values()) for each in contenders if each.losses]
+    most = max(len(each.losses) for each in contenders)
+    means = [fmean(each.losses.values()) for each in contenders if len(each.losses) >= min(most, SEEDS_NEEDED)]
     base = tuned_baseline(contenders).losses
     loss = f"loss {result.last_loss:.4f}" if result.points else result.state.value.replace("_", " ")
     listen(

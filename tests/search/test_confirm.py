@@ -9,8 +9,10 @@ from surface import LAYERS, LAYOUT, MemoryRecords, PlantedPool, Surface, plan, p
 
 from bandsearch.data.dataset import Encoded
 from bandsearch.evaluate.retention import divergence_of
-from bandsearch.search.confirm import confirm
+from bandsearch.search.clock import Clock
+from bandsearch.search.confirm import _next, confirm
 from bandsearch.search.correlation import proxy_correlation
+from bandsearch.search.decision import Contender
 from bandsearch.search.finalists import pick_finalists
 from bandsearch.values.candidate import Candidate, Role
 from bandsearch.values.evaluation import Choice, Winner
@@ -206,3 +208,18 @@ def test_full_depth_is_made_up_where_the_search_left_none() -> None:
     nothing, readings = confirmed(PlantedPool(Surface()), [])
     assert nothing.choice is Choice.UNCOMPARED
     assert len(readings) == 3
+
+
+def test_side_by_side_nobody_is_begun_who_may_be_left_with_one_seed() -> None:
+    """In a run on `symbol` eight trainings fitted at a time and the second round did not: three of five contenders had
+    two seeds."""
+    results = planted_search(Surface(), 0, 30)
+    costs = plan(seconds_per_step=1.0).costs
+    contenders = [Contender(each, {}) for each in pick_finalists(results, LAYERS, 4)]
+    running: set[tuple[str, int]] = set()
+    while len(running) < 8:
+        clock = Clock(lambda: 2.1 * 180 * 1.15, costs)
+        found = _next(contenders, [1, 2, 3], running, len(running), clock, plan(), 8, Objective.LOSS)
+        assert found is not None
+        running.add((found.candidate.identity, found.seed))
+    assert sorted(Counter(identity for identity, _ in running).values()) == [2, 2, 2, 2]
