@@ -38,6 +38,7 @@ class Shelf:
     """
 
     def __init__(self, path: Path, lengths: Sequence[int], hidden_size: int, dtype: torch.dtype) -> None:
+        """Raises OSError where the disk has no room for the flags."""
         self._item = hidden_size * dtype.itemsize
         self._offsets = [0]
         for length in lengths:
@@ -53,6 +54,8 @@ class Shelf:
         self._flags = torch.from_file(str(flags_path), shared=True, size=len(lengths), dtype=torch.uint8)
         self._flag_file = os.open(flags_path, os.O_RDWR)
         weakref.finalize(self, _close, self._file, self._flag_file)
+        # On a tmpfs even reading a page that was never written takes room, and ends the process where there is none.
+        os.posix_fallocate(self._flag_file, 0, max(1, len(lengths)))
 
     def __contains__(self, index: int) -> bool:
         return bool(self._flags[index])
@@ -114,7 +117,11 @@ class PrefixCache:
 
     def get(self, split: str, index: int, boundary: int) -> Tensor | None:
         """(tokens, hidden size) on the CPU, or None."""
-        return self._shelf(split, boundary).get(index)
+        try:
+            return self._shelf(split, boundary).get(index)
+        except OSError as error:
+            self._give_up(error)
+            return None
 
     def put(self, split: str, index: int, boundary: int, states: Tensor) -> None:
         size = states.shape[0] * self._hidden_size * self._dtype.itemsize
@@ -124,10 +131,14 @@ class PrefixCache:
         try:
             self._shelf(split, boundary).put(index, states)
         except OSError as error:
-            warnings.warn(f"The prefix cache keeps no more ({error.strerror}); training goes on without.", stacklevel=2)
-            self._left = 0
+            self._give_up(error)
         else:
             self._left -= size
+
+    def _give_up(self, error: OSError) -> None:
+        if self._left:
+            warnings.warn(f"The prefix cache keeps no more ({error.strerror}); training goes on without.", stacklevel=3)
+        self._left = 0
 
     def _shelf(self, split: str, boundary: int) -> Shelf:
         key = (split, boundary)

@@ -76,6 +76,26 @@ def test_a_full_disk_ends_the_keeping_not_the_training(
     assert not cache.keeps
 
 
+def test_a_disk_without_room_for_a_shelf_keeps_nothing_and_ends_nothing(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full tmpfs an engine was ended by the signal for a page that the disk has no room for."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    cache = PrefixCache(engine.dataset, 8, torch.float32, tmp_path, "key")
+    assert cache.get("train", 0, 1) is None
+    flags = next(tmp_path.rglob("train-1*.flags"))
+    assert flags.stat().st_blocks * 512 >= len(engine.dataset.train)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.warns(UserWarning, match="No space left"):
+        assert cache.get("train", 0, 2) is None
+    cache.put("train", 0, 1, torch.zeros(len(engine.dataset.train[0].input_ids), 8))
+    assert cache.get("train", 0, 1) is None
+    assert not cache.keeps
+
+
 def test_without_room_the_losses_are_the_same(
     load: Callable[[str], Engine], setup_of: Callable[[str], EngineSetup]
 ) -> None:
