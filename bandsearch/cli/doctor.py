@@ -79,7 +79,7 @@ def examine() -> Iterator[Check]:
     """Every check, in the order a person would want to read them."""
     yield Check("python", Level.OK, platform.python_version())
     for package in PACKAGES:
-        yield _package(package)
+        yield _package(package, Level.FAIL, "not installed", "Install bandsearch again: pip install .")
     yield _gpus()
     yield _cores()
     yield _memory()
@@ -88,14 +88,14 @@ def examine() -> Iterator[Check]:
     yield _writable()
     yield from _hub()
     for package, purpose in OPTIONAL.items():
-        yield _optional(package, purpose)
+        yield _package(package, Level.OK, f"not installed; needed only {purpose}")
 
 
-def _package(name: str) -> Check:
+def _package(name: str, level: Level, missing: str, remedy: str = "") -> Check:
     try:
         return Check(name, Level.OK, importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
-        return Check(name, Level.FAIL, "not installed", "Install bandsearch again: pip install .")
+        return Check(name, level, missing, remedy)
 
 
 def _gpus() -> Check:
@@ -160,10 +160,3 @@ def _hub() -> Iterator[Check]:
         )
     else:
         yield Check("hub access", Level.OK, "on")
-
-
-def _optional(name: str, purpose: str) -> Check:
-    try:
-        return Check(name, Level.OK, importlib.metadata.version(name))
-    except importlib.metadata.PackageNotFoundError:
-        return Check(name, Level.OK, f"not installed; needed only {purpose}")

@@ -37,14 +37,11 @@ class FusedModules:
         self._decoder: nn.Module = model.get_submodule(layout.layers_path.rpartition(".")[0])
         self._dtype: torch.dtype = model.dtype
         self._forwards = Forwards()
-        self._in_use = False
 
     def use(self, wanted: bool) -> None:
-        if wanted and not self._in_use:
+        self._forwards.release()
+        if wanted:
             self._take()
-        elif not wanted:
-            self._forwards.release()
-        self._in_use = wanted
 
     def _take(self) -> None:
         # Modules of a class and of equal sizes compute alike.

@@ -36,7 +36,9 @@ class Part:
 
 
 class Passes:
-    """Holds the model by its layers, its linear modules and its output layer. Every lever is off until `use`."""
+    """Holds the model by its layers, its linear modules, its output layer and what can be fused. Every lever is off
+    until `use`.
+    """
 
     def __init__(
         self,

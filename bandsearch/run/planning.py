@@ -11,7 +11,7 @@ import math
 import operator
 from typing import NamedTuple
 
-from bandsearch.values.budget import Budget
+from bandsearch.run.budgets import least_budget
 from bandsearch.values.errors import BudgetError
 from bandsearch.values.plan import Costs, Plan, StagePlan
 from bandsearch.values.spec import Objective, RunSpec
@@ -72,24 +72,20 @@ def make_plan(
         needed = least * step * trainings + _validations(costs)
         if spec.trials is not None:
             needed += _search_seconds(spec.trials, _rungs(wanted), costs, engines=1)
-            confirming = _confirm_costs(spec, costs, size)
+            confirming = confirm_costs(spec, costs, size.retained)
             (choice,) = confirm_choices(bounded=False)
-            needed += confirm_seconds(choice.trainings, choice.fraction, wanted, confirming, engines)
+            needed += confirm_seconds(choice.trainings, choice.fraction * wanted, confirming, engines)
         return free, needed
 
     full_steps = wanted
     if wall_seconds is not None:
         free, needed = free_and_needed(wall_seconds)
         if free < needed:
-            smallest, named = wall_seconds, in_unit(spec, wall_seconds, wall_seconds)
-            # The budget as it is named, rounded: more time also buys a dearer evaluation, so it may not do.
-            while operator.lt(*free_and_needed(wall_of(spec, named, wall_seconds))):
-                smallest *= 1.05
-                named = in_unit(spec, smallest, wall_seconds)
+            smallest = least_budget(spec, wall_seconds, lambda wall: operator.ge(*free_and_needed(wall)))
             raise BudgetError(
                 f"The budget is too small: beside loading and evaluation it leaves {max(free, 0):.0f} s, and the "
                 f"training itself needs {needed:.0f} s.",
-                f"The smallest that works is about {named}.",
+                f"The smallest that works is about {smallest}.",
             )
         if bounded and not spec.train.steps:
             spread = FINAL_TRAININGS * step + SHARED_STEPS * costs.seconds_per_candidate_step * SAFETY
@@ -102,7 +98,7 @@ def make_plan(
     confirm_choice, confirm, search, probe = _share(
         spec,
         costs,
-        _confirm_costs(spec, costs, size),
+        confirm_costs(spec, costs, size.retained),
         full_steps,
         rungs,
         engines,
@@ -194,7 +190,7 @@ def _share(
     """How to confirm, and the seconds of confirm, search and probe."""
     choices = confirm_choices(bounded=wall_seconds is not None and spec.trials is None)
     costs_of = {
-        choice: confirm_seconds(choice.trainings, choice.fraction, full_steps, confirming, engines)
+        choice: confirm_seconds(choice.trainings, choice.fraction * full_steps, confirming, engines)
         for choice in choices
     }
     if wall_seconds is None or spec.trials is not None:
@@ -204,7 +200,7 @@ def _share(
     probe = PROBE_SHARE * wall_seconds
     free = max(0.0, wall_seconds * (1 - SLACK_SHARE) - SLACK_SECONDS - fixed - probe)
     shortest = min(choice.fraction for choice in choices)
-    least = confirm_seconds(LEAST_TRAININGS, shortest, full_steps, confirming, engines)
+    least = confirm_seconds(LEAST_TRAININGS, shortest * full_steps, confirming, engines)
     share = confirm_share(free, least)
     fitting = [choice for choice in choices if costs_of[choice] <= share]
     choice = fitting[0] if fitting else choices[-1]
@@ -242,14 +238,13 @@ def confirm_choices(*, bounded: bool) -> list[ConfirmChoice]:
     )
 
 
-def _confirm_costs(spec: RunSpec, costs: Costs, size: _EvaluationSize) -> Costs:
+def confirm_costs(spec: RunSpec, costs: Costs, texts: int) -> Costs:
     """Where what is forgotten decides, it is measured at the end of every confirmation too."""
-    return costs.with_divergence(size.retained) if spec.objective is Objective.RETENTION else costs
+    return costs.with_divergence(texts) if spec.objective is Objective.RETENTION else costs
 
 
-def confirm_seconds(trainings: int, fraction: float, full_steps: int, costs: Costs, engines: int) -> float:
-    """Of so many trainings of a `fraction` of the full steps."""
-    training = fraction * full_steps * costs.seconds_per_candidate_step * SAFETY
+def confirm_seconds(trainings: int, steps: float, costs: Costs, engines: int) -> float:
+    training = steps * costs.seconds_per_candidate_step * SAFETY
     return math.ceil(trainings / engines) * (training + costs.seconds_per_validation)
 
 
@@ -321,23 +316,6 @@ def _evaluation_seconds(
 def _validations(costs: Costs) -> float:
     """A training validates at eight places on its way."""
     return 8 * costs.seconds_per_validation
-
-
-def in_unit(spec: RunSpec, seconds: float, wall_seconds: float) -> Budget:
-    """A budget in the person's own unit that lasts `seconds` of wall time, rounded up to whole minutes from ten on."""
-    given = _given(spec)
-    amount = seconds * given.seconds / wall_seconds
-    unit = 60 if amount > 600 else 1
-    return given.model_copy(update={"seconds": math.ceil(amount / unit) * unit})
-
-
-def wall_of(spec: RunSpec, budget: Budget, wall_seconds: float) -> float:
-    """What of a budget in the person's own unit is wall time, seconds."""
-    return budget.seconds * wall_seconds / _given(spec).seconds
-
-
-def _given(spec: RunSpec) -> Budget:
-    return spec.budget or Budget.parse("1s")
 
 
 def _arrow(rungs: tuple[int, ...]) -> str:
