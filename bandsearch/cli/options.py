@@ -130,7 +130,7 @@ def specification(
         str | None,
         typer.Option(
             help="Levers of the engine to switch off, separated by commas: prefix_cache, packing, supervised_head, "
-            "supervised_last_layer, unmasked_attention, length_grouping, fast_linear, liger.",
+            "supervised_last_layer, unmasked_attention, length_grouping, data_parallel, fast_linear, liger.",
             rich_help_panel=TRAINING,
         ),
     ] = None,

@@ -88,7 +88,9 @@ class Conductor:
             return True
         # A step that would end behind the deadline is not begun: on a large model it may take minutes.
         ends = time.monotonic() - request.started + self._last_step
-        return request.deadline is not None and done > 0 and ends > request.deadline
+        if request.deadline is None or done == 0:
+            return False
+        return self._engine.agree(request.session, ends > request.deadline)
 
     def _next_pack(self, requests: list[_Request]) -> list[_Request]:
         queue = sorted(requests, key=lambda request: self._engine.progress(request.session)[0])

@@ -17,11 +17,12 @@ from transformers import PreTrainedModel
 from bandsearch.adapters.lora import attach, detach, load_tensors
 from bandsearch.data.dataset import Dataset, prepare
 from bandsearch.engine.checkpoint import read_session, write_session
-from bandsearch.engine.failures import DivergedError
+from bandsearch.engine.failures import DivergedError, OutOfMemoryError
 from bandsearch.engine.passes import Passes
 from bandsearch.engine.prefix import PrefixCache, cache_key
+from bandsearch.engine.replicas import Replicas
 from bandsearch.engine.scoring import ExampleLoss, greedy_answers, split_losses
-from bandsearch.engine.selfcheck import faithful_levers
+from bandsearch.engine.selfcheck import TOLERANCE, close, faithful_levers
 from bandsearch.engine.session import Session
 from bandsearch.engine.setup import EngineSetup
 from bandsearch.engine.training import Failure, Trainer
@@ -99,6 +100,17 @@ class Engine:
     def evict(self, session: str) -> None:
         self._sessions.pop(session, None)
 
+    def join(self, store: Path, rank: int, size: int) -> bool:
+        """Become one of `size` engines that train sessions together. All of them are asked at once, and meet at the
+        file `store`. False for everyone where for anyone a step together does not reproduce that step alone."""
+        self._replicas = Replicas(store, rank, size, self.device)
+        alone, together = (self._first_step(size, replicated=replicated) for replicated in (False, True))
+        return not self._replicas.any(not close(together, alone, TOLERANCE[self.model.dtype]))
+
+    def replicate(self, session: str) -> None:
+        """From now on train it together with those that were joined last, each of whom holds the same session."""
+        self._sessions[session].replicas = self._replicas
+
     def advance(self, session: str, steps: int, deadline: float | None = None) -> Point:
         """Train up to `steps` steps in all, or as many as end within `deadline` seconds from now, at least one, then
         validate.
@@ -109,7 +121,7 @@ class Engine:
         started, last_step = time.monotonic(), 0.0
         while state.step < min(steps, state.fidelity.steps):
             begun = time.monotonic()
-            if deadline is not None and begun - started + last_step > deadline and state.step > 0:
+            if deadline is not None and state.step > 0 and state.agree(begun - started + last_step > deadline):
                 break
             for failure in self.train_together([session]).values():
                 raise failure
@@ -136,9 +148,16 @@ class Engine:
         totals: dict[str, float] = {}
         for count in sorted({state.fidelity.validation_examples for state in states}):
             alike = [state for state in states if state.fidelity.validation_examples == count]
-            found = split_losses(self._passes, self.dataset, "validation", alike, count)
+            indices = alike[0].share(range(min(count, len(self.dataset.validation))))
+            try:
+                found = split_losses(self._passes, self.dataset, "validation", alike, indices)
+            except OutOfMemoryError:
+                # Its replicas wait for a sum.
+                alike[0].totals(math.nan, math.nan)
+                raise
             for state, losses in zip(alike, found, strict=True):
-                totals[state.name] = sum(loss * n for loss, n in losses) / sum(n for _, n in losses)
+                total, tokens = state.totals(sum(loss * n for loss, n in losses), sum(n for _, n in losses))
+                totals[state.name] = total / tokens
         self._charge(states, started)
         outcome: dict[str, Point | Failure] = {}
         for state in states:
@@ -166,6 +185,10 @@ class Engine:
     def mean_length(self, batch_size: int) -> float:
         """The longest sequence of a step, the mean over an epoch's steps at most, in tokens."""
         return self._trainer.mean_length(batch_size)
+
+    def agree(self, session: str, flag: bool) -> bool:
+        """Whether it is true for any of the engines that train the session."""
+        return self._sessions[session].agree(flag)
 
     def adapter(self, session: str) -> dict[str, Tensor]:
         """The factors by PEFT's saved names; copies on the CPU in fp32."""
@@ -196,7 +219,8 @@ class Engine:
         Fewer, but at least one batch of 64, where `deadline` (seconds from now) comes first.
         """
         state = None if session is None else self._sessions[session]
-        return split_losses(self._passes, self.dataset, split, [state], limit, deadline)[0]
+        indices = range(len(getattr(self.dataset, split)))[:limit]
+        return split_losses(self._passes, self.dataset, split, [state], indices, deadline)[0]
 
     def generate(
         self,
@@ -218,6 +242,19 @@ class Engine:
         name = next(self._names)
         self._sessions[name] = read_session(name, path, self.device)
         return name
+
+    def _first_step(self, batch_size: int, *, replicated: bool) -> list[Tensor]:
+        """Loss of a first step at full depth, and what it leaves of its gradients."""
+        candidate = Candidate.full_depth(self.layout.layer_count, rank=4, alpha=8, learning_rate=1e-4)
+        session = self.admit(candidate, Fidelity(steps=1, batch_size=batch_size, seed=0))
+        if replicated:
+            self.replicate(session)
+        state = self._sessions[session]
+        for failure in self.train_together([session]).values():
+            raise failure
+        self.evict(session)
+        averages = [moment for name, moment in state.moments().items() if name.endswith("/exp_avg")]
+        return [torch.tensor(state.train_losses[0]), *averages]
 
     def _charge(self, states: Sequence[Session], started: float) -> None:
         share = (time.monotonic() - started) / len(states)

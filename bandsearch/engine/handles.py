@@ -47,7 +47,19 @@ class EngineHandles:
                 "Look for a kill for lack of memory, then go on with `bandsearch resume`.",
             ) from error
 
+    def get_all(self, references: Sequence[Any]) -> list[Any]:
+        """As `get`, of several; raises the first failure, whoever else is still at work."""
+        waiting = list(references)
+        while waiting:
+            done, waiting = ray.wait(waiting)
+            self.get(done[0])
+        return [self.get(reference) for reference in references]
+
+    def apply_async(self, index: int, work: Callable[..., Any], *args: Any) -> Any:
+        """Start `work(engine, *args)` where the engine is."""
+        return self._actors[index].apply.remote(work, *args)
+
     def apply(self, index: int, work: Callable[..., Result], *args: Any) -> Result:
         """Run `work(engine, *args)` where the engine is, and wait for it."""
-        result: Result = self.get(self._actors[index].apply.remote(work, *args))
+        result: Result = self.get(self.apply_async(index, work, *args))
         return result

@@ -83,7 +83,8 @@ def _seconds_per_pass(engine: Engine, candidates: int, batch_size: int) -> float
     """Of one optimiser step of so many candidates on the upper half of the layers, over the same rows every time: after
     the first time their prefix is there."""
     layers = engine.layout.layer_count
-    half = _adapting(Band(start=layers // 2, stop=layers))
+    bands = (Band(start=layers // 2, stop=layers),)
+    half = _full_depth(engine).model_copy(update={"bands": bands})
 
     def step() -> None:
         sessions = [engine.admit(half, Fidelity(steps=1, batch_size=batch_size, seed=0)) for _ in range(candidates)]
@@ -94,18 +95,30 @@ def _seconds_per_pass(engine: Engine, candidates: int, batch_size: int) -> float
     return _usual(lambda: _timed(step))
 
 
-def _seconds_per_step(engine: Engine, batch_size: int) -> float:
-    """Of one candidate at full depth, for a batch of the length that batches have on average: few are timed, and by
-    their lengths steps differ several times."""
+def seconds_together(engine: Engine, batch_size: int, alone: float) -> float:
+    """What a step of one candidate at full depth takes where the engines that were joined share it; all of them are
+    asked at once. `alone`: what it takes one of them, seconds."""
     session = engine.admit(_full_depth(engine), Fidelity(steps=STEPS + 1, batch_size=batch_size, seed=0))
+    engine.replicate(session)
+    # Of all of them the same number of readings, so no clock decides.
+    found = [_seconds_per_token(engine, session) for _ in range(1 if alone > PATIENCE else STEPS + 1)]
+    engine.evict(session)
+    return statistics.median(found[1:] or found) * engine.mean_length(batch_size)
 
-    def per_token() -> float:
-        length = engine.next_length(session)
-        return _timed(lambda: _train(engine, [session])) / length
 
-    seconds = _usual(per_token)
+def _seconds_per_step(engine: Engine, batch_size: int) -> float:
+    """Of one candidate at full depth."""
+    session = engine.admit(_full_depth(engine), Fidelity(steps=STEPS + 1, batch_size=batch_size, seed=0))
+    seconds = _usual(lambda: _seconds_per_token(engine, session))
     engine.evict(session)
     return seconds * engine.mean_length(batch_size)
+
+
+def _seconds_per_token(engine: Engine, session: str) -> float:
+    """Of the session's next step, per token of its longest sequence: few steps are timed, and by their lengths they
+    differ several times, so what counts is a batch of the length that batches have on average."""
+    length = engine.next_length(session)
+    return _timed(lambda: _train(engine, [session])) / length
 
 
 def seconds_each(work: Callable[[int], object], lengths: Sequence[int], most: int) -> float:
@@ -141,11 +154,7 @@ def _usual(read: Callable[[], float]) -> float:
 
 
 def _full_depth(engine: Engine) -> Candidate:
-    return _adapting(Band.full(engine.layout.layer_count))
-
-
-def _adapting(band: Band) -> Candidate:
-    return Candidate(bands=(band,), rank=16, alpha=16, targets=("all",), learning_rate=1e-5)
+    return Candidate.full_depth(engine.layout.layer_count, rank=16, alpha=16, learning_rate=1e-5)
 
 
 def _timed(work: Callable[[], object]) -> float:

@@ -35,23 +35,24 @@ def split_losses(
     dataset: Dataset,
     split: str,
     sessions: Sequence[Session | None],
-    limit: int | None,
+    indices: Sequence[int],
     deadline: float | None = None,
 ) -> list[list[ExampleLoss]]:
-    """Per session, the losses of the first `limit` examples of a split, in its order.
+    """Per session, the losses of these examples of a split, ascending.
 
     Fewer, but at least one batch of 64, where `deadline` (seconds from now) comes first.
     """
     started = time.monotonic()
-    examples: Sequence[Encoded] = getattr(dataset, split)[:limit]
+    examples: Sequence[Encoded] = getattr(dataset, split)
     price = (PASS_TOKENS if passes.device.type == "cpu" else ACCELERATOR_PASS_TOKENS) // len(sessions)
     found: list[dict[int, ExampleLoss]] = [{} for _ in sessions]
-    for begin in range(0, len(examples), EVALUATION_ROWS):
+    for begin in range(0, len(indices), EVALUATION_ROWS):
         if begin and deadline is not None and time.monotonic() - started > deadline:
             break
-        lengths = [len(example.input_ids) for example in examples[begin : begin + EVALUATION_ROWS]]
+        some = indices[begin : begin + EVALUATION_ROWS]
+        lengths = [len(examples[index].input_ids) for index in some]
         for places in tight_batches(lengths, price, EVALUATION_PART):
-            rows = tuple(begin + place for place in places)
+            rows = tuple(some[place] for place in places)
             for known, losses in zip(found, _losses(passes, dataset, split, sessions, rows), strict=True):
                 known |= losses
     return [[losses[index] for index in sorted(losses)] for losses in found]

@@ -31,6 +31,8 @@ ORDER = (
     "packing",
     "liger",
 )
+# No part of a single engine's pass: the order of examples, and what is checked when engines meet.
+ELSEWHERE = ("length_grouping", "data_parallel")
 # Relative differences of losses and gradients that rounding explains.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
 
@@ -59,7 +61,7 @@ def faithful_levers(
         except (RuntimeError, ValueError, TypeError, IndexError):
             # A model that does not take what a lever does to it fails in ways of its own.
             return False
-        return all(_close(ours, plain, TOLERANCE[model.dtype]) for ours, plain in zip(found, reference, strict=True))
+        return all(close(ours, plain, TOLERANCE[model.dtype]) for ours, plain in zip(found, reference, strict=True))
 
     possible = {
         "fast_linear": wanted.fast_linear and onednn_is_faster(model, layout),
@@ -68,7 +70,7 @@ def faithful_levers(
     wanted = wanted.model_copy(update=possible)
     if reproduces(wanted):
         return wanted, ()
-    kept, notes = Levers.none().model_copy(update={"length_grouping": wanted.length_grouping}), []
+    kept, notes = Levers.none().model_copy(update={name: getattr(wanted, name) for name in ELSEWHERE}), []
     if not reproduces(kept):
         raise ModelError(
             f"On this {layout.family} model the engine does not compute what Transformers and PEFT compute.",
@@ -161,7 +163,7 @@ def _ours(
     return [[loss.detach(), *itertools.islice(gradients, len(own))] for loss, own in zip(means, leaves, strict=True)]
 
 
-def _close(ours: Sequence[Tensor], plain: Sequence[Tensor], tolerance: float) -> bool:
+def close(ours: Sequence[Tensor], plain: Sequence[Tensor], tolerance: float) -> bool:
     pairs = list(zip(ours, plain, strict=True))
     scale = max(float(theirs.norm()) for _, theirs in pairs[1:])
     return float((ours[0] - plain[0]).abs()) <= tolerance * float(plain[0].abs()) and all(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bandsearch.adapters.lora import initial_tensors
 from bandsearch.engine.failures import DivergedError
+from bandsearch.engine.replicas import Item, Replicas
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.layout import Layout
@@ -20,7 +21,8 @@ CLIP = 1.0
 
 @dataclass
 class Session:
-    """`factors`: A and B of every adapted module by saved name, fp32 on the engine's device, with their own AdamW."""
+    """`factors`: A and B of every adapted module by saved name, fp32 on the engine's device, with their own AdamW.
+    `replicas`: with whom it is trained, if not by one engine alone."""
 
     name: str
     candidate: Candidate
@@ -30,6 +32,7 @@ class Session:
     step: int = 0
     seconds: float = 0.0
     train_losses: list[float] = field(default_factory=list)
+    replicas: Replicas | None = None
 
     @classmethod
     def begin(
@@ -53,6 +56,32 @@ class Session:
     def tensors(self) -> dict[str, Tensor]:
         """Copies of the factors on the CPU."""
         return {name: factor.detach().to("cpu", copy=True) for name, factor in self.factors.items()}
+
+    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+        """What of `items` this engine does; all of them where it trains alone."""
+        return items if self.replicas is None else self.replicas.share(items)
+
+    def totals(self, *numbers: float) -> Sequence[float]:
+        """Sums over all that train it."""
+        return numbers if self.replicas is None else self.replicas.totals(*numbers)
+
+    def agree(self, flag: bool) -> bool:
+        """Whether it is true for any of those that train it."""
+        return flag if self.replicas is None else self.replicas.any(flag)
+
+    def gather(self, loss: float) -> float:
+        """Where replicas train it, the sum of everyone's gradients, in their places, and of their losses. Everyone gets
+        the same bits, so that factors stay the same. A loss that is not finite makes all of them not finite."""
+        if self.replicas is None:
+            return loss
+        factors = list(self.factors.values())
+        known = [torch.zeros_like(each) if each.grad is None else each.grad for each in factors]
+        flat = torch.cat([*(gradient.flatten() for gradient in known), known[0].new_tensor([loss])])
+        self.replicas.total(flat)
+        *gradients, last = flat.split([*(gradient.numel() for gradient in known), 1])
+        for factor, gradient in zip(factors, gradients, strict=True):
+            factor.grad = gradient.view_as(factor)
+        return float(last)
 
     def update(self, loss: float) -> None:
         """One optimiser step from the gradients at hand. Raises DivergedError, leaving the factors, where it cannot."""

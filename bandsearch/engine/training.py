@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +16,7 @@ from bandsearch.engine.session import Session
 
 Failure = DivergedError | OutOfMemoryError
 Batches = Mapping[str, tuple[int, ...]]
-Portion = list[tuple[Session, tuple[int, ...]]]
+Portion = list[tuple[Session, Sequence[int]]]
 
 # A step's rows take time that grows with the data: all of an epoch of a million examples would be minutes.
 STEPS_AVERAGED = 256
@@ -45,11 +46,14 @@ class Trainer:
         try:
             losses = self._backward(sessions, batches)
         except OutOfMemoryError as error:
+            for session in sessions:
+                # Its replicas wait for a sum, and are not to train on without this one.
+                session.gather(math.nan)
             return {session.name: error for session in sessions}
         failures: dict[str, Failure] = {}
         for session in sessions:
             try:
-                session.update(losses[session.name])
+                session.update(session.gather(losses[session.name]))
             except DivergedError as error:
                 failures[session.name] = error
         return failures
@@ -59,7 +63,7 @@ class Trainer:
         return tuple(examples_at(session.step, self._lengths, fidelity.batch_size, fidelity.seed, self._window))
 
     def _backward(self, sessions: Sequence[Session], batches: Batches) -> dict[str, float]:
-        """Gradients of each session's mean loss per supervised token, and that loss.
+        """Gradients of each session's mean loss per supervised token, and that loss; of replicas each one's part.
 
         Out of memory halves the rows of a pass and begins again: sessions are taken apart, then the rows of one are
         accumulated. Raises OutOfMemoryError where one row is too much.
@@ -90,8 +94,8 @@ class Trainer:
         """What goes through the base together: sessions with equal numbers of rows, at most `_rows` rows in all."""
         portions: list[Portion] = []
         for session in sessions:
-            rows = tuple(sorted(batches[session.name], key=lambda index: self._lengths[index]))
-            limit = self._rows or len(rows) * len(sessions)
+            rows = session.share(sorted(batches[session.name], key=lambda index: self._lengths[index]))
+            limit = self._rows or max(1, len(rows) * len(sessions))
             last = portions[-1] if portions else []
             if last and len(last[0][1]) == len(rows) and (len(last) + 1) * len(rows) <= limit:
                 last.append((session, rows))
@@ -100,8 +104,8 @@ class Trainer:
         return portions
 
 
-def part_of(session: Session | None, indices: tuple[int, ...]) -> Part:
+def part_of(session: Session | None, indices: Sequence[int]) -> Part:
     """These examples under the session's adapter, or under none."""
     if session is None:
-        return Part(indices=indices, factors={}, scale=1.0, start=0)
-    return Part(indices=indices, factors=session.factors, scale=session.candidate.scale, start=session.start)
+        return Part(indices=tuple(indices), factors={}, scale=1.0, start=0)
+    return Part(indices=tuple(indices), factors=session.factors, scale=session.candidate.scale, start=session.start)

@@ -14,7 +14,6 @@ from bandsearch.probe.masking import Worth, worth_of_parts
 from bandsearch.probe.proposals import propose
 from bandsearch.probe.rates import LOWEST, range_test
 from bandsearch.probe.scores import coherence_by_layer, layer_scores
-from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.errors import ModelError
 from bandsearch.values.fidelity import Fidelity
@@ -153,13 +152,8 @@ class _Probe:
         return self.engine.admit(self._candidate(rate), fidelity)
 
     def _candidate(self, rate: float) -> Candidate:
-        return Candidate(
-            bands=(Band.full(self.layout.layer_count),),
-            rank=self.settings.rank,
-            alpha=self.settings.alpha,
-            targets=("all",),
-            learning_rate=rate,
-        )
+        rank, alpha = self.settings.rank, self.settings.alpha
+        return Candidate.full_depth(self.layout.layer_count, rank=rank, alpha=alpha, learning_rate=rate)
 
     def _evict_all_but(self, rate: float) -> None:
         for other in [each for each in self.sessions if each != rate]:

@@ -6,17 +6,19 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from bandsearch.engine.devices import engine_layout
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.measure import measure_costs
 from bandsearch.engine.pool import EnginePool
 from bandsearch.engine.setup import EngineSetup
+from bandsearch.engine.team import form_teams
 from bandsearch.evaluate.retention import seconds_per_text
 from bandsearch.run.advice import with_advice
 from bandsearch.run.job import Job
 from bandsearch.run.planning import make_plan
-from bandsearch.values.plan import Costs, Plan
+from bandsearch.values.plan import Costs, Plan, SharedStep
 from bandsearch.values.progress import Listener, Update
 
 VALIDATION_EXAMPLES = 256
@@ -65,13 +67,15 @@ def measured_plan(job: Job, pool: EnginePool, listen: Listener, *, spent: Callab
             )
         )
     packing = min(costs.packing for costs in measured)
-    slowest = {name: max(getattr(costs, name) for costs in measured) for name in Costs.model_fields}
+    figures = set(Costs.model_fields) - {"shared_steps"}
+    slowest: dict[str, Any] = {name: max(getattr(costs, name) for costs in measured) for name in figures}
     # Engines that found different packs go by the smallest, which costs a candidate no more than being alone.
     packed = max(
         min(costs.seconds_per_candidate_step * packing, costs.seconds_per_step * packing) for costs in measured
     )
     slowest |= {"packing": packing, "seconds_per_packed_step": packed}
     slowest["seconds_per_retention"] = pool.apply(0, seconds_per_text, job.retention.texts)
+    slowest["shared_steps"] = _shared_steps(pool, job, slowest["seconds_per_step"], listen)
     slowest["load_seconds"] = spent()
     plan_of = partial(
         make_plan,
@@ -85,3 +89,20 @@ def measured_plan(job: Job, pool: EnginePool, listen: Listener, *, spent: Callab
         adapter_bytes=job.adapter_bytes,
     )
     return with_advice(plan_of(wall_seconds=job.wall_seconds), job.spec, lambda wall: plan_of(wall_seconds=wall))
+
+
+def _shared_steps(pool: EnginePool, job: Job, alone: float, listen: Listener) -> tuple[SharedStep, ...]:
+    """Steps of one candidate on half of the engines, for two arms at a time, and on all of them, for one."""
+    if not job.spec.levers.data_parallel:
+        return ()
+    batch_size, found = job.spec.train.batch_size, []
+    for size in sorted({pool.size // 2, pool.size} - {0, 1}):
+        teams = form_teams(pool, pool.size // size, size)
+        if teams[0].size < size:
+            message = f"{size} engines together do not train as one does alone; data_parallel is off"
+            listen(Update(stage="plan", message=message))
+            return ()
+        with ThreadPoolExecutor(len(teams)) as threads:
+            timed = threads.map(lambda team: team.time_step(batch_size, alone), teams)
+            found.append(SharedStep(engines=size, seconds=max(timed)))
+    return tuple(found)

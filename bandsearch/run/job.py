@@ -19,7 +19,6 @@ from bandsearch.engine.devices import DeviceInventory, devices
 from bandsearch.evaluate.lm_tasks import check_tasks
 from bandsearch.models.aliases import Source, resolve
 from bandsearch.models.loading import ModelSummary, load_tokenizer, summarize
-from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.spec import DataSpec, RunSpec
 from bandsearch.values.value import Value
@@ -55,14 +54,9 @@ class Job:
     @property
     def adapter_bytes(self) -> int:
         """The largest adapter the space allows, in fp32."""
-        largest = Candidate(
-            bands=(Band.full(self.summary.layout.layer_count),),
-            rank=max(*self.spec.space.ranks, 16),
-            alpha=1,
-            targets=("all",),
-            learning_rate=1,
-        )
-        return 4 * trainable_parameters(largest, self.summary.layout)
+        layout, rank = self.summary.layout, max(*self.spec.space.ranks, 16)
+        largest = Candidate.full_depth(layout.layer_count, rank=rank, alpha=1, learning_rate=1)
+        return 4 * trainable_parameters(largest, layout)
 
 
 def prepare_job(spec: RunSpec) -> Job:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bandsearch.engine.pool import EnginePool
+from bandsearch.engine.team import form_teams
 from bandsearch.probe.probe import ProbeSettings, run_probe
 from bandsearch.run.engines import measured_plan, start_engines
 from bandsearch.run.handover import FULL_DEPTH, WINNER, evaluate_arms, export_winner, settle
@@ -248,7 +249,9 @@ def _train(at: _Run, winner: Winner) -> Winner:
             planned = f"{at.plan.full_steps} were planned, and what is left of the budget pays for more"
             at.listen(Update(stage="retrain", message=f"{steps} steps: {planned}"))
         fidelity = full_fidelity(at.plan, steps, at.job.spec.seed)
-        retrain(at.pool, arms, fidelity, folder, lambda: wall_left() - reading, at.listen, at.stop)
+        shared = at.plan.costs.step_on(max(1, at.plan.engines // len(arms)))
+        teams = form_teams(at.pool, len(arms), shared.engines)
+        retrain(teams, arms, fidelity, folder, lambda: wall_left() - reading, at.listen, at.stop)
         at.heed()
         settled = settle(at.pool, folder, winner, at.plan)
         if settled != winner:

@@ -26,9 +26,11 @@ RETENTION_SHARE = 0.02
 # Promised is at most 2 % over; half of that and two seconds are kept back for what no measurement foresees.
 SLACK_SHARE = 0.01
 SLACK_SECONDS = 2.0
-# Steps of the whole run per step of the final training when a budget is spread evenly: 2 trainings at the end, each by
-# itself, and in shared passes 10 confirmations at 2/3 length and about thirty proxies, most of which stop at a ninth.
-FINAL_TRAININGS, SHARED_STEPS = 2, 16
+# Steps in shared passes per step of the final training when a budget is spread evenly: 10 confirmations at 2/3 length
+# and about thirty proxies, most of which stop at a ninth.
+SHARED_STEPS = 16
+# The final trainings: winner and baseline.
+ARMS = 2
 SMALLEST_FULL_STEPS = 20
 SMALLEST_RUNG = 30
 ETA = 3
@@ -56,20 +58,23 @@ def make_plan(
     Raises BudgetError naming the smallest budget that works where even the final training does not fit.
     """
     if spec.trials is not None:
-        # Candidates that share passes end in an order that timing decides, and what is proposed next depends on it.
-        costs = costs.model_copy(update={"packing": 1, "seconds_per_packed_step": costs.seconds_per_step})
+        # Candidates that share passes end in an order that timing decides, and what is proposed next depends on it; and
+        # the last bits of a final training, on how many engines share its steps.
+        alone = {"packing": 1, "seconds_per_packed_step": costs.seconds_per_step, "shared_steps": ()}
+        costs = costs.model_copy(update=alone)
     batch_size = min(spec.train.batch_size, train_examples)
     wanted = spec.train.steps or max(1, math.ceil(spec.train.epochs * train_examples / batch_size))
     bounded = wall_seconds is not None and spec.trials is None
-    step = costs.seconds_per_step * SAFETY
-    trainings = math.ceil(2 / engines)
+    final = costs.step_on(max(1, engines // ARMS))
+    # One step of both arms.
+    step = math.ceil(ARMS / engines) * final.seconds * SAFETY
     least = wanted if spec.train.steps or spec.trials else min(wanted, SMALLEST_FULL_STEPS)
 
     def free_and_needed(wall: float) -> tuple[float, float]:
         size = _evaluation_size(costs, test_examples, retention_texts, engines, wall)
         evaluation = _evaluation_seconds(spec, costs, size, engines, wall)
         free = wall * (1 - SLACK_SHARE - PROBE_SHARE) - SLACK_SECONDS - costs.load_seconds - evaluation
-        needed = least * step * trainings + _validations(costs)
+        needed = least * step + _validations(costs, final.engines)
         if spec.trials is not None:
             needed += _search_seconds(spec.trials, _rungs(wanted), costs, engines=1)
             confirming = confirm_costs(spec, costs, size.retained)
@@ -88,13 +93,14 @@ def make_plan(
                 f"The smallest that works is about {smallest}.",
             )
         if bounded and not spec.train.steps:
-            spread = FINAL_TRAININGS * step + SHARED_STEPS * costs.seconds_per_candidate_step * SAFETY
+            # All engines are held while the arms are trained, whether they take part or not.
+            spread = engines * step + SHARED_STEPS * costs.seconds_per_candidate_step * SAFETY
             full_steps = min(wanted, max(least, int(free * engines / spread)))
     size = _evaluation_size(costs, test_examples, retention_texts, engines, wall_seconds)
     evaluate = _evaluation_seconds(spec, costs, size, engines, wall_seconds)
 
     rungs = _rungs(full_steps)
-    retrain = full_steps * step * trainings + _validations(costs)
+    retrain = full_steps * step + _validations(costs, final.engines)
     confirm_choice, confirm, search, probe = _share(
         spec,
         costs,
@@ -121,7 +127,11 @@ def make_plan(
             detail=f"{confirm_choice.finalists} finalists and {BASELINES} baselines, {confirm_steps} steps, "
             f"{confirm_choice.seeds} seeds",
         ),
-        StagePlan(name="retrain", seconds=retrain, detail=f"winner and full-depth baseline, {full_steps} steps{more}"),
+        StagePlan(
+            name="retrain",
+            seconds=retrain,
+            detail=f"winner and full-depth baseline, {full_steps} steps{more}{_together(final.engines)}",
+        ),
         StagePlan(
             name="evaluate",
             seconds=evaluate,
@@ -165,9 +175,10 @@ def final_steps(plan: Plan, wall_left: float, arms: int) -> int:
     if plan.wall_seconds is None or plan.trial_limit is not None or plan.wanted_steps is None:
         return plan.full_steps
     rounds = math.ceil(arms / plan.engines)
+    final = plan.costs.step_on(max(1, plan.engines // arms))
     # On their way, and twice at the end: what is handed over is read once more.
-    validating = _validations(plan.costs) + 2 * plan.costs.seconds_per_validation
-    fit = int((wall_left - rounds * validating) / (rounds * plan.costs.seconds_per_step * SAFETY))
+    validating = _validations(plan.costs, final.engines) + 2 * plan.costs.seconds_per_validation
+    fit = int((wall_left - rounds * validating) / (rounds * final.seconds * SAFETY))
     return max(plan.full_steps, min(plan.wanted_steps, fit))
 
 
@@ -313,9 +324,13 @@ def _evaluation_seconds(
     return rounds * own * SAFETY + lm_eval
 
 
-def _validations(costs: Costs) -> float:
-    """A training validates at eight places on its way."""
-    return 8 * costs.seconds_per_validation
+def _validations(costs: Costs, engines: int) -> float:
+    """A training validates at eight places on its way, on so many engines."""
+    return 8 * costs.seconds_per_validation / engines
+
+
+def _together(engines: int) -> str:
+    return f", each on {engines} engines together" if engines > 1 else ""
 
 
 def _arrow(rungs: tuple[int, ...]) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from bandsearch.engine.failures import DivergedError, OutOfMemoryError
-from bandsearch.engine.pool import EnginePool
+from bandsearch.engine.team import Team
 from bandsearch.rundir import write_atomically
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.errors import AdapterError
@@ -53,7 +52,7 @@ def best_checkpoint(folder: Path, candidate: Candidate) -> Path:
 
 
 def retrain(
-    pool: EnginePool,
+    teams: Sequence[Team],
     arms: dict[str, Candidate],
     fidelity: Fidelity,
     folder: Path,
@@ -61,15 +60,16 @@ def retrain(
     listen: Listener,
     stop: Callable[[], bool],
 ) -> dict[str, Training]:
-    """Train all arms from one validation to the next, side by side, to the end or to the deadline. Resumable.
+    """Train every arm on its team from one validation to the next, side by side, to the end or to the deadline.
+    Resumable.
 
     Where time runs out between two validations, no arm keeps what lies behind the last one: equal steps are compared.
     Each candidate leaves `<its identity>/best.safetensors`, a checkpoint of the engine, and `training.json` under
     `folder`. Returns early, with trainings that are not `complete`, when `stop()` is true.
     """
     runs = [
-        _Arm(pool, index % pool.size, name, candidate, fidelity, best_checkpoint(folder, candidate).parent)
-        for index, (name, candidate) in enumerate(arms.items())
+        _Arm(team, name, candidate, fidelity, best_checkpoint(folder, candidate).parent)
+        for team, (name, candidate) in zip(teams, arms.items(), strict=True)
     ]
     with ThreadPoolExecutor(len(runs)) as threads:
         for goal in _goals(fidelity.steps):
@@ -92,15 +92,13 @@ def retrain(
 class _Arm:
     """One training under way. `pending` is a reading that is not kept yet."""
 
-    def __init__(
-        self, pool: EnginePool, engine: int, name: str, candidate: Candidate, fidelity: Fidelity, folder: Path
-    ) -> None:
-        self._pool, self._engine, self.name = pool, engine, name
+    def __init__(self, team: Team, name: str, candidate: Candidate, fidelity: Fidelity, folder: Path) -> None:
+        self._team, self.name = team, name
         self._candidate, self._fidelity, self._folder = candidate, fidelity, folder
         self.points: list[Point] = []
         self.pending: Point | None = None
         self.complete = False
-        self._session: str | None = None
+        self._holds_session = False
         self._record = folder / "training.json"
         folder.mkdir(parents=True, exist_ok=True)
         if self._record.exists():
@@ -123,17 +121,13 @@ class _Arm:
 
     def train(self, goal: int, wall_left: Callable[[], float]) -> None:
         """Train up to step `goal` or to the deadline; the reading is pending then. Divergence ends it."""
-        if self._session is None:
-            self._session = str(
-                self._call("restore", self._folder / "last.safetensors")
-                if self.points
-                else self._call("admit", self._candidate, self._fidelity)
-            )
+        if not self._holds_session:
+            self._begin()
         for retries in range(RETRIES + 1):
             try:
-                self.pending = self._call("advance", self._session, goal, wall_left())
+                self.pending = self._team.advance(goal, wall_left())
             except (DivergedError, OutOfMemoryError) as error:
-                self._session = None
+                self._holds_session = False
                 if self.points:
                     # The best that was kept is an adapter; a run must end with one.
                     self.end()
@@ -148,7 +142,7 @@ class _Arm:
                 # A rate that was fine for a proxy can be too high for the whole length.
                 lower = self._candidate.learning_rate / 3
                 self._candidate = self._candidate.model_copy(update={"learning_rate": lower})
-                self._session = str(self._call("admit", self._candidate, self._fidelity))
+                self._begin()
             else:
                 return
 
@@ -158,7 +152,7 @@ class _Arm:
             return
         point, self.pending = self.pending, None
         self.points.append(point)
-        self._call("checkpoint", self._session, self._folder / "last.safetensors")
+        self._team.checkpoint(self._folder / "last.safetensors")
         if point is min(self.points, key=lambda each: each.loss):
             _copy(self._folder / "last.safetensors", self._folder / "best.safetensors")
         self.complete = point.steps >= self._fidelity.steps
@@ -170,8 +164,8 @@ class _Arm:
         self._write()
 
     def leave(self) -> None:
-        if self._session is not None:
-            self._call("evict", self._session)
+        if self._holds_session:
+            self._team.evict()
 
     def tell(self, listen: Listener) -> None:
         if self.points:
@@ -187,8 +181,13 @@ class _Arm:
     def _write(self) -> None:
         write_atomically(self._record, self.training().model_dump_json(indent=2))
 
-    def _call(self, method: str, *args: object) -> Any:
-        return self._pool.get(self._pool.submit(self._engine, method, *args))
+    def _begin(self) -> None:
+        """From the last checkpoint, or from the start."""
+        if self.points:
+            self._team.restore(self._folder / "last.safetensors")
+        else:
+            self._team.begin(self._candidate, self._fidelity)
+        self._holds_session = True
 
 
 def _goals(steps: int) -> list[int]:

@@ -19,7 +19,6 @@ from bandsearch.search.failures import in_words
 from bandsearch.search.finalists import MOST_SEEDS, next_training, pick_finalists
 from bandsearch.search.ports import Pool, Records
 from bandsearch.search.proposal import Proposal
-from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate, Role
 from bandsearch.values.evaluation import Winner
 from bandsearch.values.fidelity import Fidelity, Schedule
@@ -147,13 +146,8 @@ def _retreat(results: Sequence[TrialResult], layout: Layout, profile: Sensitivit
         return proposal.model_copy(
             update={"candidate": proposal.candidate.model_copy(update={"learning_rate": rate}), "proposed_by": STAGE}
         )
-    candidate = Candidate(
-        bands=(Band.full(layout.layer_count),),
-        rank=HABIT_RANK,
-        alpha=HABIT_ALPHA,
-        targets=("all",),
-        learning_rate=profile.rate_range.best / RETREAT,
-    )
+    rate = profile.rate_range.best / RETREAT
+    candidate = Candidate.full_depth(layout.layer_count, rank=HABIT_RANK, alpha=HABIT_ALPHA, learning_rate=rate)
     return Proposal(
         number=max((result.number for result in results), default=-1) + 1,
         candidate=candidate,

@@ -77,6 +77,14 @@ class Candidate(Value):
                 raise ValueError(f"bands {left} and {right} overlap or are out of order")
         return bands
 
+    @classmethod
+    def full_depth(
+        cls, layer_count: int, *, rank: int, alpha: float, learning_rate: float, targets: tuple[str, ...] = ("all",)
+    ) -> Candidate:
+        """LoRA on all layers."""
+        bands = (Band.full(layer_count),)
+        return cls(bands=bands, rank=rank, alpha=alpha, targets=targets, learning_rate=learning_rate)
+
     @property
     def scale(self) -> float:
         """The factor on B @ A: alpha/r for LoRA, alpha/sqrt(r) for rsLoRA."""

@@ -21,6 +21,9 @@ class Levers(Value):
     )
     unmasked_attention: bool = Field(default=True, description="padding is behind every sequence: causality hides it")
     length_grouping: bool = Field(default=True, description="batches of sequences of similar length")
+    data_parallel: bool = Field(
+        default=True, description="final trainings on several engines each, every batch shared out"
+    )
     fast_linear: bool = Field(default=True, description="oneDNN for fp32 products on a CPU that it is faster on")
     liger: bool = Field(default=True, description="Liger's fused norms and gated products on a GPU, where installed")
 

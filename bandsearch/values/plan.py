@@ -7,12 +7,20 @@ from pydantic import Field
 from bandsearch.values.value import Value
 
 
+class SharedStep(Value):
+    """A step of one candidate that so many engines share."""
+
+    engines: int = Field(ge=1)
+    seconds: float = Field(gt=0)
+
+
 class Costs(Value):
     """Measured on one warm engine, full-depth LoRA on all linears, so an upper bound for narrower bands."""
 
     seconds_per_step: float = Field(gt=0, description="one candidate by itself")
     packing: int = Field(ge=1, description="candidates trained in one pass, as many as pay")
     seconds_per_packed_step: float = Field(gt=0, description="a step of that many together")
+    shared_steps: tuple[SharedStep, ...] = Field(default=(), description="one candidate on several engines together")
     seconds_per_validation: float = Field(ge=0, description="one pass over the validation examples")
     seconds_per_test_loss: float = Field(ge=0, description="one test example, loss only")
     seconds_per_generation: float = Field(ge=0, description="one test example, greedy generation")
@@ -24,6 +32,12 @@ class Costs(Value):
     def seconds_per_candidate_step(self) -> float:
         """A candidate's share of a step of a full pass."""
         return self.seconds_per_packed_step / self.packing
+
+    def step_on(self, engines: int) -> SharedStep:
+        """The fastest step of one candidate for which there are so many engines, on all of them or on fewer."""
+        alone = SharedStep(engines=1, seconds=self.seconds_per_step)
+        fitting = [step for step in self.shared_steps if step.engines <= engines]
+        return min((alone, *fitting), key=lambda step: step.seconds)
 
     def with_divergence(self, texts: int) -> Costs:
         """Where every validation also measures the divergence from the base on `texts` texts."""

@@ -224,7 +224,8 @@ class _Measuring:
         return replace(net, candidate=candidate, factors=factors, train_losses=[])
 
     def _loss(self, passes: Passes, session: Session) -> float:
-        (losses,) = split_losses(passes, self.dataset, "validation", [session], self.header.validation_examples)
+        indices = range(len(self.dataset.validation))[: self.header.validation_examples]
+        (losses,) = split_losses(passes, self.dataset, "validation", [session], indices)
         return token_mean(losses)
 
     def _all_bands(self) -> list[Pair]:

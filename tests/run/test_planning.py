@@ -11,13 +11,14 @@ from bandsearch.run.advice import with_advice
 from bandsearch.run.planning import final_steps, make_plan, spare_evaluation
 from bandsearch.values.budget import Budget
 from bandsearch.values.errors import BudgetError
-from bandsearch.values.plan import Costs, Plan
+from bandsearch.values.plan import Costs, Plan, SharedStep
 from bandsearch.values.space import SearchSpace
 from bandsearch.values.spec import DataSpec, ModelSpec, RunSpec, TrainSpec
 
 
-def costs(step: float = 0.1) -> Costs:
+def costs(step: float = 0.1, shared: dict[int, float] | None = None) -> Costs:
     return Costs(
+        shared_steps=tuple(SharedStep(engines=n, seconds=seconds) for n, seconds in (shared or {}).items()),
         seconds_per_step=step,
         packing=1,
         seconds_per_packed_step=step,
@@ -30,7 +31,13 @@ def costs(step: float = 0.1) -> Costs:
 
 
 def plan(
-    wall: float | None, *, step: float = 0.1, engines: int = 2, trials: int | None = None, steps: int | None = None
+    wall: float | None,
+    *,
+    step: float = 0.1,
+    engines: int = 2,
+    trials: int | None = None,
+    steps: int | None = None,
+    shared: dict[int, float] | None = None,
 ) -> Plan:
     spec = RunSpec(
         model=ModelSpec(name="demo"),
@@ -42,7 +49,7 @@ def plan(
     )
     return make_plan(
         spec,
-        costs(step),
+        costs(step, shared),
         train_examples=2000,
         validation_examples=250,
         test_examples=250,
@@ -225,3 +232,29 @@ def test_a_budget_too_small_to_search_in_is_told_what_would_do(wall: float, step
     enough = Budget.parse(re.search(r"About (\S+) would", told.advice)[1])
     assert wall < enough.seconds
     assert advised(enough.seconds).advice == ""
+
+
+def test_engines_that_train_together_make_the_final_training_shorter_and_the_search_longer() -> None:
+    alone, together = (plan(3600, step=1.0, engines=8, steps=300, shared=shared) for shared in (None, {4: 0.3}))
+    validations = 8 * 2.0
+    assert alone.seconds_of("retrain") == pytest.approx(300 * 1.0 * 1.15 + validations)
+    assert together.seconds_of("retrain") == pytest.approx(300 * 0.3 * 1.15 + validations / 4)
+    assert together.expected_trials > alone.expected_trials
+    assert "each on 4 engines together" in {stage.name: stage for stage in together.stages}["retrain"].detail
+
+
+def test_more_engines_than_pay_are_not_taken() -> None:
+    made = plan(3600, step=1.0, engines=8, steps=300, shared={4: 1.2, 8: 0.9})
+    assert made.seconds_of("retrain") == pytest.approx(300 * 1.0 * 1.15 + 8 * 2.0)
+    # The baseline alone has all of them.
+    assert made.costs.step_on(8) == SharedStep(engines=8, seconds=0.9)
+
+
+def test_a_single_arm_is_longer_where_all_engines_share_it() -> None:
+    made = plan(900, step=1.0, engines=2, shared={2: 0.5})
+    assert final_steps(made, 300, 2) < 1.1 * 300 / 1.15
+    assert final_steps(made, 300, 1) > 1.5 * final_steps(made, 300, 2)
+
+
+def test_a_run_that_a_seed_decides_shares_no_steps() -> None:
+    assert plan(None, trials=5, engines=4, shared={2: 0.05}).costs.shared_steps == ()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from bandsearch.engine.failures import DivergedError
+from bandsearch.engine.team import Team
 from bandsearch.run.retrain import Training, best_checkpoint, retrain
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate
@@ -34,6 +35,9 @@ class ScriptedPool:
 
     def get(self, reference: Any) -> Any:
         return reference()
+
+    def get_all(self, references: list[Any]) -> list[Any]:
+        return [reference() for reference in references]
 
     def admit(self, candidate: Candidate, fidelity: Fidelity) -> str:
         self.rate, self.steps = candidate.learning_rate, 0
@@ -65,7 +69,7 @@ def candidate(rate: float) -> Candidate:
 def train(
     pool: ScriptedPool, folder: Path, rate: float = 0.09, stop: Callable[[], bool] = lambda: False
 ) -> tuple[Training, list[Any]]:
-    done = retrain(pool, {"winner": candidate(rate)}, FIDELITY, folder, lambda: 100.0, silent, stop)  # type: ignore[arg-type]
+    done = retrain([Team(pool, [0])], {"winner": candidate(rate)}, FIDELITY, folder, lambda: 100.0, silent, stop)  # type: ignore[arg-type]
     best = best_checkpoint(folder, candidate(rate))
     return done["winner"], json.loads(best.read_text()) if best.exists() else []
 
@@ -123,8 +127,9 @@ def test_a_deadline_ends_all_arms_on_equal_steps(tmp_path: Path) -> None:
         def advance(self, session: str, steps: int, deadline: float) -> Point:
             return Point(steps=min(steps, 33 if session == "0.01" else 1000), loss=1 / steps, seconds=1.0)
 
+    pool = TwoArms(lambda rate, steps: 1.0)
     done = retrain(
-        TwoArms(lambda rate, steps: 1.0),  # type: ignore[arg-type]
+        [Team(pool, [0]), Team(pool, [0])],  # type: ignore[arg-type]
         {"winner": slow, "full_depth": fast},
         FIDELITY,
         tmp_path,

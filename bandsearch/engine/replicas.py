@@ -1,0 +1,58 @@
+"""Replicas: several engines train one session as one, each on its share of every batch (data parallelism)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+Item = TypeVar("Item")
+
+# A step of a large model on a CPU takes minutes, and all wait for the slowest.
+PATIENCE = timedelta(hours=1)
+
+
+class Replicas:
+    """This engine's place among `size` engines that hold the same factors and gradients, and so take the same steps.
+
+    What one does between two sums all have to do: `total` and `any` wait for everyone.
+    """
+
+    def __init__(self, store: Path, rank: int, size: int, device: torch.device) -> None:
+        """Meets the others at the file `store`, which all have to name. An engine is in one group at a time."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        # They are on one machine, and nobody else is to be talked to.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            store=dist.FileStore(str(store), size),
+            rank=rank,
+            world_size=size,
+            timeout=PATIENCE,
+        )
+        self._rank, self._size, self._device = rank, size, device
+
+    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+        """This engine's part of `items`; of items that ascend by length every engine has some of each length."""
+        return items[self._rank :: self._size]
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum of everyone's `tensor`, in its place."""
+        dist.all_reduce(tensor)
+        return tensor
+
+    def totals(self, *numbers: float) -> list[float]:
+        """The sum of everyone's numbers, one by one."""
+        sums = self.total(torch.tensor(numbers, dtype=torch.float64, device=self._device))
+        return [float(each) for each in sums.cpu()]
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is true for anyone."""
+        return self.totals(flag) != [0.0]

@@ -1,0 +1,105 @@
+"""Several engines that train one candidate together train it as one engine does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from trainings import NARROW, SHORT
+
+from bandsearch.engine.engine import Engine
+from bandsearch.engine.failures import DivergedError
+from bandsearch.engine.pool import EnginePool
+from bandsearch.engine.setup import EngineSetup
+from bandsearch.engine.team import Team, form_teams
+
+
+@pytest.fixture(scope="module")
+def pool(setup_of: Callable[[str], EngineSetup]) -> Iterator[EnginePool]:
+    pool = EnginePool.start([setup_of("qwen2")] * 3)
+    yield pool
+    pool.stop()
+
+
+def adapter_of(pool: EnginePool, path: Path) -> dict[str, torch.Tensor]:
+    session = pool.get(pool.submit(0, "restore", path))
+    found: dict[str, torch.Tensor] = pool.get(pool.submit(0, "adapter", session))
+    pool.get(pool.submit(0, "evict", session))
+    return found
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_team_trains_as_one_engine_does(
+    pool: EnginePool, load: Callable[[str], Engine], tmp_path: Path, size: int
+) -> None:
+    engine = load("qwen2")
+    session = engine.admit(NARROW, SHORT)
+    alone = engine.advance(session, SHORT.steps)
+    (team,) = form_teams(pool, 1, size)
+    assert team.size == size
+    team.begin(NARROW, SHORT)
+    together = team.advance(SHORT.steps, None)
+    team.checkpoint(tmp_path / "adapter")
+    team.evict()
+    assert together.steps == alone.steps
+    assert together.loss == pytest.approx(alone.loss, abs=1e-5)
+    adapter = adapter_of(pool, tmp_path / "adapter")
+    for name, factor in engine.adapter(session).items():
+        assert float((adapter[name] - factor).norm()) <= 1e-4 * float(factor.norm()), name
+
+
+def test_every_engine_of_a_team_has_the_same_factors(pool: EnginePool) -> None:
+    (team,) = form_teams(pool, 1, 3)
+    team.begin(NARROW, SHORT)
+    team.advance(4, None)
+    first, *others = team._ask("adapter", ((session,) for session in team._sessions))
+    team.evict()
+    for other in others:
+        assert all(torch.equal(other[name], factor) for name, factor in first.items())
+
+
+def test_a_training_goes_on_from_its_checkpoint_to_the_last_bit(pool: EnginePool, tmp_path: Path) -> None:
+    (team,) = form_teams(pool, 1, 2)
+    team.begin(NARROW, SHORT)
+    team.advance(3, None)
+    team.checkpoint(tmp_path / "half")
+    team.advance(SHORT.steps, None)
+    team.checkpoint(tmp_path / "whole")
+    team.restore(tmp_path / "half")
+    team.advance(SHORT.steps, None)
+    team.checkpoint(tmp_path / "again")
+    team.evict()
+    whole, again = (adapter_of(pool, tmp_path / name) for name in ("whole", "again"))
+    assert all(torch.equal(again[name], factor) for name, factor in whole.items())
+
+
+def test_whoever_is_late_ends_it_for_all(pool: EnginePool) -> None:
+    (team,) = form_teams(pool, 1, 2)
+    team.begin(NARROW, SHORT)
+    points = team._ask("advance", ((s, 6, deadline) for s, deadline in zip(team._sessions, (0.0, 1e6), strict=True)))
+    team.evict()
+    assert [point.steps for point in points] == [1, 1]
+
+
+def test_what_diverges_diverges_for_all_and_they_can_train_on(pool: EnginePool) -> None:
+    (team,) = form_teams(pool, 1, 2)
+    team.begin(NARROW.model_copy(update={"learning_rate": 1e30}), SHORT)
+    with pytest.raises(DivergedError):
+        team.advance(SHORT.steps, None)
+    team.begin(NARROW, SHORT)
+    assert team.advance(2, None).steps == 2
+    team.evict()
+
+
+def test_without_engines_enough_everyone_trains_alone(pool: EnginePool) -> None:
+    assert [team.size for team in form_teams(pool, 2, 2)] == [1, 1]
+    assert [team.size for team in form_teams(pool, 4, 1)] == [1, 1, 1, 1]
+
+
+def test_a_team_of_one_needs_no_others(pool: EnginePool) -> None:
+    team = Team(pool, [1])
+    team.begin(NARROW, SHORT)
+    assert team.advance(2, None).steps == 2
+    team.evict()
