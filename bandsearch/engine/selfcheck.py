@@ -33,8 +33,11 @@ ORDER = (
 )
 # No part of a single engine's pass: the order of examples, and what is checked when engines meet.
 ELSEWHERE = ("length_grouping", "data_parallel")
-# Relative differences of losses and gradients that rounding explains.
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
+# Differences of losses and gradients that rounding explains: those of a plain pass in bfloat16 from itself in float32
+# are 0.08 to 0.17 on the embedded model.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.3, torch.float16: 0.1}
+# On fewer tokens there is more rounding in a gradient.
+LEAST_SUPERVISED, MOST_ROWS = 64, 16
 
 
 def faithful_levers(
@@ -43,8 +46,8 @@ def faithful_levers(
     """`wanted` without what does not reproduce plain Transformers + PEFT on `model`, and a sentence on each such lever.
     Sets `passes` to it.
 
-    Two candidates of different start, rank and targets, with B away from zero, on two short training examples: losses
-    and gradients of every factor, with all levers at once, and where that fails with one after the other. Raises
+    Two candidates of different start, rank and targets, with B away from zero, on a few short training examples: losses
+    and gradients of all factors, with all levers at once, and where that fails with one after the other. Raises
     ModelError where even the engine's own adapter layer, with every lever off, does not reproduce them.
     """
     candidates = _candidates(layout.layer_count)
@@ -55,11 +58,13 @@ def faithful_levers(
     ]
 
     def reproduces(levers: Levers) -> bool:
-        passes.use(levers)
         try:
+            passes.use(levers)
             found = _ours(passes, candidates, tensors, rows, together=levers.packing != 1)
-        except (RuntimeError, ValueError, TypeError, IndexError):
-            # A model that does not take what a lever does to it fails in ways of its own.
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:
+            # A model that does not take what a lever does to it fails in ways of its own, and so do kernels' compilers.
             return False
         return all(close(ours, plain, TOLERANCE[model.dtype]) for ours, plain in zip(found, reference, strict=True))
 
@@ -87,11 +92,14 @@ def faithful_levers(
 
 
 def _rows(passes: Passes) -> tuple[int, ...]:
-    """The shortest training example, and the shortest that pads it."""
-    lengths = [len(example.input_ids) for example in passes.dataset.train]
-    order = sorted(range(len(lengths)), key=lambda index: lengths[index])
+    """The shortest training examples, as many as have enough supervised tokens, and one that pads them."""
+    train = passes.dataset.train
+    lengths = [len(example.input_ids) for example in train]
+    order = sorted(range(len(train)), key=lambda index: lengths[index])
     longer = next((index for index in order if lengths[index] > lengths[order[0]]), order[-1])
-    return tuple(dict.fromkeys((order[0], longer)))
+    supervised = itertools.accumulate(sum(train[index].supervised) for index in order)
+    enough = next((place for place, count in enumerate(supervised, 1) if count >= LEAST_SUPERVISED), len(order))
+    return tuple(dict.fromkeys([*order[: min(enough, MOST_ROWS)], longer]))
 
 
 def _candidates(layers: int) -> tuple[Candidate, Candidate]:
@@ -164,8 +172,10 @@ def _ours(
 
 
 def close(ours: Sequence[Tensor], plain: Sequence[Tensor], tolerance: float) -> bool:
-    pairs = list(zip(ours, plain, strict=True))
-    scale = max(float(theirs.norm()) for _, theirs in pairs[1:])
-    return float((ours[0] - plain[0]).abs()) <= tolerance * float(plain[0].abs()) and all(
-        float((mine.float() - theirs.float()).norm()) <= tolerance * scale for mine, theirs in pairs[1:]
-    )
+    """Whether two losses and gradients, each a loss and then a gradient per factor, are the same but for rounding: the
+    gradients as one vector, since a factor that matters little is all rounding."""
+    (our_loss, *our_gradients), (plain_loss, *plain_gradients) = ours, plain
+    if not abs(float(our_loss - plain_loss)) <= tolerance * max(1.0, abs(float(plain_loss))):
+        return False
+    mine, theirs = (torch.cat([each.float().flatten() for each in some]) for some in (our_gradients, plain_gradients))
+    return float((mine - theirs).norm()) <= tolerance * float(theirs.norm())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,11 +16,14 @@ from bandsearch.engine.engine import Engine
 from bandsearch.engine.head import Head
 from bandsearch.engine.kernels import onednn_is_faster, onednn_product
 from bandsearch.engine.passes import Passes
-from bandsearch.engine.stage import Decoder
+from bandsearch.engine.setup import EngineSetup
+from bandsearch.engine.stage import Decoder, Group
 from bandsearch.engine.training import part_of
+from bandsearch.models.aliases import resolve
 from bandsearch.values import layout
 from bandsearch.values.errors import ModelError
 from bandsearch.values.levers import Levers
+from bandsearch.values.spec import DataSpec, ModelSpec
 
 Build = Callable[[Levers], Engine]
 
@@ -180,3 +184,33 @@ def test_what_was_taken_over_is_given_back(load: Callable[[str], Engine]) -> Non
     assert all("forward" not in vars(module) for module in engine.model.modules())
     Decoder(engine.model, engine.layout).release()
     assert all("forward" not in vars(module) for module in engine.model.modules())
+
+
+@pytest.mark.parametrize("task", ["swap", "two_step"])
+def test_rounding_in_bfloat16_refuses_no_model_and_no_lever(task: str) -> None:
+    setup = EngineSetup(
+        source=resolve(ModelSpec(name="demo")),
+        data=DataSpec(name=f"demo:{task}"),
+        seed=0,
+        dtype="bfloat16",
+        device="cpu",
+        threads=1,
+    )
+    assert Engine.load(setup).notes == ()
+
+
+def test_in_bfloat16_a_lever_that_computes_something_else_is_noticed(
+    load: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = load("qwen2")
+    first.close()
+    right = Decoder.running
+
+    def running(self: Decoder, groups: Sequence[Group], **rest: Any) -> Any:
+        """Another sequence's prefix."""
+        wrong = [g if g.hidden is None else replace(g, hidden=g.hidden.roll(1, 0)) for g in groups]
+        return right(self, wrong, **rest)
+
+    monkeypatch.setattr(Decoder, "running", running)
+    engine = Engine(first.model.to(torch.bfloat16), first.layout, first.tokenizer, first.dataset)
+    assert [note.split()[0] for note in engine.notes] == ["prefix_cache"]
