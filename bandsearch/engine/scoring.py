@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from bandsearch.data.dataset import Dataset, Encoded
 from bandsearch.engine.batches import tight_batches
@@ -61,15 +62,13 @@ def split_losses(
 def _losses(
     passes: Passes, dataset: Dataset, split: str, sessions: Sequence[Session | None], rows: tuple[int, ...]
 ) -> list[dict[int, ExampleLoss]]:
-    try:
-        with torch.no_grad():
-            each = passes.token_losses(split, [part_of(session, rows) for session in sessions])
-    except torch.OutOfMemoryError:
+    each = _token_losses(passes, split, sessions, rows)
+    if each is None:
         torch.cuda.empty_cache()
         if len(sessions) > 1:
             return [_losses(passes, dataset, split, [session], rows)[0] for session in sessions]
         if len(rows) == 1:
-            raise OutOfMemoryError("One example does not fit into memory.", "Lower --max-length.") from None
+            raise OutOfMemoryError("One example does not fit into memory.", "Lower --max-length.")
         half = len(rows) // 2
         first, second = (_losses(passes, dataset, split, sessions, some)[0] for some in (rows[:half], rows[half:]))
         return [first | second]
@@ -81,6 +80,17 @@ def _losses(
         totals = zip(rows, (sums / counts).tolist(), counts.tolist(), strict=True)
         results.append({index: ExampleLoss(mean, count) for index, mean, count in totals})
     return results
+
+
+def _token_losses(
+    passes: Passes, split: str, sessions: Sequence[Session | None], rows: tuple[int, ...]
+) -> list[Tensor] | None:
+    """None where memory does not do; what the pass has made is gone then."""
+    try:
+        with torch.no_grad():
+            return passes.token_losses(split, [part_of(session, rows) for session in sessions])
+    except torch.OutOfMemoryError:
+        return None
 
 
 def greedy_answers(
@@ -104,26 +114,59 @@ def greedy_answers(
     if max_new_tokens is None:
         answers = [len(tokenizer(example.answer)["input_ids"]) for example in examples]
         max_new_tokens = min(LONGEST_ANSWER, max(answers, default=0) * 5 // 4 + 4)
-    device = model.get_input_embeddings().weight.device
+    stops = list(dataset.stop_ids) or None
     texts: list[str] = []
     for begin in range(0, len(examples), EVALUATION_ROWS):
         if deadline is not None and time.monotonic() - started > deadline:
             break
         prompts = [example.prompt_ids for example in examples[begin : begin + EVALUATION_ROWS]]
-        width = max(map(len, prompts))
-        ids = torch.full((len(prompts), width), tokenizer.pad_token_id)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = torch.tensor(prompt)
-            mask[row, width - len(prompt) :] = 1
+        continued = _continued(model, prompts, tokenizer.pad_token_id, stops, max_new_tokens)
+        texts += tokenizer.batch_decode(continued, skip_special_tokens=True)
+    return texts
+
+
+def _continued(
+    model: Any, prompts: Sequence[Sequence[int]], pad: int, stops: list[int] | None, new_tokens: int
+) -> list[list[int]]:
+    """Token ids behind each prompt. Out of memory halves the prompts of a batch."""
+    found = _generated(model, prompts, pad, stops, new_tokens)
+    if found is not None:
+        return found
+    torch.cuda.empty_cache()
+    if len(prompts) == 1:
+        raise OutOfMemoryError("One answer does not fit into memory.", "Lower --max-length.")
+    half = len(prompts) // 2
+    return [
+        each for some in (prompts[:half], prompts[half:]) for each in _continued(model, some, pad, stops, new_tokens)
+    ]
+
+
+def _generated(
+    model: Any, prompts: Sequence[Sequence[int]], pad: int, stops: list[int] | None, new_tokens: int
+) -> list[list[int]] | None:
+    """None where memory does not do."""
+    device = model.get_input_embeddings().weight.device
+    width = max(map(len, prompts))
+    ids = torch.full((len(prompts), width), pad)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    try:
         with torch.no_grad():
             output = model.generate(
                 input_ids=ids.to(device),
                 attention_mask=mask.to(device),
-                max_new_tokens=max_new_tokens,
+                max_new_tokens=new_tokens,
+                # A model's own defaults would have it sample, or avoid what it has said.
                 do_sample=False,
-                pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=list(dataset.stop_ids) or None,
+                num_beams=1,
+                repetition_penalty=1.0,
+                no_repeat_ngram_size=0,
+                pad_token_id=pad,
+                eos_token_id=stops,
             )
-        texts += tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
-    return texts
+    except torch.OutOfMemoryError:
+        return None
+    found: list[list[int]] = output[:, width:].tolist()
+    return found

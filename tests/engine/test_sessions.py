@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -176,3 +177,29 @@ def test_a_closed_engine_gives_its_model_to_another(
     first.close()
     second = Engine(first.model, first.layout, first.tokenizer, first.dataset)
     assert same(trained(second), alone)
+
+
+def test_answers_are_greedy_whatever_the_model_s_own_defaults_are(load: Callable[[str], Engine]) -> None:
+    engine = load("qwen2")
+    plain = engine.generate("test", None, 4, max_new_tokens=12)
+    for name, value in {"repetition_penalty": 5.0, "no_repeat_ngram_size": 1, "do_sample": True}.items():
+        setattr(engine.model.generation_config, name, value)
+    assert engine.generate("test", None, 4, max_new_tokens=12) == plain
+
+
+def test_answers_that_do_not_fit_together_are_given_one_after_the_other(
+    load: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = load("qwen2")
+    expected = engine.generate("test", None, 5, max_new_tokens=8)
+    usual, rows = engine.model.generate, list[int]()
+
+    def small(**kwargs: Any) -> Any:
+        rows.append(len(kwargs["input_ids"]))
+        if rows[-1] > 2:
+            raise torch.OutOfMemoryError("full")
+        return usual(**kwargs)
+
+    monkeypatch.setattr(engine.model, "generate", small)
+    assert engine.generate("test", None, 5, max_new_tokens=8) == expected
+    assert rows == [5, 2, 3, 1, 2]
