@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -66,6 +66,17 @@ def tight_batches(lengths: Sequence[int], price: int, most_rows: int) -> list[li
     return batches[::-1]
 
 
+class Lengths(tuple[int, ...]):
+    """Token counts of all training examples. Hashed once: it is part of every look into a cache below."""
+
+    @cached_property
+    def _hash(self) -> int:
+        return super().__hash__()
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
 def examples_at(step: int, lengths: Sequence[int], batch_size: int, seed: int, window: int = WINDOW) -> list[int]:
     """The example indices of optimiser step `step`, for training examples of these token counts.
 
@@ -75,13 +86,12 @@ def examples_at(step: int, lengths: Sequence[int], batch_size: int, seed: int, w
     """
     window = max(1, min(window, len(lengths) // (4 * batch_size)))
     number, place = divmod(step, window)
-    return list(_window(number, tuple(lengths), batch_size, seed, window)[place])
+    known = lengths if isinstance(lengths, Lengths) else Lengths(lengths)
+    return list(_window(number, known, batch_size, seed, window)[place])
 
 
 @lru_cache(maxsize=64)
-def _window(
-    number: int, lengths: tuple[int, ...], batch_size: int, seed: int, window: int
-) -> tuple[tuple[int, ...], ...]:
+def _window(number: int, lengths: Lengths, batch_size: int, seed: int, window: int) -> tuple[tuple[int, ...], ...]:
     size = window * batch_size
     picked = []
     for position in range(number * size, (number + 1) * size):

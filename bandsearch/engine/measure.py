@@ -11,6 +11,7 @@ import torch
 
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.failures import OutOfMemoryError
+from bandsearch.engine.scoring import EVALUATION_ROWS
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.fidelity import Fidelity
@@ -24,6 +25,7 @@ WORTHWHILE = 0.05
 MOST_PACKED = 8
 # Examples that are timed first, to see whether more would take long, and of the validation split in all.
 FEW, VALIDATED = 4, 64
+# Answers that are timed on a CPU. An accelerator takes hardly longer for a whole batch than for one, once warm.
 GENERATED = 16
 
 
@@ -36,7 +38,10 @@ def measure_costs(engine: Engine, batch_size: int, validation_examples: int) -> 
     validated = min(validation_examples, len(engine.dataset.validation))
     lengths = [len(example.input_ids) for example in engine.dataset.validation[:validated]]
     per_example = seconds_each(lambda count: engine.losses("validation", session, count), lengths, VALIDATED)
-    generated = min(len(engine.dataset.test), GENERATED)
+    most, warmed_up = (GENERATED, 0) if engine.device.type == "cpu" else (EVALUATION_ROWS, FEW)
+    generated = min(len(engine.dataset.test), most)
+    if warmed_up:
+        engine.generate("test", session, min(generated, warmed_up))
     per_generation = _timed(lambda: engine.generate("test", session, generated)) / generated
     engine.evict(session)
     return Costs(
@@ -86,13 +91,14 @@ def _seconds_per_pass(engine: Engine, candidates: int, batch_size: int) -> float
     bands = (Band(start=layers // 2, stop=layers),)
     half = _full_depth(engine).model_copy(update={"bands": bands})
 
-    def step() -> None:
+    def seconds() -> float:
         sessions = [engine.admit(half, Fidelity(steps=1, batch_size=batch_size, seed=0)) for _ in range(candidates)]
-        _train(engine, sessions)
+        found = _timed(lambda: _train(engine, sessions))
         for session in sessions:
             engine.evict(session)
+        return found
 
-    return _usual(lambda: _timed(step))
+    return _usual(seconds)
 
 
 def seconds_together(engine: Engine, batch_size: int, alone: float) -> float:

@@ -143,9 +143,7 @@ class Passes:
         with torch.no_grad(), self._decoder.running([group], stop=boundary) as at, self._head.taking():
             self._forward(batch)
         assert at.reached is not None
-        return [
-            states[: len(example.input_ids)].to("cpu") for states, example in zip(at.reached, examples, strict=True)
-        ]
+        return [states[: len(example.input_ids)] for states, example in zip(at.reached, examples, strict=True)]
 
     def _forward(self, batch: Batch) -> Any:
         # Without a mask SDPA takes its causal kernel, which skips what lies ahead instead of masking it.
@@ -155,7 +153,7 @@ class Passes:
 
 def _padded(states: Sequence[Tensor], length: int, device: torch.device) -> Tensor:
     """(rows, length, hidden size), zeros behind every sequence's end: padding is masked out, whatever it holds."""
-    padded = torch.zeros(len(states), length, states[0].shape[1], dtype=states[0].dtype)
+    padded = torch.zeros(len(states), length, states[0].shape[1], dtype=states[0].dtype, device=device)
     for row, each in enumerate(states):
-        padded[row, : len(each)] = each
-    return padded.to(device)
+        padded[row, : len(each)].copy_(each, non_blocking=True)
+    return padded

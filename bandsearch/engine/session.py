@@ -69,24 +69,27 @@ class Session:
         """Whether it is true for any of those that train it."""
         return flag if self.replicas is None else self.replicas.any(flag)
 
-    def gather(self, loss: float) -> float:
+    def gather(self, loss: Tensor) -> Tensor:
         """Where replicas train it, the sum of everyone's gradients, in their places, and of their losses. Everyone gets
         the same bits, so that factors stay the same. A loss that is not finite makes all of them not finite."""
         if self.replicas is None:
             return loss
         factors = list(self.factors.values())
         known = [torch.zeros_like(each) if each.grad is None else each.grad for each in factors]
-        flat = torch.cat([*(gradient.flatten() for gradient in known), known[0].new_tensor([loss])])
+        flat = torch.cat([*(gradient.flatten() for gradient in known), loss.reshape(1)])
         self.replicas.total(flat)
         *gradients, last = flat.split([*(gradient.numel() for gradient in known), 1])
         for factor, gradient in zip(factors, gradients, strict=True):
             factor.grad = gradient.view_as(factor)
-        return float(last)
+        return last.squeeze(0)
 
-    def update(self, loss: float) -> None:
-        """One optimiser step from the gradients at hand. Raises DivergedError, leaving the factors, where it cannot."""
-        parameters = list(self.factors.values())
-        norm = float(nn.utils.clip_grad_norm_(parameters, CLIP))
+    def clip(self) -> Tensor:
+        """Clip the gradients at hand; their norm before."""
+        return nn.utils.clip_grad_norm_(list(self.factors.values()), CLIP)
+
+    def update(self, loss: float, norm: float) -> None:
+        """One optimiser step from the clipped gradients at hand, whose norm was `norm`. Raises DivergedError, leaving
+        the factors, where it cannot."""
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise DivergedError(f"Training of {self.candidate} diverged at step {self.step}.", "Lower the rate.")
         for group in self.optimizer.param_groups:

@@ -7,9 +7,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from bandsearch.data.dataset import Dataset
-from bandsearch.engine.batches import WINDOW, examples_at
+from bandsearch.engine.batches import WINDOW, Lengths, examples_at
 from bandsearch.engine.failures import DivergedError, OutOfMemoryError
 from bandsearch.engine.passes import Part, Passes
 from bandsearch.engine.session import Session
@@ -26,9 +27,10 @@ class Trainer:
     def __init__(self, passes: Passes, dataset: Dataset, *, length_grouping: bool) -> None:
         self._passes, self._train = passes, dataset.train
         self._window = WINDOW if length_grouping else 1
-        self._lengths = tuple(len(example.input_ids) for example in dataset.train)
+        self._lengths = Lengths(len(example.input_ids) for example in dataset.train)
         self._supervised = tuple(sum(example.supervised[1:]) for example in dataset.train)
-        self._rows: int | None = None
+        # Of a pass, padding included; less once memory was too small for more.
+        self._most_tokens: float = math.inf
 
     def next_length(self, session: Session) -> int:
         """The longest sequence of the session's next step, in tokens."""
@@ -48,12 +50,14 @@ class Trainer:
         except OutOfMemoryError as error:
             for session in sessions:
                 # Its replicas wait for a sum, and are not to train on without this one.
-                session.gather(math.nan)
+                session.gather(torch.tensor(math.nan, device=self._passes.device))
             return {session.name: error for session in sessions}
+        readings = [torch.stack([session.gather(losses[session.name]), session.clip()]) for session in sessions]
         failures: dict[str, Failure] = {}
-        for session in sessions:
+        # Read together: an accelerator has to be waited for once.
+        for session, (loss, norm) in zip(sessions, torch.stack(readings).tolist(), strict=True):
             try:
-                session.update(session.gather(losses[session.name]))
+                session.update(loss, norm)
             except DivergedError as error:
                 failures[session.name] = error
         return failures
@@ -62,46 +66,68 @@ class Trainer:
         fidelity = session.fidelity
         return tuple(examples_at(session.step, self._lengths, fidelity.batch_size, fidelity.seed, self._window))
 
-    def _backward(self, sessions: Sequence[Session], batches: Batches) -> dict[str, float]:
+    def _backward(self, sessions: Sequence[Session], batches: Batches) -> dict[str, Tensor]:
         """Gradients of each session's mean loss per supervised token, and that loss; of replicas each one's part.
 
-        Out of memory halves the rows of a pass and begins again: sessions are taken apart, then the rows of one are
-        accumulated. Raises OutOfMemoryError where one row is too much.
+        Out of memory halves the tokens of a pass from then on and begins again: sessions are taken apart, then the rows
+        of one are accumulated. Raises OutOfMemoryError where one row is too much.
         """
         tokens = {name: sum(self._supervised[index] for index in rows) for name, rows in batches.items()}
         while True:
-            losses = dict.fromkeys(batches, 0.0)
+            losses = {name: torch.zeros((), device=self._passes.device) for name in batches}
             for portion in self._portions(sessions, batches):
-                rows = sum(len(indices) for _, indices in portion)
-                try:
-                    found = self._passes.token_losses("train", [part_of(each, indices) for each, indices in portion])
-                    means = [one.sum() / tokens[each.name] for (each, _), one in zip(portion, found, strict=True)]
-                    torch.stack(means).sum().backward()
-                except torch.OutOfMemoryError:
+                means = self._accumulate(portion, tokens)
+                if means is None:
                     for session in sessions:
                         session.optimizer.zero_grad(set_to_none=True)
                     torch.cuda.empty_cache()
-                    if rows == 1:
-                        raise OutOfMemoryError("One example does not fit into memory.", "Lower --max-length.") from None
-                    self._rows = max(1, rows // 2)
+                    if sum(len(rows) for _, rows in portion) == 1:
+                        raise OutOfMemoryError("One example does not fit into memory.", "Lower --max-length.")
+                    self._most_tokens = self._padded_tokens(portion) // 2
                     break
                 for (session, _), mean in zip(portion, means, strict=True):
-                    losses[session.name] += float(mean.detach())
+                    losses[session.name] += mean
             else:
                 return losses
 
+    def _accumulate(self, portion: Portion, tokens: Mapping[str, int]) -> list[Tensor] | None:
+        """Gradients of a pass, and its sessions' losses; None where memory does not do. What the pass has made is gone
+        when this returns, which a second try needs: a graph that is still referred to keeps its memory."""
+        try:
+            found = self._passes.token_losses("train", [part_of(each, rows) for each, rows in portion])
+            means = [one.sum() / tokens[each.name] for (each, _), one in zip(portion, found, strict=True)]
+            torch.stack(means).sum().backward()
+        except torch.OutOfMemoryError:
+            return None
+        return [mean.detach() for mean in means]
+
     def _portions(self, sessions: Sequence[Session], batches: Batches) -> list[Portion]:
-        """What goes through the base together: sessions with equal numbers of rows, at most `_rows` rows in all."""
+        """What goes through the base together: sessions with equal numbers of rows, as many tokens as memory is known
+        to have room for."""
         portions: list[Portion] = []
         for session in sessions:
             rows = session.share(sorted(batches[session.name], key=lambda index: self._lengths[index]))
-            limit = self._rows or max(1, len(rows) * len(sessions))
             last = portions[-1] if portions else []
-            if last and len(last[0][1]) == len(rows) and (len(last) + 1) * len(rows) <= limit:
+            together = [*last, (session, rows)]
+            if last and len(last[0][1]) == len(rows) and self._padded_tokens(together) <= self._most_tokens:
                 last.append((session, rows))
             else:
-                portions += [[(session, rows[begin : begin + limit])] for begin in range(0, len(rows), limit)]
+                portions += [[(session, some)] for some in self._pieces(rows)]
         return portions
+
+    def _pieces(self, rows: Sequence[int]) -> list[Sequence[int]]:
+        """`rows`, ascending by length, cut so that each piece has at most `_most_tokens` tokens or a single row."""
+        pieces: list[Sequence[int]] = []
+        begin = 0
+        for end in range(1, len(rows) + 1):
+            if end == len(rows) or (end + 1 - begin) * self._lengths[rows[end]] > self._most_tokens:
+                pieces.append(rows[begin:end])
+                begin = end
+        return pieces
+
+    def _padded_tokens(self, portion: Portion) -> int:
+        rows = [index for _, some in portion for index in some]
+        return len(rows) * max((self._lengths[index] for index in rows), default=0)
 
 
 def part_of(session: Session | None, indices: Sequence[int]) -> Part:

@@ -15,8 +15,9 @@ from bandsearch.engine.engine import Engine
 from bandsearch.engine.measure import seconds_each
 from bandsearch.values.retention import Retention
 
-# Numbers in one tensor of log-probabilities, of which about four are held at a time; 16 Mi are 64 MiB in fp32.
-MOST_LOGITS = 16 * 2**20
+# Numbers in one tensor of log-probabilities, of which about four are held at a time; 16 Mi are 64 MiB in fp32. An
+# accelerator is busy only with many.
+MOST_LOGITS, ACCELERATOR_MOST_LOGITS = 16 * 2**20, 256 * 2**20
 MOST_ROWS = 32
 TIMED = 16
 
@@ -33,7 +34,9 @@ def measure_retention(
     started = time.monotonic()
     losses: list[float] = []
     divergences: list[float] = []
-    for batch in _batches(texts, model.config.get_text_config().vocab_size):
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    most = (MOST_LOGITS if on_cpu else ACCELERATOR_MOST_LOGITS) // model.config.get_text_config().vocab_size
+    for batch in _batches(texts, most):
         if losses and deadline is not None and time.monotonic() - started > deadline:
             break
         of_loss, of_divergence = _measured(model, pad_token_id, batch)
@@ -85,13 +88,13 @@ def _measured(model: Any, pad_token_id: int, texts: Sequence[Encoded]) -> tuple[
     return losses, means(divergences)
 
 
-def _batches(texts: Sequence[Encoded], vocabulary: int) -> Iterator[list[Encoded]]:
-    """Consecutive texts, as many as keep the log-probabilities small; a long one by itself may exceed that."""
+def _batches(texts: Sequence[Encoded], most_tokens: int) -> Iterator[list[Encoded]]:
+    """Consecutive texts of at most so many tokens with their padding; a long one by itself may have more."""
     batch: list[Encoded] = []
     longest = 0
     for text in texts:
         longest = max(longest, len(text.input_ids))
-        if batch and (len(batch) == MOST_ROWS or (len(batch) + 1) * longest * vocabulary > MOST_LOGITS):
+        if batch and (len(batch) == MOST_ROWS or (len(batch) + 1) * longest > most_tokens):
             yield batch
             batch, longest = [], len(text.input_ids)
         batch.append(text)

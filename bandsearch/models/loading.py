@@ -182,6 +182,9 @@ def load_model(source: Source, dtype: str = "auto", device: str = "cpu") -> PreT
 
     The attention backend is transformers' choice: sdpa wherever the family computes correctly with it.
     """
+    if device != "cpu":
+        # cuDNN's attention makes a plan for every new number of rows and tokens, and here nearly every batch has one.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     config = load_config(source)
     with explained(source, "weights"), quiet(bars=not source.is_local):
         model, report = AutoModelForCausalLM.from_pretrained(

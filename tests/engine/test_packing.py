@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -177,4 +179,64 @@ def test_out_of_memory_takes_passes_apart_and_changes_nothing(engine: Engine, mo
         point = points[session]
         assert isinstance(point, Point)
         assert_alike((engine.train_losses(session), point.loss, engine.adapter(session)), wanted)
-    engine._trainer._rows = None
+    engine._trainer._most_tokens = math.inf
+
+
+class FailsBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, losses: torch.Tensor) -> torch.Tensor:
+        return losses.clone()
+
+    @staticmethod
+    def backward(ctx: Any, _: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("full")
+
+
+def test_a_pass_that_runs_out_of_memory_backward_is_gone_before_the_next(
+    load: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or else the next finds no more room than it did."""
+    engine = load("qwen2")
+    made: list[weakref.ref[torch.Tensor]] = []
+    usual = engine._passes.token_losses
+
+    def small(split: str, parts: Any) -> Any:
+        assert all(each() is None for each in made)
+        found = usual(split, parts)
+        made.extend(map(weakref.ref, found))
+        return [FailsBackward.apply(each) for each in found] if sum(len(part.indices) for part in parts) > 3 else found
+
+    monkeypatch.setattr(engine._passes, "token_losses", small)
+    session = engine.admit(*PACK[0])
+    for _ in range(3):
+        assert engine.train_together([session]) == {}
+    assert len(made) > 3
+    monkeypatch.undo()
+    assert engine.train_losses(session) == pytest.approx(alone(engine, *PACK[0])[0][:3], abs=1e-5)
+
+
+def test_memory_that_a_long_batch_lacked_is_no_limit_on_the_rows_of_short_ones(
+    load: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = load("qwen2")
+    lengths = [len(example.input_ids) for example in engine.dataset.train]
+    failed: list[int] = []
+    passed: list[int] = []
+    usual = engine._passes.token_losses
+
+    def small(split: str, parts: Any) -> Any:
+        rows = [index for part in parts for index in part.indices]
+        if len(rows) * max(lengths[index] for index in rows) >= 8 * max(lengths):
+            failed.append(len(rows))
+            raise torch.OutOfMemoryError("full")
+        if failed:
+            passed.append(len(rows))
+        return usual(split, parts)
+
+    monkeypatch.setattr(engine._passes, "token_losses", small)
+    session = engine.admit(NARROW, Fidelity(steps=18, batch_size=8, seed=0))
+    for _ in range(18):
+        assert engine.train_together([session]) == {}
+    assert failed == [8]
+    # Half of the rows of the batch that failed are four.
+    assert max(passed) > 4
