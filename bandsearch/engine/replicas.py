@@ -14,8 +14,8 @@ from torch import Tensor
 
 Item = TypeVar("Item")
 
-# A step of a large model on a CPU takes minutes, and all wait for the slowest.
-PATIENCE = timedelta(hours=1)
+# All wait for the slowest, whose step of a large model may take a minute on a CPU; a lost engine ends it sooner.
+PATIENCE = timedelta(minutes=10)
 
 
 class Replicas:
