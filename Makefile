@@ -33,7 +33,7 @@ bench: .venv/ready
 
 # A small, honest version; its last line is one JSON object.
 bench-quick: .venv/ready
-	.venv/bin/python -m benchmarks --quick
+	.venv/bin/python -m benchmarks --quick --device $(or $(DEVICE),cpu)
 
 # Trains what the exhaustive tables of the demo tasks lack, about 4.3 hours for all on 2 quiet cores; after a kill the same
 # command goes on. TASKS=swap,toss RANKS=4,16 TARGETS=mlp,all SEEDS=3 MINUTES=60 (then it stops, and what is there stays).

@@ -55,6 +55,8 @@ def _columns(example: Example) -> dict[str, list[int]]:
 def train(job: Job) -> Answer:
     torch.set_num_threads(job.threads)
     warnings.filterwarnings("ignore")
+    # As in our arm: where it is preferred, it makes a plan for every new shape, which no plain arm is to pay for.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     (candidate,) = job.candidates
     fidelity = job.fidelity
     examples = read_examples(job.examples)

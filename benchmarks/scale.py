@@ -150,6 +150,13 @@ FULL = Study(
     data_sizes=(48, 96, 192),
     batch_sizes=(1, 4, 16),
 )
+# One training of each plain arm and no curves: for an accelerator that is at hand for ten minutes.
+GPU_QUICK = Study(
+    name="cuda-quick",
+    main=SEVEN_B.model_copy(
+        update={"rungs": (2, 4, 12), "rounds": 1, "naive_trials": 1, "strong_trials": 2, "search_trials": 0}
+    ),
+)
 GPU = Study(
     name="cuda",
     main=SEVEN_B,

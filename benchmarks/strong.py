@@ -25,6 +25,8 @@ from benchmarks.job import Answer, Example, Examples, Job, Trained, answer, peak
 def train(job: Job) -> Answer:
     torch.set_num_threads(job.threads)
     warnings.filterwarnings("ignore")
+    # As in our arm: where it is preferred, it makes a plan for every new shape, which no plain arm is to pay for.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     examples = read_examples(job.examples)
     model = AutoModelForCausalLM.from_pretrained(
         job.model,

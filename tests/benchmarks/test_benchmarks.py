@@ -19,7 +19,7 @@ from benchmarks.equal import deviation
 from benchmarks.fits import power_law
 from benchmarks.job import Answer, Job, Trained
 from benchmarks.processes import Timing, run_naive, run_strong
-from benchmarks.scale import FULL, GPU, QUICK, SEVEN_B_SHAPE, Scale, Study
+from benchmarks.scale import FULL, GPU, GPU_QUICK, QUICK, SEVEN_B_SHAPE, Scale, Study
 from benchmarks.workload import Workload
 
 
@@ -95,7 +95,7 @@ def test_lengths_vary_and_a_quarter_is_learned(workload: Workload) -> None:
     assert 0.2 < learned / sum(workload.lengths) < 0.35
 
 
-@pytest.mark.parametrize("study", [QUICK, FULL, GPU], ids=lambda study: study.name)
+@pytest.mark.parametrize("study", [QUICK, FULL, GPU, GPU_QUICK], ids=lambda study: study.name)
 def test_every_scale_has_rows_for_its_steps(study: Study) -> None:
     for scale in filter(None, (study.main, *study.others, study.ablated)):
         assert scale.rungs == tuple(sorted(set(scale.rungs)))
