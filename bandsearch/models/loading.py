@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -39,6 +40,7 @@ DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
 }
 
+_SAFE_WEIGHTS, _PICKLED_WEIGHTS = ["*.safetensors", "*.json"], ["*.bin", "*.json"]
 _WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json")
 # Files up to this size are read whole; of larger ones, evenly spaced blocks. Training changes nearly every
 # weight, so a retrained model differs in some block.
@@ -219,6 +221,20 @@ def load_model(source: Source, dtype: str = "auto", device: str = "cpu") -> PreT
         eos = model.generation_config.eos_token_id
         model.generation_config.pad_token_id = eos[0] if isinstance(eos, list) else eos
     return model
+
+
+def fetch_weights(source: Source) -> None:
+    """Bring a hub model's weights to this machine: no device need be held while they come. Raises ModelError."""
+    if source.is_local:
+        return
+    with explained(source, "weights"):
+        for patterns in _SAFE_WEIGHTS, _PICKLED_WEIGHTS:
+            # The same weights in another layout lie beside them in some.
+            folder = snapshot_download(
+                source.location, revision=source.revision, allow_patterns=patterns, ignore_patterns=["consolidated*"]
+            )
+            if any(Path(folder).glob(patterns[0])):
+                return
 
 
 def summarize(source: Source) -> ModelSummary:

@@ -210,3 +210,33 @@ def test_fingerprints_of_large_files_see_retrained_weights(broken: Path, monkeyp
     assert fingerprint(source_of(broken)) == before
     change_weights(lambda tensors: [tensor.mul_(1.001) for tensor in tensors.values()])(broken)
     assert fingerprint(source_of(broken)) != before
+
+
+@pytest.mark.parametrize("stored", ["model.safetensors", "pytorch_model.bin"])
+def test_a_hub_models_weights_are_fetched_in_one_layout(
+    stored: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / stored).touch()
+    asked: list[str] = []
+
+    def snapshot(location: str, *, allow_patterns: list[str], **_: object) -> str:
+        asked.append(allow_patterns[0])
+        return str(tmp_path)
+
+    monkeypatch.setattr(loading, "snapshot_download", snapshot)
+    loading.fetch_weights(Source(location="maker/model", revision="main", is_local=False, slug="model"))
+    assert asked == ["*.safetensors", "*.bin"][: 1 if stored.endswith("safetensors") else 2]
+
+
+def test_of_a_directory_nothing_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(loading, "snapshot_download")
+    loading.fetch_weights(Source(location=str(tmp_path), is_local=True, slug="model"))
+
+
+def test_weights_that_cannot_be_fetched_are_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def snapshot(*_: object, **__: object) -> str:
+        raise RepositoryNotFoundError("404", response=SimpleNamespace(headers={}, request=None))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loading, "snapshot_download", snapshot)
+    with pytest.raises(ModelError):
+        loading.fetch_weights(Source(location="maker/model", is_local=False, slug="model"))
