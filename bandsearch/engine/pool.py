@@ -30,6 +30,14 @@ class EngineActor:
     """An engine in a process of its own. All its work is done by one thread, in the order of asking."""
 
     def __init__(self, setup: EngineSetup) -> None:
+        # Of an error that a constructor raises Ray keeps no more than its print.
+        self._failure: Exception | None = None
+        try:
+            self._load(setup)
+        except Exception as error:
+            self._failure = error
+
+    def _load(self, setup: EngineSetup) -> None:
         # Whoever is given a handle unpickles this class and all that its methods name; only the engine's own process is
         # to load what an engine is made of.
         import torch
@@ -46,6 +54,9 @@ class EngineActor:
         self._conductor = Conductor(self._engine, self._engine.levers.packing or 1, self._run)
 
     async def ready(self) -> int:
+        """Raises what kept the engine from loading."""
+        if self._failure is not None:
+            raise self._failure
         return os.getpid()
 
     async def advance(self, session: str, steps: int, deadline: float | None = None) -> Point:

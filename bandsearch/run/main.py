@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bandsearch.engine.failures import LostEngineError
 from bandsearch.engine.pool import EnginePool
 from bandsearch.engine.team import form_teams
 from bandsearch.probe.probe import ProbeSettings, run_probe
@@ -23,7 +24,15 @@ from bandsearch.run.retrain import full_fidelity, retrain
 from bandsearch.rundir import Records, RunDirectory, disk_errors, require_disk
 from bandsearch.search.confirm import confirm
 from bandsearch.search.search import run_search
-from bandsearch.values.errors import BandsearchError, InterruptedRunError
+from bandsearch.values.errors import (
+    BudgetError,
+    DataError,
+    DependencyError,
+    InterruptedRunError,
+    ModelError,
+    SpaceError,
+    UsageError,
+)
 from bandsearch.values.evaluation import Evaluation, Winner
 from bandsearch.values.ledger import Ledger
 from bandsearch.values.plan import Plan
@@ -35,6 +44,8 @@ Stop = Callable[[], bool]
 
 # Where the engines keep prefix states: by far the largest part of a run, and of no use after it.
 PREFIX = "prefix"
+# What is wrong with what was asked for. After anything else, such as a full disk, the run can go on.
+REFUSALS = (BudgetError, DataError, DependencyError, ModelError, SpaceError, UsageError)
 
 
 def never() -> bool:
@@ -121,8 +132,8 @@ def _begun(path: Path, spec: RunSpec) -> Iterator[RunDirectory]:
     home = RunDirectory.create(path, spec)
     try:
         yield home
-    except BandsearchError as error:
-        if home.is_new and not home.plan.exists() and not isinstance(error, InterruptedRunError):
+    except REFUSALS:
+        if home.is_new and not home.plan.exists():
             home.discard()
         raise
 
@@ -139,16 +150,27 @@ def _open(home: RunDirectory, job: Job, listen: Listener, stop: Stop) -> Iterato
         for note in job.dataset.notes:
             tell(Update(stage="load", message=note))
         home.write(home.environment, environment(job))
-        with ledger.stage("load"):
-            pool = start_engines(job, tell, home.scratch / PREFIX)
-        try:
-            with ledger.stage("plan"):
-                plan = home.read(home.plan, Plan) or _plan(home, job, pool, ledger, tell)
-                pool.pack(plan.packing)
-            yield _Run(home, job, ledger, pool, plan, tell, stop)
-        finally:
-            with ledger.stage("close"):
-                pool.stop()
+        with _resumable(home):
+            with ledger.stage("load"):
+                pool = start_engines(job, tell, home.scratch / PREFIX)
+            try:
+                with ledger.stage("plan"):
+                    plan = home.read(home.plan, Plan) or _plan(home, job, pool, ledger, tell)
+                    pool.pack(plan.packing)
+                yield _Run(home, job, ledger, pool, plan, tell, stop)
+            finally:
+                with ledger.stage("close"):
+                    pool.stop()
+
+
+@contextmanager
+def _resumable(home: RunDirectory) -> Iterator[None]:
+    """Say how to go on where an engine is lost."""
+    try:
+        yield
+    except LostEngineError as error:
+        remedy = f"{error.remedy} Everything finished is saved; go on with `bandsearch resume {home.path}`."
+        raise LostEngineError(error.message, remedy) from error
 
 
 def _plan(home: RunDirectory, job: Job, pool: EnginePool, ledger: Ledger, listen: Listener) -> Plan:

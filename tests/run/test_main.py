@@ -1,0 +1,47 @@
+"""What the main flow leaves behind where it is refused or fails, and what it says then."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bandsearch.engine.failures import LostEngineError
+from bandsearch.run import main
+from bandsearch.values.budget import Budget
+from bandsearch.values.errors import BandsearchError, BudgetError, ModelError, RunDirectoryError
+from bandsearch.values.space import SearchSpace
+from bandsearch.values.spec import DataSpec, ModelSpec, RunSpec
+
+SPEC = RunSpec(
+    model=ModelSpec(name="demo"),
+    data=DataSpec(name="demo:anything"),
+    space=SearchSpace(name="quick"),
+    budget=Budget.parse("5min"),
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "stays"),
+    [
+        (BudgetError("Too small."), False),
+        (ModelError("Not a model."), False),
+        (LostEngineError("An engine died.", "Look."), True),
+        (RunDirectoryError("The disk is full."), True),
+    ],
+)
+def test_a_new_directory_goes_with_a_refusal_and_stays_where_the_run_can_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BandsearchError, stays: bool
+) -> None:
+    def failing(*_: Any) -> None:
+        raise error
+
+    job = SimpleNamespace(dataset=SimpleNamespace(notes=()), devices=1, budget_seconds=None)
+    monkeypatch.setattr(main, "prepare_job", lambda spec: job)
+    monkeypatch.setattr(main, "environment", lambda job: SPEC)
+    monkeypatch.setattr(main, "start_engines", failing)
+    with pytest.raises(type(error)) as raised:
+        main.run(SPEC, tmp_path / "run")
+    assert (tmp_path / "run" / "spec.yaml").exists() is stays
+    if isinstance(error, LostEngineError):
+        assert f"bandsearch resume {tmp_path / 'run'}" in str(raised.value)
