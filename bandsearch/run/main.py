@@ -121,9 +121,13 @@ class _Run:
     def heed(self) -> None:
         """Raise InterruptedRunError once the person has asked to stop."""
         if self.stop():
-            raise InterruptedRunError(
-                "Stopped; everything finished so far is saved.", f"Go on with `bandsearch resume {self.home.path}`."
-            )
+            raise _stopped(self.home)
+
+
+def _stopped(home: RunDirectory) -> InterruptedRunError:
+    return InterruptedRunError(
+        "Stopped; everything finished so far is saved.", f"Go on with `bandsearch resume {home.path}`."
+    )
 
 
 @contextmanager
@@ -150,7 +154,7 @@ def _open(home: RunDirectory, job: Job, listen: Listener, stop: Stop) -> Iterato
         for note in job.dataset.notes:
             tell(Update(stage="load", message=note))
         home.write(home.environment, environment(job))
-        with _resumable(home):
+        with _resumable(home, stop):
             with ledger.stage("load"):
                 pool = start_engines(job, tell, home.scratch / PREFIX)
             try:
@@ -164,11 +168,13 @@ def _open(home: RunDirectory, job: Job, listen: Listener, stop: Stop) -> Iterato
 
 
 @contextmanager
-def _resumable(home: RunDirectory) -> Iterator[None]:
-    """Say how to go on where an engine is lost."""
+def _resumable(home: RunDirectory, stop: Stop) -> Iterator[None]:
+    """Say how to go on where an engine is lost; whoever asked to stop may have ended it."""
     try:
         yield
     except LostEngineError as error:
+        if stop():
+            raise _stopped(home) from error
         remedy = f"{error.remedy} Everything finished is saved; go on with `bandsearch resume {home.path}`."
         raise LostEngineError(error.message, remedy) from error
 

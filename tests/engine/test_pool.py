@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,8 @@ from bandsearch.engine.failures import LostEngineError
 from bandsearch.engine.pool import EnginePool
 from bandsearch.engine.setup import EngineSetup
 from bandsearch.values.errors import DataError, ModelError
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +91,58 @@ def test_an_engine_that_is_killed_is_lost_in_one_sentence(pool: EnginePool) -> N
     os.kill(number, signal.SIGKILL)
     with pytest.raises(LostEngineError, match=r"^An engine died \([^\n]{1,100}\)\. Look for[^\n]*$"):
         pool.get(asleep)
+
+
+DRIVER = """
+import os, signal, sys, time
+from pathlib import Path
+from bandsearch.cli.interrupt import stop_on_interrupt
+from bandsearch.engine.pool import EnginePool
+from bandsearch.engine.setup import EngineSetup
+
+def work(engine):
+    time.sleep(2)
+    return "worked"
+
+with stop_on_interrupt(lambda words: print("asked", flush=True)) as stop:
+    pool = EnginePool.start([EngineSetup.model_validate_json(sys.argv[1])])
+    working = pool.apply_async(0, work)
+    time.sleep(0.5)
+    os.killpg(0, signal.SIGTERM)
+    print(pool.get(working), stop(), pool.apply(0, work), flush=True)
+    pool.stop()
+"""
+
+
+def test_sigterm_to_the_whole_group_is_a_first_interrupt_and_engines_live_on(
+    setup_of: Callable[[str], EngineSetup], tmp_path: Path
+) -> None:
+    """As batch systems send it. The folder for temporary files is too deep for the sockets of Ray, besides."""
+    deep = tmp_path / ("deep" * 20)
+    deep.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER, setup_of("qwen2").model_dump_json()],
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(deep), "OMP_NUM_THREADS": "1"},
+    )
+    assert (done.returncode, done.stdout) == (0, "asked\nworked True worked\n"), done.stderr
+    assert not list(deep.glob("bs-*"))
+
+
+def test_where_ray_does_not_start_it_is_a_sentence(
+    setup_of: Callable[[str], EngineSetup], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(**_: Any) -> None:
+        raise ValueError("The current node timed out.\nAnd more.")
+
+    monkeypatch.setattr(ray, "init", failing)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(LostEngineError, match=r"does not start \(The current node timed out\)\. See with"):
+        EnginePool.start([setup_of("qwen2")])
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, set())

@@ -9,7 +9,7 @@ import pytest
 from bandsearch.engine.failures import LostEngineError
 from bandsearch.run import main
 from bandsearch.values.budget import Budget
-from bandsearch.values.errors import BandsearchError, BudgetError, ModelError, RunDirectoryError
+from bandsearch.values.errors import BandsearchError, BudgetError, InterruptedRunError, ModelError, RunDirectoryError
 from bandsearch.values.space import SearchSpace
 from bandsearch.values.spec import DataSpec, ModelSpec, RunSpec
 
@@ -19,6 +19,16 @@ SPEC = RunSpec(
     space=SearchSpace(name="quick"),
     budget=Budget.parse("5min"),
 )
+
+
+def fails_at_start(monkeypatch: pytest.MonkeyPatch, error: BandsearchError) -> None:
+    def failing(*_: Any) -> None:
+        raise error
+
+    job = SimpleNamespace(dataset=SimpleNamespace(notes=()), devices=1, budget_seconds=None)
+    monkeypatch.setattr(main, "prepare_job", lambda spec: job)
+    monkeypatch.setattr(main, "environment", lambda job: SPEC)
+    monkeypatch.setattr(main, "start_engines", failing)
 
 
 @pytest.mark.parametrize(
@@ -33,15 +43,18 @@ SPEC = RunSpec(
 def test_a_new_directory_goes_with_a_refusal_and_stays_where_the_run_can_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BandsearchError, stays: bool
 ) -> None:
-    def failing(*_: Any) -> None:
-        raise error
-
-    job = SimpleNamespace(dataset=SimpleNamespace(notes=()), devices=1, budget_seconds=None)
-    monkeypatch.setattr(main, "prepare_job", lambda spec: job)
-    monkeypatch.setattr(main, "environment", lambda job: SPEC)
-    monkeypatch.setattr(main, "start_engines", failing)
+    fails_at_start(monkeypatch, error)
     with pytest.raises(type(error)) as raised:
         main.run(SPEC, tmp_path / "run")
     assert (tmp_path / "run" / "spec.yaml").exists() is stays
     if isinstance(error, LostEngineError):
         assert f"bandsearch resume {tmp_path / 'run'}" in str(raised.value)
+
+
+def test_an_engine_lost_after_the_person_asked_to_stop_is_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails_at_start(monkeypatch, LostEngineError("An engine died.", "Look."))
+    with pytest.raises(InterruptedRunError, match="bandsearch resume") as raised:
+        main.run(SPEC, tmp_path / "run", stop=lambda: True)
+    assert raised.value.exit_code == 130
