@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -154,9 +154,11 @@ def _open(home: RunDirectory, job: Job, listen: Listener, stop: Stop) -> Iterato
         for note in job.dataset.notes:
             tell(Update(stage="load", message=note))
         home.write(home.environment, environment(job))
-        with _resumable(home, stop):
+        with _resumable(home, stop), ExitStack() as stack:
             with ledger.stage("load"):
                 pool = start_engines(job, tell, home.scratch / PREFIX)
+                # Where the disk is full no stage can be charged, and the devices are released all the same.
+                stack.callback(pool.stop)
             try:
                 with ledger.stage("plan"):
                     plan = home.read(home.plan, Plan) or _plan(home, job, pool, ledger, tell)

@@ -1,5 +1,7 @@
 """What the main flow leaves behind where it is refused or fails, and what it says then."""
 
+import errno
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +10,7 @@ import pytest
 
 from bandsearch.engine.failures import LostEngineError
 from bandsearch.run import main
+from bandsearch.values import ledger
 from bandsearch.values.budget import Budget
 from bandsearch.values.errors import BandsearchError, BudgetError, InterruptedRunError, ModelError, RunDirectoryError
 from bandsearch.values.space import SearchSpace
@@ -21,14 +24,18 @@ SPEC = RunSpec(
 )
 
 
+def starts_with(monkeypatch: pytest.MonkeyPatch, start: Callable[..., Any]) -> None:
+    job = SimpleNamespace(dataset=SimpleNamespace(notes=()), devices=1, budget_seconds=None)
+    monkeypatch.setattr(main, "prepare_job", lambda spec: job)
+    monkeypatch.setattr(main, "environment", lambda job: SPEC)
+    monkeypatch.setattr(main, "start_engines", start)
+
+
 def fails_at_start(monkeypatch: pytest.MonkeyPatch, error: BandsearchError) -> None:
     def failing(*_: Any) -> None:
         raise error
 
-    job = SimpleNamespace(dataset=SimpleNamespace(notes=()), devices=1, budget_seconds=None)
-    monkeypatch.setattr(main, "prepare_job", lambda spec: job)
-    monkeypatch.setattr(main, "environment", lambda job: SPEC)
-    monkeypatch.setattr(main, "start_engines", failing)
+    starts_with(monkeypatch, failing)
 
 
 @pytest.mark.parametrize(
@@ -58,3 +65,20 @@ def test_an_engine_lost_after_the_person_asked_to_stop_is_a_stop(
     with pytest.raises(InterruptedRunError, match="bandsearch resume") as raised:
         main.run(SPEC, tmp_path / "run", stop=lambda: True)
     assert raised.value.exit_code == 130
+
+
+def test_devices_are_released_though_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    released = []
+
+    def start(*_: Any) -> SimpleNamespace:
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(ledger, "append_line", full)
+        return SimpleNamespace(stop=lambda: released.append(True))
+
+    starts_with(monkeypatch, start)
+    with pytest.raises(RunDirectoryError, match=r"is full.*bandsearch resume"):
+        main.run(SPEC, tmp_path / "run")
+    assert released
+    assert (tmp_path / "run" / "spec.yaml").exists()
