@@ -14,7 +14,7 @@ from bandsearch.engine.team import form_teams
 from bandsearch.probe.probe import ProbeSettings, run_probe
 from bandsearch.run.engines import measured_plan, start_engines
 from bandsearch.run.handover import FULL_DEPTH, WINNER, evaluate_arms, export_winner, settle
-from bandsearch.run.job import Job, default_directory, environment, prepare_job
+from bandsearch.run.job import Environment, Job, default_directory, environment, prepare_job
 from bandsearch.run.outcome import RunOutcome, outcome_of
 from bandsearch.run.planning import final_steps, spare_evaluation
 from bandsearch.run.prior import prior_of
@@ -59,7 +59,7 @@ def run(spec: RunSpec, directory: Path | None = None, listen: Listener = silent,
     BandsearchError for anything a person can mend; nothing is left half-written.
     """
     job = prepare_job(spec)
-    with _begun(directory or default_directory(spec, job.source), spec) as home:
+    with _begun(directory or default_directory(spec, job.source), job.spec) as home:
         return _complete(home, job, listen, stop)
 
 
@@ -75,7 +75,7 @@ def search(
     """Probe, search and confirm, without the final training; `resume` does the rest from what stays reserved for it."""
     job = prepare_job(spec)
     with (
-        _begun(directory or default_directory(spec, job.source), spec) as home,
+        _begun(directory or default_directory(spec, job.source), job.spec) as home,
         _open(home, job, listen, stop) as at,
     ):
         return home.path, _winner(at, _profile(at))
@@ -153,7 +153,7 @@ def _open(home: RunDirectory, job: Job, listen: Listener, stop: Stop) -> Iterato
 
         for note in job.dataset.notes:
             tell(Update(stage="load", message=note))
-        home.write(home.environment, environment(job))
+        home.write(home.environment, environment(job).going_on(home.read(home.environment, Environment), home.path))
         with _resumable(home, stop), ExitStack() as stack:
             with ledger.stage("load"):
                 pool = start_engines(job, tell, home.scratch / PREFIX)
