@@ -91,7 +91,7 @@ def _score(engine: Engine, arm: str, spec: RunSpec, examples: int | None, listen
     if not spec.tasks:
         return scores
     tasks = run_tasks(engine.model, engine.tokenizer, spec.tasks, spec.task_directory, spec.task_limit)
-    return scores.model_copy(update={"tasks": tasks})
+    return scores.model_copy(update={"tasks": tasks.metrics})
 
 
 def export_run(directory: Path, destination: Path) -> Path:
