@@ -87,30 +87,38 @@ def evaluate_arms(
     listen: Listener,
 ) -> Evaluation:
     """Score base, tuned full depth and winner on the test split and on texts of the base's own kind, one engine per
-    arm where there are as many."""
+    arm where there are as many. What is scored is kept in `scratch/arms/`, and not scored again after a kill: the
+    time for it is spent."""
     trained = {FULL_DEPTH: (winner.baseline, winner.baseline_parameters)}
     if winner.candidate != winner.baseline:
         trained[WINNER] = (winner.candidate, winner.trainable_parameters)
-    queue: list[tuple[str, Path | None, int]] = [(BASE, None, 0)]
-    queue += [
-        (arm, best_checkpoint(home.scratch / "full", candidate), count) for arm, (candidate, count) in trained.items()
-    ]
+    checkpoints: dict[str, Path | None] = {BASE: None}
+    checkpoints |= {arm: best_checkpoint(home.scratch / "full", candidate) for arm, (candidate, _) in trained.items()}
+    folder = home.scratch / "arms"
+    folder.mkdir(exist_ok=True)
+    known = {arm: home.read(folder / f"{arm}.json", ArmScores) for arm in checkpoints}
+    queue = [arm for arm, scores in known.items() if scores is None]
     rounds = math.ceil(len(queue) / pool.size)
 
     def work(position: int) -> ArmScores:
-        arm, checkpoint, parameters = queue[position]
+        arm = queue[position]
         left = wall_left()
         seconds = None if math.isinf(left) else max(0.0, left) / (rounds - position // pool.size)
         listen(Update(stage="evaluate", message=f"scoring {arm.replace('_', ' ')} on the test split"))
         texts = job.retention.texts[: plan.retention_texts]
-        scores, cut = pool.apply(position % pool.size, _score, checkpoint, arm, job.spec, plan, texts, seconds)
+        engine = position % pool.size
+        scores, cut = pool.apply(engine, _score, checkpoints[arm], arm, job.spec, plan, texts, seconds)
         for task, documents in cut.items():
             message = f"{task}: time allowed {documents} documents for {arm.replace('_', ' ')}"
             listen(Update(stage="evaluate", message=message))
-        return scores.model_copy(update={"trainable_parameters": parameters})
+        if arm in trained:
+            scores = scores.model_copy(update={"trainable_parameters": trained[arm][1]})
+        home.write(folder / f"{arm}.json", scores)
+        return scores
 
     with ThreadPoolExecutor(pool.size) as threads:
-        scores = tuple(threads.map(work, range(len(queue))))
+        fresh = dict(zip(queue, threads.map(work, range(len(queue))), strict=True))
+    scores = tuple(known[arm] or fresh[arm] for arm in checkpoints)
     if WINNER not in trained:
         # The baseline is the winner: one training, shown under both names.
         scores = (*scores, scores[-1].model_copy(update={"arm": WINNER}))
