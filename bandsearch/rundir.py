@@ -57,25 +57,30 @@ class RunDirectory:
     def create(cls, path: Path, spec: RunSpec) -> RunDirectory:
         """Make the directory, or take up the run of the same spec that is in it already. Another spec is refused."""
         home = cls(path)
-        if home.spec_file.exists():
+        if not home.spec_file.exists():
+            if path.exists() and (not path.is_dir() or not _is_begun(path)):
+                raise RunDirectoryError(f"{path} exists and is not a bandsearch run.", "Choose another --out.")
+            with home:
+                # Whoever held the lock before may have begun the run meanwhile.
+                home.is_new = not home.spec_file.exists()
+                if home.is_new:
+                    home._write_spec(spec)
+        if not home.is_new:
             differences = _differences(home.read_spec(), spec)
             if differences:
                 raise RunDirectoryError(
                     f"{path} holds a run with another spec ({', '.join(differences)}).",
                     "Choose another --out, or continue the old run with `bandsearch resume`.",
                 )
-            return home
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise RunDirectoryError(f"{path} exists and is not a bandsearch run.", "Choose another --out.")
-        with disk_errors(path):
-            try:
-                home.scratch.mkdir(parents=True, exist_ok=True)
-                write_atomically(home.spec_file, yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False))
-            except OSError:
-                shutil.rmtree(path, ignore_errors=True)
-                raise
-        home.is_new = True
         return home
+
+    def _write_spec(self, spec: RunSpec) -> None:
+        with disk_errors(self.path):
+            try:
+                write_atomically(self.spec_file, yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False))
+            except OSError:
+                shutil.rmtree(self.path, ignore_errors=True)
+                raise
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
@@ -97,6 +102,11 @@ class RunDirectory:
                 f"Another process is working in {self.path}.",
                 "Wait for it, watch it with `bandsearch status`, or end it.",
             ) from error
+        except OSError as error:
+            self._lock.close()
+            raise RunDirectoryError(
+                f"{self.path} cannot be locked ({error.strerror}).", "Choose an --out on a disk of this machine."
+            ) from error
         return self
 
     def __exit__(
@@ -108,7 +118,9 @@ class RunDirectory:
     def discard(self) -> None:
         """Take the whole directory away. Refused while another process works in it."""
         with self:
-            shutil.rmtree(self.path)
+            pass
+        # A network disk keeps an open file under another name, in the way of its directory.
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def read_spec(self) -> RunSpec:
         try:
@@ -204,6 +216,15 @@ def require_disk(path: Path, needed_bytes: int) -> None:
             f"{path} needs about {needed_bytes / 1e9:.2f} GB and its disk has {free / 1e9:.2f} GB free.",
             "Free some space, or put the run on another disk with --out.",
         )
+
+
+def _is_begun(path: Path) -> bool:
+    """Whether nothing is there but what is made before `spec.yaml`: all that a kill may leave."""
+    return all(
+        entry.name.startswith(".spec.yaml.")
+        or (entry.name == "scratch" and entry.is_dir() and {*os.listdir(entry)} <= {"lock"})
+        for entry in path.iterdir()
+    )
 
 
 def _differences(old: RunSpec, new: RunSpec) -> list[str]:

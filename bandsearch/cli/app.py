@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from contextlib import suppress
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -68,8 +70,12 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     # Libraries warn each other of what will change; nobody at a terminal can act on it.
     warnings.simplefilter("ignore", FutureWarning)
+    if isinstance(sys.stdout, TextIOWrapper):
+        # Arrows and dashes are not worth an error where the locale does not know them.
+        sys.stdout.reconfigure(errors="replace")
     try:
         app(prog_name="bandsearch")
     except BandsearchError as error:
-        typer.echo(f"bandsearch: {error}", err=True)
+        with suppress(OSError):
+            typer.echo(f"bandsearch: {error}", err=True)
         sys.exit(error.exit_code)

@@ -20,6 +20,7 @@ from rich.markup import escape
 
 from bandsearch.cli.options import Json
 from bandsearch.cli.output import json_only
+from bandsearch.engine.machine import usable_cores, usable_memory
 
 PACKAGES = (
     *("torch", "transformers", "peft", "optuna", "ray", "datasets", "lm_eval"),
@@ -110,16 +111,14 @@ def _gpus() -> Check:
 
 
 def _cores() -> Check:
-    # Only Linux says which cores this process may use.
-    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-    return Check("cores", Level.OK, f"{usable} usable of {os.cpu_count()}")
+    return Check("cores", Level.OK, f"{usable_cores()} usable of {os.cpu_count()}")
 
 
 def _memory() -> Check:
     page = os.sysconf("SC_PAGE_SIZE")
-    total = page * os.sysconf("SC_PHYS_PAGES") / GB
+    total, there = usable_memory() / GB, page * os.sysconf("SC_PHYS_PAGES") / GB
     free = f", {page * os.sysconf('SC_AVPHYS_PAGES') / GB:.1f} GB of it unused" if sys.platform == "linux" else ""
-    finding = f"{total:.1f} GB{free}"
+    finding = f"{total:.1f} GB{free}" if total == there else f"{total:.1f} GB for this container, of {there:.1f} GB"
     if total < 3:
         return Check("memory", Level.WARN, finding, "The demo needs about 3 GB; larger models need more.")
     return Check("memory", Level.OK, finding)

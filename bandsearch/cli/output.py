@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -40,8 +41,13 @@ def json_only() -> Iterator[Say]:
 
 
 def _write(stream: TextIO, value: dict[str, Any]) -> None:
-    stream.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
-    stream.flush()
+    try:
+        stream.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+        stream.flush()
+    except BrokenPipeError:
+        # What is buffered would fail again when the stream is closed.
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def update_line(update: Update) -> dict[str, Any]:

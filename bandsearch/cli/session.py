@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 
@@ -16,6 +16,8 @@ from bandsearch.cli.output import Say, json_only, update_line
 if TYPE_CHECKING:
     from bandsearch.values.progress import Listener
     from bandsearch.values.value import Value
+
+Said = TypeVar("Said")
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,24 @@ def session(as_json: bool, *, stoppable: bool = True) -> Iterator[Session]:
             write = _nothing
             listen = stack.enter_context(live_listener(console))
         notices = Console(stderr=True)
-        stop = stack.enter_context(stop_on_interrupt(notices.print)) if stoppable else _never
-        yield Session(as_json, console, listen, stop, write)
+        stop = stack.enter_context(stop_on_interrupt(_quietly(notices.print))) if stoppable else _never
+        yield Session(as_json, console, _quietly(listen), stop, write)
+
+
+def _quietly(say: Callable[[Said], None]) -> Callable[[Said], None]:
+    """`say` until it fails, then nothing: hours of work do not end because nobody reads their progress any more."""
+    is_heard = True
+
+    def say_if_heard(what: Said) -> None:
+        nonlocal is_heard
+        if is_heard:
+            try:
+                say(what)
+            # Rich exits where its reader is gone.
+            except (OSError, UnicodeError, SystemExit):
+                is_heard = False
+
+    return say_if_heard
 
 
 def _nothing(value: dict[str, Any]) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
+from bandsearch.engine.machine import usable_cores, usable_memory
 from bandsearch.values.value import Value
 
 # Engines side by side use cores better than threads of one, but the final trainings have only two to share.
@@ -28,8 +27,7 @@ class Placement(Value):
 
 def devices() -> DeviceInventory:
     gpus = tuple(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return DeviceInventory(gpus=gpus, cores=len(os.sched_getaffinity(0)), memory_bytes=memory)
+    return DeviceInventory(gpus=gpus, cores=usable_cores(), memory_bytes=usable_memory())
 
 
 def engine_layout(inventory: DeviceInventory, parameters: int) -> tuple[Placement, ...]:

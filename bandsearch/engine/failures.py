@@ -9,3 +9,7 @@ class DivergedError(BandsearchError):
 
 class OutOfMemoryError(BandsearchError):
     """Not even one example at a time fits."""
+
+
+class LostEngineError(BandsearchError):
+    """An engine that died or cannot go on. No candidate is to blame, and what is finished is on disk."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import ray
+from ray import exceptions
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayTaskError
 
+from bandsearch.engine.failures import LostEngineError
 from bandsearch.values.errors import BandsearchError
 
 Result = TypeVar("Result")
+
+_LESS_MEMORY = "Free memory on this machine, or take a smaller --batch-size or --max-length."
 
 
 class EngineHandles:
@@ -31,21 +35,9 @@ class EngineHandles:
         return self._actors[index].call.remote(method, *args)
 
     def get(self, reference: Any) -> Any:
-        try:
+        """Wait for what was started. Raises as `engine_errors` says."""
+        with engine_errors():
             return ray.get(reference)
-        except RayTaskError as error:
-            # A full disk is told by its errno, which Ray's wrapper does not carry.
-            if isinstance(error.cause, BandsearchError | OSError):
-                raise error.cause from None
-            raise
-        except RayActorError as error:
-            cause = getattr(error, "cause", None)
-            if isinstance(cause, BandsearchError):
-                raise cause from None
-            raise BandsearchError(
-                f"An engine died ({str(error).splitlines()[0]}).",
-                "Look for a kill for lack of memory, then go on with `bandsearch resume`.",
-            ) from error
 
     def get_all(self, references: Sequence[Any]) -> list[Any]:
         """As `get`, of several; raises the first failure, whoever else is still at work."""
@@ -63,3 +55,44 @@ class EngineHandles:
         """Run `work(engine, *args)` where the engine is, and wait for it."""
         result: Result = self.get(self.apply_async(index, work, *args))
         return result
+
+
+@contextmanager
+def engine_errors() -> Iterator[None]:
+    """Raise what an engine raised: a BandsearchError or an OSError as itself, a lack of memory and a lost engine as a
+    LostEngineError. Anything else is a bug, and keeps its trace in the engine."""
+    try:
+        yield
+    except exceptions.RayError as error:
+        failure = _failure(error)
+        if failure is error:
+            raise
+        raise failure from error
+
+
+def _failure(error: BaseException) -> BaseException:
+    cause = error
+    # A process that asks an engine wraps what it is told once more.
+    while isinstance(cause, exceptions.RayTaskError) and isinstance(cause.cause, BaseException):
+        cause = cause.cause
+    if isinstance(cause, BandsearchError | OSError):
+        return cause
+    words = str(cause)
+    # PyTorch says either in a RuntimeError, and Ray's watch over the memory in an error of its own.
+    told = isinstance(cause, RuntimeError) and ("out of memory" in words or "allocate memory" in words)
+    if told or isinstance(cause, MemoryError | exceptions.OutOfMemoryError):
+        return LostEngineError(f"An engine ran out of memory ({_reason(words)}).", _LESS_MEMORY)
+    if isinstance(cause, RuntimeError) and "CUDA error" in words:
+        return LostEngineError(f"The accelerator of an engine failed ({_reason(words)}).", "Look at `nvidia-smi`.")
+    # Ray puts a plain RayError where a cause does not pickle.
+    if isinstance(cause, exceptions.RayError) and type(cause) is not exceptions.RayError:
+        # The last of its lines says why.
+        *_, last = words.strip().splitlines() or [""]
+        return LostEngineError(f"An engine died ({_reason(last)}).", "Look for a kill for lack of memory (`dmesg`).")
+    return error
+
+
+def _reason(words: str) -> str:
+    """The first sentence of what a library says, without what Ray puts before it."""
+    line = next((line.strip() for line in words.splitlines() if line.strip()), "no reason given")
+    return line.rpartition("exit detail: ")[2].split(". ")[0].rstrip(".")

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import contextlib
 import logging
 import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import ray
 
+from bandsearch.engine.failures import LostEngineError
 from bandsearch.engine.handles import EngineHandles
 from bandsearch.engine.setup import EngineSetup
 from bandsearch.values.trial import Point
 
 OBJECT_STORE_BYTES = 200 * 2**20
+# Ray's sockets lie 77 characters deeper, and the system takes 107 in all.
+LONGEST_TEMPORARY = 30
 # Calls that may wait in one engine.
 CALLERS = 64
 
@@ -30,6 +34,14 @@ class EngineActor:
     """An engine in a process of its own. All its work is done by one thread, in the order of asking."""
 
     def __init__(self, setup: EngineSetup) -> None:
+        # Of an error that a constructor raises Ray keeps no more than its print.
+        self._failure: Exception | None = None
+        try:
+            self._load(setup)
+        except Exception as error:
+            self._failure = error
+
+    def _load(self, setup: EngineSetup) -> None:
         # Whoever is given a handle unpickles this class and all that its methods name; only the engine's own process is
         # to load what an engine is made of.
         import torch
@@ -37,15 +49,15 @@ class EngineActor:
         from bandsearch.engine.conductor import Conductor
         from bandsearch.engine.engine import Engine
 
-        # Ctrl-C belongs to the driver, which lets a step finish.
-        with contextlib.suppress(ValueError):
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         self._thread = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(setup.threads,))
         self._engine = self._thread.submit(Engine.load, setup).result()
         self._conductor = Conductor(self._engine, self._engine.levers.packing or 1, self._run)
 
     async def ready(self) -> int:
+        """Raises what kept the engine from loading."""
+        if self._failure is not None:
+            raise self._failure
         return os.getpid()
 
     async def advance(self, session: str, steps: int, deadline: float | None = None) -> Point:
@@ -74,18 +86,7 @@ class EnginePool(EngineHandles):
         # Ray tells everyone that its cluster asks for a token; nobody but this run ever talks to it.
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
         if not ray.is_initialized():
-            scratch = tempfile.mkdtemp(prefix="bs-")
-            atexit.register(shutil.rmtree, scratch, ignore_errors=True)
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                num_cpus=max(4, len(setups) + 2),
-                _temp_dir=scratch,
-            )
+            _start_ray(setups)
         actors = []
         for setup in setups:
             gpus = 1 if setup.device.startswith("cuda") else 0
@@ -116,3 +117,49 @@ class EnginePool(EngineHandles):
             ray.kill(actor)
         self._actors = []
         ray.shutdown()
+
+
+def _start_ray(setups: Sequence[EngineSetup]) -> None:
+    """Raises LostEngineError where Ray does not start."""
+    temporary = tempfile.gettempdir()
+    scratch = tempfile.mkdtemp(prefix="bs-", dir=temporary if len(temporary) <= LONGEST_TEMPORARY else "/tmp")
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    try:
+        with _own_sigterm():
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                num_cpus=max(4, len(setups) + 2),
+                num_gpus=sum(setup.device.startswith("cuda") for setup in setups),
+                _temp_dir=scratch,
+            )
+    except Exception as error:
+        ray.shutdown()
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise LostEngineError(
+            f"Ray, which holds the engines, does not start ({reason.rstrip('.')}).",
+            "See with `bandsearch doctor` that memory, disk and /dev/shm have room.",
+        ) from error
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """SIGTERM stays what it was for this process, and is nothing to the processes that are started here.
+
+    Ray would end itself at once; schedulers signal a whole group, and a run is to finish its step. Ray blocks SIGINT in
+    its processes in the same way.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from bandsearch.data.dataset import Dataset
 
-# Of the free disk, what the cache may take.
+# Of the disk that would be free without it, what the folder of the cache may take.
 DISK_SHARE = 0.25
+# An engine looks again at what the folder holds after putting so much there: other engines write to it too.
+BYTES_UNSEEN = 2**26
 
 
 def cache_key(dataset: Dataset, *facts: object) -> str:
@@ -77,7 +79,8 @@ class Shelf:
 class PrefixCache:
     """Shelves by split and boundary, in memory as far as the operating system has room for their pages.
 
-    Takes at most `limit` bytes of disk, by default a quarter of what is free; what does not fit is not kept.
+    The folder takes at most `limit` bytes of disk, whoever shares it and however often they start; by default a quarter
+    of what is free without it. What does not fit is not kept.
     """
 
     def __init__(
@@ -99,7 +102,10 @@ class PrefixCache:
             for split in ("train", "validation", "test")
         }
         self._hidden_size, self._dtype = hidden_size, dtype
-        self._left = int(DISK_SHARE * shutil.disk_usage(self._directory).free) if limit is None else limit
+        self._folder = directory
+        held = self._held()
+        self._limit = int(DISK_SHARE * (shutil.disk_usage(directory).free + held)) if limit is None else limit
+        self._left, self._unseen = self._limit - held, 0
         self._shelves: dict[tuple[str, int], Shelf] = {}
 
     @property
@@ -133,7 +139,13 @@ class PrefixCache:
         except OSError as error:
             self._give_up(error)
         else:
-            self._left -= size
+            self._left, self._unseen = self._left - size, self._unseen + size
+            if self._unseen > BYTES_UNSEEN:
+                self._left, self._unseen = self._limit - self._held(), 0
+
+    def _held(self) -> int:
+        """Bytes of disk that the folder takes; its files are sparse."""
+        return sum(file.stat().st_blocks * 512 for file in self._folder.rglob("*") if file.is_file())
 
     def _give_up(self, error: OSError) -> None:
         if self._left:

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from ray.exceptions import RayTaskError
 
+from bandsearch.engine.failures import LostEngineError
 from bandsearch.engine.handles import EngineHandles
 from bandsearch.engine.measure import seconds_together
 from bandsearch.values.candidate import Candidate
@@ -46,7 +47,8 @@ class Team:
         store, size = Path(self._meeting.name) / "store", self.size
         try:
             return all(self._ask("join", ((store, rank, size) for rank in range(size))))
-        except RayTaskError:
+        except (RayTaskError, LostEngineError):
+            # An engine that is really lost says so when it is asked for anything else.
             return False
 
     def begin(self, candidate: Candidate, fidelity: Fidelity) -> None:

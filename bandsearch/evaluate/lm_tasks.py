@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import difflib
 import logging
+import math
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,8 @@ import bandsearch.demo
 from bandsearch.values.errors import DataError, UsageError
 
 BUNDLED = Path(bandsearch.demo.__file__).parent / "lm_eval"
+# What a deadline cannot take away, and how much longer the documents that follow may take.
+FIRST_DOCUMENTS, MARGIN = 8, 1.5
 
 
 def check_tasks(tasks: tuple[str, ...], directory: str | None) -> None:
@@ -23,35 +29,87 @@ def check_tasks(tasks: tuple[str, ...], directory: str | None) -> None:
         _manager(tasks, directory)
 
 
+@dataclass(frozen=True)
+class TaskScores:
+    """`metrics` by "task/metric". `cut`: tasks of which time allowed only the first so many documents."""
+
+    metrics: dict[str, float]
+    cut: dict[str, int] = field(default_factory=dict)
+
+
 def run_tasks(
-    model: Any, tokenizer: Any, tasks: tuple[str, ...], directory: str | None, limit: int | None
-) -> dict[str, float]:
-    """Metrics of the tasks by "task/metric", from the first `limit` documents of each.
+    model: Any,
+    tokenizer: Any,
+    tasks: tuple[str, ...],
+    directory: str | None,
+    limit: int | None,
+    seconds: float | None = None,
+) -> TaskScores:
+    """Scores on the first `limit` documents of each task, or on as many as `seconds` from now are enough for, at least
+    FIRST_DOCUMENTS. Of several subtasks each has as many.
 
     Raises UsageError for an unknown task and DataError for a data set that cannot be loaded.
     """
-    manager = _manager(tasks, directory)
+    manager, ends = _manager(tasks, directory), None if seconds is None else time.monotonic() + seconds
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
+    def read(names: tuple[str, ...], documents: int | None) -> Any:
+        return simple_evaluate(
+            model=language_model,
+            tasks=list(names),
+            task_manager=manager,
+            limit=documents,
+            bootstrap_iters=0,
+            verbosity="ERROR",
+        )
+
     try:
         with _quiet():
-            results = simple_evaluate(
-                model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=16),
-                tasks=list(tasks),
-                task_manager=manager,
-                limit=limit,
-                bootstrap_iters=0,
-                verbosity="ERROR",
-            )
+            language_model = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=16)
+            if ends is None:
+                return TaskScores(_metrics(read(tasks, limit)))
+            metrics: dict[str, float] = {}
+            cut: dict[str, int] = {}
+            for position, task in enumerate(tasks):
+                # Finds the data, which may take longer than reading them.
+                read((task,), 1)
+                share = (ends - time.monotonic()) / (len(tasks) - position)
+                found, documents = _read_for(share, limit, partial(read, (task,)))
+                metrics |= _metrics(found)
+                if documents is not None:
+                    cut[task] = documents
+            return TaskScores(metrics, cut)
     except (ConnectionError, FileNotFoundError) as error:
         raise DataError(
             f"The data of {', '.join(tasks)} cannot be loaded ({str(error).splitlines()[0]}).",
             "Load it once with a network, or give local tasks with --task-directory.",
         ) from error
+
+
+def _read_for(seconds: float, limit: int | None, read: Callable[[int], Any]) -> tuple[Any, int | None]:
+    """What `read` finds on as many documents as there is time for, and how many, None where that is all of them.
+
+    Grows by powers of two, so that arms which take about as long are read on the same documents.
+    """
+    ends, documents = time.monotonic() + seconds, FIRST_DOCUMENTS
+    while True:
+        started = time.monotonic()
+        documents = documents if limit is None else min(documents, limit)
+        found = read(documents)
+        took = time.monotonic() - started
+        if documents == limit or all(n["effective"] == n["original"] for n in found["n-samples"].values()):
+            return found, None
+        growth = (ends - time.monotonic()) / (MARGIN * took)
+        if growth < 2:
+            return found, documents
+        documents *= 2 ** int(math.log2(growth))
+
+
+def _metrics(found: Any) -> dict[str, float]:
     return {
         f"{task}/{metric.removesuffix(',none')}": float(value)
-        for task, metrics in results["results"].items()
+        for task, metrics in found["results"].items()
         for metric, value in metrics.items()
         if isinstance(value, int | float) and not metric.startswith(("alias", "sample")) and "_stderr" not in metric
     }

@@ -33,6 +33,8 @@ from bandsearch.values.statistics import paired_bootstrap
 BASE, FULL_DEPTH, WINNER = "base", "full_depth", "winner"
 # Of the time an arm has, what may go into what it has forgotten.
 RETENTION_SHARE = 0.1
+# Of the time that is left then, what lm-eval may count on; it gets whatever else the test split leaves.
+TASK_SHARE = 0.5
 
 
 def settle(pool: EnginePool, folder: Path, winner: Winner, plan: Plan) -> Winner:
@@ -85,27 +87,38 @@ def evaluate_arms(
     listen: Listener,
 ) -> Evaluation:
     """Score base, tuned full depth and winner on the test split and on texts of the base's own kind, one engine per
-    arm where there are as many."""
+    arm where there are as many. What is scored is kept in `scratch/arms/`, and not scored again after a kill: the
+    time for it is spent."""
     trained = {FULL_DEPTH: (winner.baseline, winner.baseline_parameters)}
     if winner.candidate != winner.baseline:
         trained[WINNER] = (winner.candidate, winner.trainable_parameters)
-    queue: list[tuple[str, Path | None, int]] = [(BASE, None, 0)]
-    queue += [
-        (arm, best_checkpoint(home.scratch / "full", candidate), count) for arm, (candidate, count) in trained.items()
-    ]
+    checkpoints: dict[str, Path | None] = {BASE: None}
+    checkpoints |= {arm: best_checkpoint(home.scratch / "full", candidate) for arm, (candidate, _) in trained.items()}
+    folder = home.scratch / "arms"
+    folder.mkdir(exist_ok=True)
+    known = {arm: home.read(folder / f"{arm}.json", ArmScores) for arm in checkpoints}
+    queue = [arm for arm, scores in known.items() if scores is None]
     rounds = math.ceil(len(queue) / pool.size)
 
     def work(position: int) -> ArmScores:
-        arm, checkpoint, parameters = queue[position]
+        arm = queue[position]
         left = wall_left()
         seconds = None if math.isinf(left) else max(0.0, left) / (rounds - position // pool.size)
         listen(Update(stage="evaluate", message=f"scoring {arm.replace('_', ' ')} on the test split"))
         texts = job.retention.texts[: plan.retention_texts]
-        scores = pool.apply(position % pool.size, _score, checkpoint, arm, job.spec, plan, texts, seconds)
-        return scores.model_copy(update={"trainable_parameters": parameters})
+        engine = position % pool.size
+        scores, cut = pool.apply(engine, _score, checkpoints[arm], arm, job.spec, plan, texts, seconds)
+        for task, documents in cut.items():
+            message = f"{task}: time allowed {documents} documents for {arm.replace('_', ' ')}"
+            listen(Update(stage="evaluate", message=message))
+        if arm in trained:
+            scores = scores.model_copy(update={"trainable_parameters": trained[arm][1]})
+        home.write(folder / f"{arm}.json", scores)
+        return scores
 
     with ThreadPoolExecutor(pool.size) as threads:
-        scores = tuple(threads.map(work, range(len(queue))))
+        fresh = dict(zip(queue, threads.map(work, range(len(queue))), strict=True))
+    scores = tuple(known[arm] or fresh[arm] for arm in checkpoints)
     if WINNER not in trained:
         # The baseline is the winner: one training, shown under both names.
         scores = (*scores, scores[-1].model_copy(update={"arm": WINNER}))
@@ -143,28 +156,32 @@ def _score(
     plan: Plan,
     texts: tuple[Encoded, ...],
     seconds: float | None,
-) -> ArmScores:
+) -> tuple[ArmScores, dict[str, int]]:
+    """The scores, and what time allowed of lm-eval's tasks where that is not all (`TaskScores.cut`)."""
     started = time.monotonic()
+
+    def left(share: float = 1.0) -> float | None:
+        return None if seconds is None else share * max(0.0, seconds - (time.monotonic() - started))
+
     session = engine.restore(checkpoint) if checkpoint else None
     try:
         retention = None
         if texts:
-            share = None if seconds is None else RETENTION_SHARE * seconds
             with engine.attached(session) as model:
-                retention = measure_retention(model, engine.tokenizer.pad_token_id, texts, share)
+                retention = measure_retention(model, engine.tokenizer.pad_token_id, texts, left(RETENTION_SHARE))
         scores = score_arm(
             engine,
             session,
             arm,
             test_examples=plan.test_examples,
             generated_examples=plan.generated_examples,
-            deadline=None if seconds is None else max(0.0, seconds - (time.monotonic() - started)),
+            deadline=left(1 - TASK_SHARE if spec.tasks else 1.0),
         ).model_copy(update={"retention": retention})
         if not spec.tasks:
-            return scores
+            return scores, {}
         with engine.attached(session) as model:
-            tasks = run_tasks(model, engine.tokenizer, spec.tasks, spec.task_directory, spec.task_limit)
-        return scores.model_copy(update={"tasks": tasks})
+            tasks = run_tasks(model, engine.tokenizer, spec.tasks, spec.task_directory, spec.task_limit, left())
+        return scores.model_copy(update={"tasks": tasks.metrics}), tasks.cut
     finally:
         if session is not None:
             engine.evict(session)

@@ -11,15 +11,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from bandsearch import __version__
 from bandsearch.adapters.lora import trainable_parameters
 from bandsearch.data.dataset import Dataset, prepare
 from bandsearch.data.retention import RetentionTexts, retention_texts
 from bandsearch.engine.devices import DeviceInventory, devices
 from bandsearch.evaluate.lm_tasks import check_tasks
-from bandsearch.models.aliases import Source, resolve
-from bandsearch.models.loading import ModelSummary, load_tokenizer, summarize
+from bandsearch.models.aliases import DEMO, Source, resolve
+from bandsearch.models.loading import ModelSummary, fingerprint, load_tokenizer, summarize
 from bandsearch.values.candidate import Candidate
+from bandsearch.values.errors import RunDirectoryError
 from bandsearch.values.spec import DataSpec, RunSpec
 from bandsearch.values.value import Value
 
@@ -27,14 +30,30 @@ REPORTED_PACKAGES = ("torch", "transformers", "peft", "optuna", "ray", "datasets
 
 
 class Environment(Value):
-    """The content of `environment.json`: what a reader needs to judge or repeat the figures."""
+    """The content of `environment.json`: what a reader needs to judge or repeat the figures, and by what a resumed run
+    knows its model and data again."""
 
     facts: dict[str, str]
+    model: str = Field(default="", description="fingerprint of the base's weights")
+    data: str = Field(default="", description="fingerprint of the rows")
+
+    def going_on(self, known: Environment | None, home: Path) -> Environment:
+        """This one, begun when `known` was. Raises RunDirectoryError where model or data have changed since."""
+        if known is None:
+            return self
+        for name, before, now in (("model", known.model, self.model), ("data set", known.data, self.data)):
+            if before and before != now:
+                raise RunDirectoryError(
+                    f"The {name} is not the one that the run in {home} began with (fingerprint {now}, then {before}).",
+                    "Put that back, or start a run in a new directory.",
+                )
+        started = {name: value for name, value in known.facts.items() if name == "started"}
+        return self.model_copy(update={"facts": self.facts | started})
 
 
 @dataclass(frozen=True)
 class Job:
-    """`data` is the specification's, with examples no longer than the model reads."""
+    """`spec` has absolute paths; `data` is its own, with examples no longer than the model reads."""
 
     spec: RunSpec
     data: DataSpec
@@ -74,7 +93,7 @@ def prepare_job(spec: RunSpec) -> Job:
     data = spec.data.model_copy(update={"max_length": longest})
     dataset = prepare(data, tokenizer, spec.seed)
     retention = retention_texts(spec.retention, tokenizer, longest)
-    return Job(spec, data, source, summary, tokenizer, dataset, retention, inventory, held, wall)
+    return Job(_anchored(spec, source), data, source, summary, tokenizer, dataset, retention, inventory, held, wall)
 
 
 def environment(job: Job) -> Environment:
@@ -88,7 +107,27 @@ def environment(job: Job) -> Environment:
         "data": f"{job.dataset.name} ({job.dataset.shape}), fingerprint {job.dataset.fingerprint}",
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    return Environment(facts=machine | versions)
+    return Environment(facts=machine | versions, model=fingerprint(job.source), data=job.dataset.fingerprint)
+
+
+def _anchored(spec: RunSpec, source: Source) -> RunSpec:
+    """With absolute paths, so that a run goes on from whatever directory it is resumed in."""
+
+    def absolute(name: str | None) -> str | None:
+        path = None if name is None else Path(name).expanduser()
+        return str(path.absolute()) if path is not None and path.exists() else name
+
+    model = spec.model.name if source.slug == DEMO or not source.is_local else source.location
+    return spec.model_copy(
+        update={
+            "model": spec.model.model_copy(update={"name": model}),
+            "data": spec.data.model_copy(update={"name": absolute(spec.data.name)}),
+            "retention": absolute(spec.retention),
+            "task_directory": absolute(spec.task_directory),
+            # Made when it is first written.
+            "atlas": None if spec.atlas is None else str(Path(spec.atlas).expanduser().absolute()),
+        }
+    )
 
 
 def default_directory(spec: RunSpec, source: Source) -> Path:

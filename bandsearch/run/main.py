@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bandsearch.engine.failures import LostEngineError
 from bandsearch.engine.pool import EnginePool
 from bandsearch.engine.team import form_teams
 from bandsearch.probe.probe import ProbeSettings, run_probe
 from bandsearch.run.engines import measured_plan, start_engines
 from bandsearch.run.handover import FULL_DEPTH, WINNER, evaluate_arms, export_winner, settle
-from bandsearch.run.job import Job, default_directory, environment, prepare_job
+from bandsearch.run.job import Environment, Job, default_directory, environment, prepare_job
 from bandsearch.run.outcome import RunOutcome, outcome_of
 from bandsearch.run.planning import final_steps, spare_evaluation
 from bandsearch.run.prior import prior_of
@@ -23,7 +24,15 @@ from bandsearch.run.retrain import full_fidelity, retrain
 from bandsearch.rundir import Records, RunDirectory, disk_errors, require_disk
 from bandsearch.search.confirm import confirm
 from bandsearch.search.search import run_search
-from bandsearch.values.errors import BandsearchError, InterruptedRunError
+from bandsearch.values.errors import (
+    BudgetError,
+    DataError,
+    DependencyError,
+    InterruptedRunError,
+    ModelError,
+    SpaceError,
+    UsageError,
+)
 from bandsearch.values.evaluation import Evaluation, Winner
 from bandsearch.values.ledger import Ledger
 from bandsearch.values.plan import Plan
@@ -35,6 +44,8 @@ Stop = Callable[[], bool]
 
 # Where the engines keep prefix states: by far the largest part of a run, and of no use after it.
 PREFIX = "prefix"
+# What is wrong with what was asked for. After anything else, such as a full disk, the run can go on.
+REFUSALS = (BudgetError, DataError, DependencyError, ModelError, SpaceError, UsageError)
 
 
 def never() -> bool:
@@ -48,7 +59,7 @@ def run(spec: RunSpec, directory: Path | None = None, listen: Listener = silent,
     BandsearchError for anything a person can mend; nothing is left half-written.
     """
     job = prepare_job(spec)
-    with _begun(directory or default_directory(spec, job.source), spec) as home:
+    with _begun(directory or default_directory(spec, job.source), job.spec) as home:
         return _complete(home, job, listen, stop)
 
 
@@ -64,7 +75,7 @@ def search(
     """Probe, search and confirm, without the final training; `resume` does the rest from what stays reserved for it."""
     job = prepare_job(spec)
     with (
-        _begun(directory or default_directory(spec, job.source), spec) as home,
+        _begun(directory or default_directory(spec, job.source), job.spec) as home,
         _open(home, job, listen, stop) as at,
     ):
         return home.path, _winner(at, _profile(at))
@@ -110,9 +121,13 @@ class _Run:
     def heed(self) -> None:
         """Raise InterruptedRunError once the person has asked to stop."""
         if self.stop():
-            raise InterruptedRunError(
-                "Stopped; everything finished so far is saved.", f"Go on with `bandsearch resume {self.home.path}`."
-            )
+            raise _stopped(self.home)
+
+
+def _stopped(home: RunDirectory) -> InterruptedRunError:
+    return InterruptedRunError(
+        "Stopped; everything finished so far is saved.", f"Go on with `bandsearch resume {home.path}`."
+    )
 
 
 @contextmanager
@@ -121,8 +136,8 @@ def _begun(path: Path, spec: RunSpec) -> Iterator[RunDirectory]:
     home = RunDirectory.create(path, spec)
     try:
         yield home
-    except BandsearchError as error:
-        if home.is_new and not home.plan.exists() and not isinstance(error, InterruptedRunError):
+    except REFUSALS:
+        if home.is_new and not home.plan.exists():
             home.discard()
         raise
 
@@ -138,17 +153,32 @@ def _open(home: RunDirectory, job: Job, listen: Listener, stop: Stop) -> Iterato
 
         for note in job.dataset.notes:
             tell(Update(stage="load", message=note))
-        home.write(home.environment, environment(job))
-        with ledger.stage("load"):
-            pool = start_engines(job, tell, home.scratch / PREFIX)
-        try:
-            with ledger.stage("plan"):
-                plan = home.read(home.plan, Plan) or _plan(home, job, pool, ledger, tell)
-                pool.pack(plan.packing)
-            yield _Run(home, job, ledger, pool, plan, tell, stop)
-        finally:
-            with ledger.stage("close"):
-                pool.stop()
+        home.write(home.environment, environment(job).going_on(home.read(home.environment, Environment), home.path))
+        with _resumable(home, stop), ExitStack() as stack:
+            with ledger.stage("load"):
+                pool = start_engines(job, tell, home.scratch / PREFIX)
+                # Where the disk is full no stage can be charged, and the devices are released all the same.
+                stack.callback(pool.stop)
+            try:
+                with ledger.stage("plan"):
+                    plan = home.read(home.plan, Plan) or _plan(home, job, pool, ledger, tell)
+                    pool.pack(plan.packing)
+                yield _Run(home, job, ledger, pool, plan, tell, stop)
+            finally:
+                with ledger.stage("close"):
+                    pool.stop()
+
+
+@contextmanager
+def _resumable(home: RunDirectory, stop: Stop) -> Iterator[None]:
+    """Say how to go on where an engine is lost; whoever asked to stop may have ended it."""
+    try:
+        yield
+    except LostEngineError as error:
+        if stop():
+            raise _stopped(home) from error
+        remedy = f"{error.remedy} Everything finished is saved; go on with `bandsearch resume {home.path}`."
+        raise LostEngineError(error.message, remedy) from error
 
 
 def _plan(home: RunDirectory, job: Job, pool: EnginePool, ledger: Ledger, listen: Listener) -> Plan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from bandsearch.adapters.merge import merge_adapter, mount_adapter
 from bandsearch.adapters.verify import Severity, verify_adapter
@@ -31,11 +32,13 @@ def plan_only(spec: RunSpec, listen: Listener = silent) -> Plan:
     """Measure this machine and say what the budget buys. Spends and writes nothing."""
     job = prepare_job(spec)
     started = time.monotonic()
-    pool = start_engines(job, listen)
-    try:
-        return measured_plan(job, pool, listen, spent=lambda: time.monotonic() - started)
-    finally:
-        pool.stop()
+    # Engines are ended without a chance to tidy up.
+    with TemporaryDirectory(prefix="bandsearch-prefix-", ignore_cleanup_errors=True) as cache:
+        pool = start_engines(job, listen, Path(cache))
+        try:
+            return measured_plan(job, pool, listen, spent=lambda: time.monotonic() - started)
+        finally:
+            pool.stop()
 
 
 def probe_only(spec: RunSpec, file: Path | None = None, listen: Listener = silent) -> SensitivityProfile:
@@ -88,7 +91,7 @@ def _score(engine: Engine, arm: str, spec: RunSpec, examples: int | None, listen
     if not spec.tasks:
         return scores
     tasks = run_tasks(engine.model, engine.tokenizer, spec.tasks, spec.task_directory, spec.task_limit)
-    return scores.model_copy(update={"tasks": tasks})
+    return scores.model_copy(update={"tasks": tasks.metrics})
 
 
 def export_run(directory: Path, destination: Path) -> Path:

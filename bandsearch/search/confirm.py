@@ -7,15 +7,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from statistics import fmean
 
-from ray.exceptions import RayActorError, RayTaskError
-
 from bandsearch.adapters.lora import trainable_parameters
 from bandsearch.data.dataset import Encoded
 from bandsearch.engine.failures import DivergedError, OutOfMemoryError
 from bandsearch.evaluate.retention import divergence_of
 from bandsearch.search.clock import Clock
 from bandsearch.search.decision import SEEDS_NEEDED, Contender, decide, tuned_baseline
-from bandsearch.search.failures import in_words
 from bandsearch.search.finalists import MOST_SEEDS, next_training, pick_finalists
 from bandsearch.search.ports import Pool, Records
 from bandsearch.search.proposal import Proposal
@@ -209,8 +206,6 @@ def _train(
         return proposal.result(TrialState.DIVERGED, (), str(error), stage=STAGE)
     except OutOfMemoryError as error:
         return proposal.result(TrialState.OUT_OF_MEMORY, (), str(error), stage=STAGE)
-    except (RayTaskError, RayActorError) as error:
-        raise in_words(error) from error
     if not isinstance(point, Point) or point.steps < fidelity.steps:
         return None
     if not math.isfinite(point.loss):

@@ -12,14 +12,13 @@ from functools import partial
 from pathlib import Path
 
 from ray import tune
-from ray.exceptions import RayActorError, RayTaskError
 
 from bandsearch.adapters.lora import trainable_parameters
+from bandsearch.engine.handles import engine_errors
 from bandsearch.search.archive import Archive
 from bandsearch.search.campaign import Campaign
 from bandsearch.search.candidates import CandidateCode
 from bandsearch.search.clock import Clock
-from bandsearch.search.failures import in_words
 from bandsearch.search.ports import Pool, Records
 from bandsearch.search.proposer import Sampler
 from bandsearch.search.proxy import CPU_SHARE, Proxy
@@ -140,27 +139,24 @@ def _run_tune(
     stop: Callable[[], bool],
 ) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    try:
-        with _quiet_tune(places):
-            tune.run(
-                tune.with_parameters(Proxy, pool=pool),
-                name="search",
-                metric=METRIC,
-                mode="min",
-                search_alg=searcher,
-                scheduler=CampaignScheduler(campaign, clock, searcher, rungs),
-                stop=StopSwitch(stop),
-                num_samples=-1,
-                resources_per_trial={"cpu": CPU_SHARE},
-                reuse_actors=True,
-                storage_path=str(folder.resolve()),
-                trial_dirname_creator=lambda trial: f"trial_{trial.config['number']:05d}",
-                # Otherwise Tune swallows what our callbacks raise, such as a full disk.
-                fail_fast="raise",
-                verbose=0,
-            )
-    except (RayTaskError, RayActorError) as error:
-        raise in_words(error) from error
+    with engine_errors(), _quiet_tune(places):
+        tune.run(
+            tune.with_parameters(Proxy, pool=pool),
+            name="search",
+            metric=METRIC,
+            mode="min",
+            search_alg=searcher,
+            scheduler=CampaignScheduler(campaign, clock, searcher, rungs),
+            stop=StopSwitch(stop),
+            num_samples=-1,
+            resources_per_trial={"cpu": CPU_SHARE},
+            reuse_actors=True,
+            storage_path=str(folder.resolve()),
+            trial_dirname_creator=lambda trial: f"trial_{trial.config['number']:05d}",
+            # Otherwise Tune swallows what our callbacks raise, such as a full disk.
+            fail_fast="raise",
+            verbose=0,
+        )
 
 
 @contextmanager

@@ -48,9 +48,7 @@ class Ledger:
         self._stop.set()
         if self._ticker is not None:
             self._ticker.join()
-        if self._stage is not None:
-            self._charge()
-            self._stage = None
+        self._close()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -59,13 +57,11 @@ class Ledger:
             if self._stage is not None:
                 raise ValueError(f"stage {name!r} opened inside {self._stage!r}")
             self._stage, self._since = name, time.monotonic()
-        self._charge()
         try:
+            self._charge()
             yield
         finally:
-            self._charge()
-            with self._lock:
-                self._stage = None
+            self._close()
 
     @property
     def spent(self) -> float:
@@ -97,6 +93,14 @@ class Ledger:
             # A full disk shows at the next change of stage, in the main thread, where it can be reported.
             with suppress(OSError):
                 self._charge()
+
+    def _close(self) -> None:
+        """The stage ends even where its last charge cannot be written; what it was charged stays counted."""
+        try:
+            self._charge()
+        finally:
+            with self._lock:
+                self._stage = None
 
     def _charge(self) -> None:
         with self._lock:

@@ -60,6 +60,40 @@ def test_it_takes_no_more_disk_than_it_may(engine: Engine, tmp_path: Path) -> No
     assert not cache.keeps
 
 
+def test_the_limit_is_the_folders_whoever_shares_it_and_however_often_they_start(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    width, limit = 4096, 3 * 2**20
+
+    def caches(count: int) -> list[PrefixCache]:
+        return [PrefixCache(engine.dataset, width, torch.float32, tmp_path, "key", limit) for _ in range(count)]
+
+    def fill(both: list[PrefixCache]) -> int:
+        for index, example in enumerate(engine.dataset.train):
+            both[index % len(both)].put("train", index, 1, torch.ones(len(example.input_ids), width))
+        return sum(file.stat().st_blocks * 512 for file in tmp_path.rglob("*.*"))
+
+    monkeypatch.setattr("bandsearch.engine.prefix.BYTES_UNSEEN", 2**18)
+    most = max(len(example.input_ids) for example in engine.dataset.train) * width * 4
+    # What the other put there since one looked last.
+    held = fill(caches(2))
+    assert limit - most <= held <= limit + 2 * (2**18 + most)
+    assert fill(caches(2)) <= max(held, limit) + most
+    assert not caches(1)[0].keeps
+
+
+def test_a_folder_that_holds_much_already_has_a_quarter_of_the_disk_in_all(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "key").mkdir()
+    (tmp_path / "key" / "train-1.states").write_bytes(bytes(2**20))
+    free = type("Usage", (), {"free": 3 * 2**20})
+    monkeypatch.setattr("shutil.disk_usage", lambda _: free)
+    assert not PrefixCache(engine.dataset, 8, torch.float32, tmp_path, "key").keeps
+    free.free += 2**20
+    assert PrefixCache(engine.dataset, 8, torch.float32, tmp_path, "key").keeps
+
+
 def test_a_full_disk_ends_the_keeping_not_the_training(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

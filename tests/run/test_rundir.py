@@ -103,3 +103,31 @@ def test_a_directory_is_discarded_whole_but_never_under_another_process(tmp_path
         home.discard()
     home.discard()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_kill_left_before_the_spec_is_begun_again(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    assert RunDirectory.create(run, SPEC).is_new
+    (run / "spec.yaml").rename(run / ".spec.yaml.x7f")
+    assert RunDirectory.create(run, SPEC).read_spec() == SPEC
+    (run / "spec.yaml").unlink()
+    (run / "scratch" / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunDirectoryError, match="not a bandsearch run"):
+        RunDirectory.create(run, SPEC)
+
+
+def test_two_that_begin_in_one_directory_do_not_mix(tmp_path: Path) -> None:
+    other = RunDirectory(tmp_path / "run")
+    with other, pytest.raises(RunDirectoryError, match="Another process"):
+        RunDirectory.create(tmp_path / "run", SPEC)
+    assert RunDirectory.create(tmp_path / "run", SPEC).is_new
+
+
+def test_a_disk_without_locks_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", failing)
+    with pytest.raises(RunDirectoryError, match=r"cannot be locked \(No locks available\)\. Choose an --out"):
+        RunDirectory.create(tmp_path / "run", SPEC)

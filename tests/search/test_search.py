@@ -14,8 +14,9 @@ import surface
 from surface import LAYOUT, MemoryRecords, PlantedPool, Surface, plan, profile
 from tune_loop import run_in_process
 
+from bandsearch.engine.failures import LostEngineError
 from bandsearch.search import search
-from bandsearch.values.errors import BandsearchError, RunDirectoryError
+from bandsearch.values.errors import RunDirectoryError
 from bandsearch.values.progress import Update
 from bandsearch.values.space import SearchSpace
 from bandsearch.values.trial import TrialResult, TrialState
@@ -102,11 +103,27 @@ def test_a_disk_that_fills_up_is_a_sentence_not_a_swallowed_trace(
 
 
 class BrokenPool(PlantedPool):
+    error: Exception = ValueError("the engine has a bug")
+
     def _advance(self, session: str, steps: int, deadline: float | None = None) -> Any:
-        raise ValueError("the engine has a bug")
+        raise self.error
 
 
-def test_an_engine_that_breaks_ends_the_search_in_words(tmp_path: Path) -> None:
+class LostPool(BrokenPool):
+    error = LostEngineError("An engine died (of thirst).", "Give it water.")
+
+
+@pytest.mark.parametrize(
+    ("pool", "error", "words"),
+    [
+        (BrokenPool, ValueError, r"(?s)in _advance.*ValueError: the engine has a bug"),
+        (LostPool, LostEngineError, r"^An engine died \(of thirst\)\. Give it water\.$"),
+    ],
+    ids=["bug", "lost"],
+)
+def test_a_bug_in_an_engine_keeps_its_trace_and_a_lost_engine_is_a_sentence(
+    tmp_path: Path, pool: type[PlantedPool], error: type[Exception], words: str
+) -> None:
     ray.cloudpickle.register_pickle_by_value(__import__(__name__))
-    with pytest.raises(BandsearchError, match=r"An engine was lost \(ValueError: .*the engine has a bug\)"):
-        searched(tmp_path, BrokenPool(Surface()))
+    with pytest.raises(error, match=words):
+        searched(tmp_path, pool(Surface()))

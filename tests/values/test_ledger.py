@@ -70,3 +70,18 @@ def test_a_torn_last_line_is_cut_and_a_damaged_one_named(tmp_path: Path) -> None
     path.write_text("nonsense\n" + json.dumps(entry) + "\n")
     with pytest.raises(RunDirectoryError, match=r"ledger\.jsonl:1"):
         read_ledger(path)
+
+
+def test_a_full_disk_is_told_as_such_and_ends_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with Ledger(tmp_path / "ledger.jsonl", devices=1, limit_seconds=None) as ledger:
+        with pytest.raises(OSError, match="No space"), ledger.stage("search"):
+            monkeypatch.setattr("bandsearch.values.ledger.append_line", full)
+        with pytest.raises(OSError, match="No space"), ledger.stage("close"):
+            pytest.fail("a stage that cannot be charged is not begun")
+        monkeypatch.undo()
+        with ledger.stage("close"):
+            time.sleep(0.02)
+    assert ledger.by_stage["close"] >= 0.02

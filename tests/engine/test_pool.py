@@ -1,0 +1,148 @@
+"""Engines in processes of their own: what is said when they cannot be started, are lost, or have a bug."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from bandsearch.engine.engine import Engine
+from bandsearch.engine.failures import LostEngineError
+from bandsearch.engine.pool import EnginePool
+from bandsearch.engine.setup import EngineSetup
+from bandsearch.values.errors import DataError, ModelError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def pool(setup_of: Callable[[str], EngineSetup]) -> Iterator[EnginePool]:
+    # An engine's process cannot import a module of the tests.
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    pool = EnginePool.start([setup_of("qwen2")])
+    yield pool
+    pool.stop()
+
+
+def test_what_keeps_an_engine_from_loading_is_said_as_it_was_written(setup_of: Callable[[str], EngineSetup]) -> None:
+    setup = setup_of("qwen2")
+    absent = setup.source.model_copy(update={"location": f"{setup.source.location}-not"})
+    with pytest.raises(ModelError, match=r"^The hub has no model .*-not, and there is no such directory"):
+        EnginePool.start([setup.model_copy(update={"source": absent})])
+
+
+def raises(engine: Engine, error: Exception) -> None:
+    raise error
+
+
+def bug(engine: Engine) -> Any:
+    return {}["layer"]
+
+
+def test_a_sentence_and_a_failing_disk_come_as_they_are(pool: EnginePool) -> None:
+    with pytest.raises(DataError, match=r"^Nothing to read\. Look\.$"):
+        pool.apply(0, raises, DataError("Nothing to read.", "Look."))
+    with pytest.raises(OSError, match="No space") as failed:
+        pool.apply(0, raises, OSError(28, "No space left on device"))
+    assert failed.value.errno == 28
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("CUDA out of memory. Tried to allocate 2 GiB.\nSee", r"ran out of memory \(CUDA out of memory\)\. .*memory"),
+        ("DefaultCPUAllocator: can't allocate memory", "ran out of memory"),
+        (
+            "CUDA error: an illegal memory access\nCUDA kernel errors",
+            r"failed \(CUDA error: an illegal memory access\)",
+        ),
+    ],
+)
+def test_memory_and_accelerator_are_a_sentence(pool: EnginePool, words: str, sentence: str) -> None:
+    with pytest.raises(LostEngineError, match=sentence):
+        pool.apply(0, raises, RuntimeError(words))
+
+
+def test_a_bug_is_no_lost_engine_and_keeps_its_trace(pool: EnginePool) -> None:
+    with pytest.raises(KeyError, match=r"(?s)in bug.*KeyError: 'layer'"):
+        pool.apply(0, bug)
+    assert pool.apply(0, process) > 0
+
+
+def process(engine: Engine) -> int:
+    return os.getpid()
+
+
+def sleep(engine: Engine) -> None:
+    time.sleep(60)
+
+
+def test_an_engine_that_is_killed_is_lost_in_one_sentence(pool: EnginePool) -> None:
+    number = pool.apply(0, process)
+    asleep = pool.apply_async(0, sleep)
+    os.kill(number, signal.SIGKILL)
+    with pytest.raises(LostEngineError, match=r"^An engine died \([^\n]{1,100}\)\. Look for[^\n]*$"):
+        pool.get(asleep)
+
+
+DRIVER = """
+import os, signal, sys, time
+from pathlib import Path
+from bandsearch.cli.interrupt import stop_on_interrupt
+from bandsearch.engine.pool import EnginePool
+from bandsearch.engine.setup import EngineSetup
+
+def work(engine):
+    time.sleep(2)
+    return "worked"
+
+with stop_on_interrupt(lambda words: print("asked", flush=True)) as stop:
+    pool = EnginePool.start([EngineSetup.model_validate_json(sys.argv[1])])
+    working = pool.apply_async(0, work)
+    time.sleep(0.5)
+    os.killpg(0, signal.SIGTERM)
+    print(pool.get(working), stop(), pool.apply(0, work), flush=True)
+    pool.stop()
+"""
+
+
+def test_sigterm_to_the_whole_group_is_a_first_interrupt_and_engines_live_on(
+    setup_of: Callable[[str], EngineSetup], tmp_path: Path
+) -> None:
+    """As batch systems send it. The folder for temporary files is too deep for the sockets of Ray, besides."""
+    deep = tmp_path / ("deep" * 20)
+    deep.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER, setup_of("qwen2").model_dump_json()],
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(deep), "OMP_NUM_THREADS": "1"},
+    )
+    assert (done.returncode, done.stdout) == (0, "asked\nworked True worked\n"), done.stderr
+    assert not list(deep.glob("bs-*"))
+
+
+def test_where_ray_does_not_start_it_is_a_sentence(
+    setup_of: Callable[[str], EngineSetup], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(**_: Any) -> None:
+        raise ValueError("The current node timed out.\nAnd more.")
+
+    monkeypatch.setattr(ray, "init", failing)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(LostEngineError, match=r"does not start \(The current node timed out\)\. See with"):
+        EnginePool.start([setup_of("qwen2")])
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, set())

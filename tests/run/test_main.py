@@ -1,0 +1,131 @@
+"""What the main flow leaves behind where it is refused or fails, and what it says then."""
+
+import errno
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from bandsearch.engine.failures import LostEngineError
+from bandsearch.run import main
+from bandsearch.run.job import Environment, prepare_job
+from bandsearch.rundir import RunDirectory
+from bandsearch.values import ledger
+from bandsearch.values.budget import Budget
+from bandsearch.values.errors import BandsearchError, BudgetError, InterruptedRunError, ModelError, RunDirectoryError
+from bandsearch.values.space import SearchSpace
+from bandsearch.values.spec import DataSpec, ModelSpec, RunSpec
+
+SPEC = RunSpec(
+    model=ModelSpec(name="demo"),
+    data=DataSpec(name="demo:anything"),
+    space=SearchSpace(name="quick"),
+    budget=Budget.parse("5min"),
+)
+
+
+def starts_with(monkeypatch: pytest.MonkeyPatch, start: Callable[..., Any]) -> None:
+    job = SimpleNamespace(spec=SPEC, dataset=SimpleNamespace(notes=()), devices=1, budget_seconds=None)
+    monkeypatch.setattr(main, "prepare_job", lambda spec: job)
+    monkeypatch.setattr(main, "environment", lambda job: Environment(facts={}))
+    monkeypatch.setattr(main, "start_engines", start)
+
+
+def fails_at_start(monkeypatch: pytest.MonkeyPatch, error: BandsearchError) -> None:
+    def failing(*_: Any) -> None:
+        raise error
+
+    starts_with(monkeypatch, failing)
+
+
+@pytest.mark.parametrize(
+    ("error", "stays"),
+    [
+        (BudgetError("Too small."), False),
+        (ModelError("Not a model."), False),
+        (LostEngineError("An engine died.", "Look."), True),
+        (RunDirectoryError("The disk is full."), True),
+    ],
+)
+def test_a_new_directory_goes_with_a_refusal_and_stays_where_the_run_can_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BandsearchError, stays: bool
+) -> None:
+    fails_at_start(monkeypatch, error)
+    with pytest.raises(type(error)) as raised:
+        main.run(SPEC, tmp_path / "run")
+    assert (tmp_path / "run" / "spec.yaml").exists() is stays
+    if isinstance(error, LostEngineError):
+        assert f"bandsearch resume {tmp_path / 'run'}" in str(raised.value)
+
+
+def test_an_engine_lost_after_the_person_asked_to_stop_is_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails_at_start(monkeypatch, LostEngineError("An engine died.", "Look."))
+    with pytest.raises(InterruptedRunError, match="bandsearch resume") as raised:
+        main.run(SPEC, tmp_path / "run", stop=lambda: True)
+    assert raised.value.exit_code == 130
+
+
+def test_devices_are_released_though_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    released = []
+
+    def start(*_: Any) -> SimpleNamespace:
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(ledger, "append_line", full)
+        return SimpleNamespace(stop=lambda: released.append(True))
+
+    starts_with(monkeypatch, start)
+    with pytest.raises(RunDirectoryError, match=r"is full.*bandsearch resume"):
+        main.run(SPEC, tmp_path / "run")
+    assert released
+    assert (tmp_path / "run" / "spec.yaml").exists()
+
+
+def test_a_run_knows_its_model_and_data_again(
+    tiny_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [json.dumps({"prompt": f"What follows {n}?", "completion": f" {n + 1}"}) + "\n" for n in range(60)]
+    shutil.copytree(tiny_model("qwen2"), tmp_path / "model")
+    (tmp_path / "mine.jsonl").write_text("".join(rows))
+    monkeypatch.chdir(tmp_path)
+    lost = LostEngineError("An engine died.", "Look.")
+    monkeypatch.setattr(main, "start_engines", lambda *_: (_ for _ in ()).throw(lost))
+    spec = SPEC.model_copy(
+        update={"model": ModelSpec(name="./model"), "data": DataSpec(name="mine.jsonl", max_length=64)}
+    )
+    home = RunDirectory(tmp_path / "run")
+
+    def fails_with(error: type[BandsearchError], words: str, begin: bool = False) -> None:
+        with pytest.raises(error, match=words):
+            main.run(spec, Path("run")) if begin else main.resume(home.path)
+
+    fails_with(LostEngineError, "An engine died", begin=True)
+    before = home.read(home.environment, Environment)
+    assert before is not None
+    old = before.model_copy(update={"facts": before.facts | {"started": "2026-01-02T03:04:05+00:00"}})
+    home.write(home.environment, old)
+    fails_with(LostEngineError, "An engine died", begin=True)
+    # From anywhere else too: the paths are absolute.
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    fails_with(LostEngineError, "An engine died")
+    assert home.read(home.environment, Environment) == old
+    (tmp_path / "mine.jsonl").write_text("".join(rows[1:]))
+    fails_with(RunDirectoryError, r"^The data set is not the one .* began with.*new directory\.$")
+    (tmp_path / "mine.jsonl").write_text("".join(rows))
+    weights = tmp_path / "model" / "model.safetensors"
+    save_file({name: tensor + 1 for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+    fails_with(RunDirectoryError, "^The model is not the one")
+
+
+def test_what_is_no_path_is_left_as_it_was_given() -> None:
+    spec = prepare_job(SPEC.model_copy(update={"data": DataSpec(name="demo:swap")})).spec
+    assert (spec.model.name, spec.data.name, spec.retention, spec.atlas) == ("demo", "demo:swap", None, None)
