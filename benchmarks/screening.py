@@ -93,6 +93,7 @@ def _probe(at: Started, workload: Workload) -> SensitivityProfile:
     settings = ProbeSettings(
         seed=scale.seed,
         batch_size=scale.batch_size,
+        space=SearchSpace(name="default"),
         costs=costs,
         deadline=scale.probe_steps * costs.seconds_per_step,
     )

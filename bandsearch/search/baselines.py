@@ -8,7 +8,7 @@ import random
 from collections.abc import Sequence
 from itertools import chain, zip_longest
 
-from bandsearch.search.candidates import CandidateCode, alpha_for, split_targets
+from bandsearch.search.candidates import CandidateCode, split_targets
 from bandsearch.search.prior import most_suggestions
 from bandsearch.values.atlas import Suggestion
 from bandsearch.values.band import Band
@@ -102,7 +102,7 @@ def tuned_rates(code: CandidateCode, profile: SensitivityProfile) -> tuple[float
 def habit(code: CandidateCode, band: Band, rate: float) -> Candidate:
     """What everybody does, on `band`: every linear module, the middle rank, plain LoRA."""
     rank = code.ranks[len(code.ranks) // 2]
-    alpha = alpha_for(code.space, rank)
+    alpha = code.space.alpha_at(rank)
     return Candidate(bands=(band,), rank=rank, alpha=alpha, targets=("all",), learning_rate=rate)
 
 
@@ -112,7 +112,7 @@ def _thin(code: CandidateCode, rates: Sequence[float]) -> list[Opening]:
     full = [_probed(code, Band.full(code.layer_count), rate) for rate in rates]
     if 2 * rank > full[0].rank:
         return []
-    alpha = alpha_for(code.space, rank)
+    alpha = code.space.alpha_at(rank)
     candidates = [each.model_copy(update={"rank": rank, "alpha": alpha}) for each in full]
     return [Opening(candidate=candidate, role=Role.SEARCHED, proposed_by="low rank") for candidate in candidates]
 
