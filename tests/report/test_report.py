@@ -323,25 +323,52 @@ def test_the_verdict_says_who_forgets_less(ours: float, task: float, words: str)
     assert forgetting_words(facts.winner, facts.evaluation) == ""
 
 
-def test_the_verdict_names_a_piece_of_one_layer_by_its_layer() -> None:
-    facts = plausible_facts()
-    pieces = (Band(start=0, stop=1), Band(start=9, stop=12))
-    winner = facts.winner.model_copy(
-        update={
-            "candidate": facts.winner.candidate.model_copy(update={"bands": pieces}),
-            "choice": Choice.BEATS_BASELINE,
-        }
-    )
-    assert facts.evaluation is not None
-    assert "Layers 0 and 9–11 " in verdict(winner, facts.evaluation)
+def layers(*ends: tuple[int, int]) -> dict[str, object]:
+    return {"bands": tuple(Band(start=start, stop=stop) for start, stop in ends)}
 
 
-def test_a_winner_on_all_layers_is_named_by_what_sets_it_apart() -> None:
-    facts = plausible_facts()
-    low = facts.winner.baseline.model_copy(update={"rank": 4})
-    update = {"candidate": low, "trainable_parameters": facts.winner.baseline_parameters // 4}
-    winner = facts.winner.model_copy(update=update | {"choice": Choice.SMALLEST_WITHIN_NOISE})
-    assert facts.evaluation is not None
-    assert "All layers at rank 4 are " in verdict(winner, facts.evaluation)
-    mlp = winner.model_copy(update={"candidate": low.model_copy(update={"targets": ("mlp",)})})
-    assert "All layers at rank 4 on mlp are " in verdict(mlp, facts.evaluation)
+@pytest.mark.parametrize(
+    ("where", "subject"),
+    [
+        (layers((3, 4)), "LoRA on layer 3"),
+        (layers((4, 8)), "LoRA on layers 4–7"),
+        (layers((0, 1), (7, 10)), "LoRA on layers 0 and 7–9"),
+        (layers((0, 10)) | {"rank": 4}, "LoRA on all layers at rank 4"),
+        (layers((0, 10)) | {"rank": 4, "targets": ("mlp",)}, "LoRA on all layers at rank 4 on mlp"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("gain", "choice", "sentence"),
+    [
+        (
+            -0.02,
+            Choice.BEATS_BASELINE,
+            "{} beats tuned full-depth LoRA with 2 % of full depth's parameters. Test loss ",
+        ),
+        (-0.02, Choice.SMALLEST_WITHIN_NOISE, "{} is handed over, with 2 % of full depth's parameters: the smallest "),
+        (0.02, Choice.BEATS_BASELINE, "{} kept up with tuned full-depth LoRA on validation with 2 % of full depth's"),
+        (
+            0.001,
+            Choice.CLOSEST_WITHIN_NOISE,
+            "No candidate beats tuned full-depth LoRA beyond noise. {} is handed over, with 2 % of full depth's "
+            "parameters: the candidate within noise that stays closest to the base. Test loss ",
+        ),
+        (
+            0.001,
+            Choice.BEATS_BASELINE,
+            "No candidate beats tuned full-depth LoRA beyond noise. {} is handed over, with 2 % of full depth's "
+            "parameters: it led on validation, but not beyond noise on the test split. Test loss ",
+        ),
+    ],
+)
+def test_the_verdict_is_a_sentence_wherever_the_winner_sits(
+    where: dict[str, object], subject: str, gain: float, choice: Choice, sentence: str
+) -> None:
+    facts = plausible_facts(gain=gain)
+    update = {
+        "candidate": facts.winner.baseline.model_copy(update=where),
+        "trainable_parameters": facts.winner.baseline_parameters // 50,
+        "choice": choice,
+    }
+    said = verdict(facts.winner.model_copy(update=update), facts.evaluation)
+    assert said.startswith(sentence.format(subject))
