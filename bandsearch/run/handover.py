@@ -24,13 +24,13 @@ from bandsearch.run.retrain import Training, best_checkpoint
 from bandsearch.rundir import RunDirectory
 from bandsearch.values.candidate import Candidate, Role
 from bandsearch.values.errors import AdapterError
-from bandsearch.values.evaluation import ArmScores, Choice, Evaluation, Winner
+from bandsearch.values.evaluation import Arm, ArmScores, Choice, Evaluation, Winner
 from bandsearch.values.plan import Plan
 from bandsearch.values.progress import Listener, Update
 from bandsearch.values.spec import RunSpec
 from bandsearch.values.statistics import paired_bootstrap
 
-BASE, FULL_DEPTH, WINNER = "base", "full_depth", "winner"
+BASE, FULL_DEPTH, WINNER = Arm.BASE.value, Arm.FULL_DEPTH.value, Arm.WINNER.value
 # Of the time an arm has, what may go into what it has forgotten.
 RETENTION_SHARE = 0.1
 
@@ -108,7 +108,7 @@ def evaluate_arms(
         scores = tuple(threads.map(work, range(len(queue))))
     if WINNER not in trained:
         # The baseline is the winner: one training, shown under both names.
-        scores = (*scores, scores[-1].model_copy(update={"arm": WINNER}))
+        scores = (*scores, scores[-1].model_copy(update={"arm": Arm.WINNER}))
     evaluation = Evaluation(arms=scores, comparisons=compare(scores), retention_texts=job.retention.name)
     write_card(
         home.adapter,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bandsearch.run.forgetting import forgetting_words
 from bandsearch.run.words import percent, place_of
-from bandsearch.values.evaluation import Choice, Comparison, Evaluation, Winner
+from bandsearch.values.evaluation import Arm, Choice, Comparison, Evaluation, Metric, Winner
 
 BASELINE = "tuned full-depth LoRA"
 
@@ -25,11 +25,11 @@ def _on_the_task(winner: Winner, evaluation: Evaluation) -> str:
         return f"Nothing to gain: {BASELINE} is handed over {parameters}. {winner.reason}"
     lora = f"LoRA on {place_of(winner)}"
     share = f"{percent(winner.trainable_parameters / winner.baseline_parameters)} of full depth's parameters"
-    comparison = evaluation.comparison("winner", "full_depth", "loss")
+    comparison = evaluation.comparison(Arm.WINNER, Arm.FULL_DEPTH, Metric.LOSS)
     if comparison is None:
         raise ValueError("an evaluation compares the winner with full depth")
-    test = f"Test loss {evaluation.arm('winner').loss:.4f} against {evaluation.arm('full_depth').loss:.4f}, "
-    test += f"difference {_interval(comparison)}."
+    ours, theirs = evaluation.arm(Arm.WINNER).loss, evaluation.arm(Arm.FULL_DEPTH).loss
+    test = f"Test loss {ours:.4f} against {theirs:.4f}, difference {_interval(comparison)}."
     won_validation = winner.choice is Choice.BEATS_BASELINE
     if comparison.difference.high < 0 and won_validation:
         return f"{lora} beats {BASELINE} with {share}. {test}"

@@ -27,9 +27,9 @@ from bandsearch.values.plan import Plan
 from bandsearch.values.profile import SensitivityProfile
 from bandsearch.values.progress import Listener, Update, silent
 from bandsearch.values.spec import Objective
-from bandsearch.values.trial import Point, TrialResult, TrialState
+from bandsearch.values.trial import Point, TrialResult, TrialStage, TrialState
 
-STAGE = "confirm"
+STAGE = TrialStage.CONFIRM
 # What a full-depth baseline is made of where the search left none that can be trained: the habit, and slower.
 HABIT_RANK, HABIT_ALPHA = 16, 32.0
 RETREAT = 3.0
@@ -67,7 +67,7 @@ def confirm(
     places = len(idle)
     running: dict[Future[TrialResult | None], tuple[int, Proposal]] = {}
     given_up: set[tuple[str, int]] = set()
-    readings = [result for result in records.results() if result.stage == STAGE]
+    readings = [result for result in records.results() if result.stage is STAGE]
     threads = ThreadPoolExecutor(places)
     try:
         while not stop():

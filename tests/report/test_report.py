@@ -14,12 +14,13 @@ from plausible import RUNGS, plausible_facts
 from bandsearch.evaluate.arms import compare
 from bandsearch.run.forgetting import forgetting_words
 from bandsearch.run.report import ReportFacts, write_report
+from bandsearch.run.rows import difference_row
 from bandsearch.run.verdict import verdict
 from bandsearch.run.words import markdown_text
 from bandsearch.values.atlas import Suggestion
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Role
-from bandsearch.values.evaluation import ArmScores, Choice, Evaluation, ExampleScore
+from bandsearch.values.evaluation import Arm, ArmScores, Choice, Comparison, Evaluation, ExampleScore, Interval, Metric
 from bandsearch.values.retention import Retention
 from bandsearch.values.trial import TrialState
 
@@ -84,7 +85,7 @@ def test_the_numbers_are_there(tmp_path: Path) -> None:
     facts = plausible_facts()
     reader = Reader(html_of(facts, tmp_path))
     markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
-    winner, full = facts.evaluation.arm("winner"), facts.evaluation.arm("full_depth")
+    winner, full = facts.evaluation.arm(Arm.WINNER), facts.evaluation.arm(Arm.FULL_DEPTH)
     for expected in (
         facts.verdict,
         f"{winner.loss:.4f}",
@@ -266,7 +267,7 @@ def test_what_was_forgotten_and_recommended_is_in_both_twins(tmp_path: Path) -> 
         Suggestion(candidate=tried.candidate, reason="won <i>before</i>"),
         Suggestion(candidate=tried.candidate.model_copy(update={"rank": 3}), reason="never tried"),
     )
-    assert not evaluation.comparison("winner", "full_depth", "divergence").difference.high > 0
+    assert not evaluation.comparison(Arm.WINNER, Arm.FULL_DEPTH, Metric.DIVERGENCE).difference.high > 0
     html = Reader(html_of(dataclasses.replace(facts, evaluation=evaluation, prior=suggested), tmp_path)).text
     markdown = (tmp_path / "report.md").read_text()
     for text in (html, markdown):
@@ -372,3 +373,11 @@ def test_the_verdict_is_a_sentence_wherever_the_winner_sits(
     }
     said = verdict(facts.winner.model_copy(update=update), facts.evaluation)
     assert said.startswith(sentence.format(subject))
+
+
+@pytest.mark.parametrize("metric", Metric)
+def test_better_is_lower_for_all_but_exact_match(metric: Metric) -> None:
+    below = Interval(mean=-0.2, low=-0.3, high=-0.1)
+    row = difference_row(Comparison(arm=Arm.WINNER, reference=Arm.FULL_DEPTH, metric=metric, difference=below))
+    assert row.meaning == ("worse" if metric is Metric.EXACT_MATCH else "better")
+    assert f'class="{"bad" if metric is Metric.EXACT_MATCH else "good"}"' in row.drawing
