@@ -13,8 +13,8 @@ from bandsearch.engine.measure import measure_costs
 from bandsearch.probe.probe import ProbeSettings, run_probe
 from bandsearch.search.campaign import Campaign
 from bandsearch.search.candidates import CandidateCode
-from bandsearch.search.search import ETA
 from bandsearch.values.candidate import Candidate
+from bandsearch.values.plan import ETA
 from bandsearch.values.profile import SensitivityProfile
 from bandsearch.values.space import SearchSpace
 from bandsearch.values.trial import TrialResult, TrialState

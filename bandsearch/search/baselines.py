@@ -16,8 +16,6 @@ from bandsearch.values.candidate import Candidate, Role, rates_differ
 from bandsearch.values.profile import SensitivityProfile
 from bandsearch.values.value import Value
 
-# The block of depth that arXiv 2604.11838 found to stay stable under fine-tuning.
-MID_BLOCK = (0.2, 0.8)
 FULL_DEPTH_RATES = 4
 OTHER_RATES = 3
 THIN_RATES = 2
@@ -142,7 +140,7 @@ def _probed(code: CandidateCode, band: Band, rate: float) -> Candidate:
 
 def _baseline_bands(layer_count: int, seed: int) -> dict[Role, Band]:
     """The baselines' bands; on a decoder too small for them to differ, only the different ones."""
-    middle = Band.between(*MID_BLOCK, layer_count)
+    middle = Band.middle(layer_count)
     last = Band.last(middle.width, layer_count)
     starts = [start for start in range(layer_count - middle.width + 1) if start not in (middle.start, last.start)]
     bands = {Role.FULL_DEPTH: Band.full(layer_count), Role.MID_BLOCK: middle, Role.LAST_K: last}

@@ -21,7 +21,7 @@ from bandsearch.search.ports import Pool, Records
 from bandsearch.search.proposal import Proposal
 from bandsearch.values.candidate import Candidate, Role
 from bandsearch.values.evaluation import Winner
-from bandsearch.values.fidelity import Fidelity, Schedule
+from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.layout import Layout
 from bandsearch.values.plan import Plan
 from bandsearch.values.profile import SensitivityProfile
@@ -107,13 +107,8 @@ def confirm(
 
 def confirm_fidelity(plan: Plan, seed: int) -> Fidelity:
     """As the final training, but shorter."""
-    return Fidelity(
-        steps=plan.confirm_steps,
-        batch_size=plan.batch_size,
-        seed=seed,
-        schedule=Schedule.LINEAR,
-        warmup_steps=min(10, plan.confirm_steps // 10),
-        validation_examples=plan.validation_examples,
+    return Fidelity.final(
+        plan.confirm_steps, batch_size=plan.batch_size, seed=seed, validation_examples=plan.validation_examples
     )
 
 

@@ -28,14 +28,13 @@ from bandsearch.values.atlas import Suggestion
 from bandsearch.values.candidate import Role
 from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.layout import Layout
-from bandsearch.values.plan import Plan
+from bandsearch.values.plan import ETA, Plan
 from bandsearch.values.profile import SensitivityProfile
 from bandsearch.values.progress import Listener, Update, silent
 from bandsearch.values.space import SearchSpace
 from bandsearch.values.spec import Objective
 from bandsearch.values.trial import TrialResult, TrialStage, TrialState
 
-ETA = 3
 STAGE = TrialStage.SEARCH
 # Ray Tune ends its processes after the last training; measured on 2 cores.
 TUNE_END_SECONDS = 2.0
