@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bandsearch.adapters.card import model_card
 from bandsearch.adapters.export import export_adapter, write_card
-from bandsearch.adapters.verify import Severity, verify_adapter
+from bandsearch.adapters.verify import require_sound
 from bandsearch.data.dataset import Encoded
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.pool import EnginePool
@@ -23,7 +23,6 @@ from bandsearch.run.job import Job
 from bandsearch.run.retrain import Training, best_checkpoint
 from bandsearch.rundir import RunDirectory
 from bandsearch.values.candidate import Candidate, Role
-from bandsearch.values.errors import AdapterError
 from bandsearch.values.evaluation import Arm, ArmScores, Choice, Evaluation, Winner
 from bandsearch.values.plan import Plan
 from bandsearch.values.progress import Listener, Update
@@ -70,9 +69,7 @@ def export_winner(pool: EnginePool, home: RunDirectory, job: Job, winner: Winner
     layout = job.summary.layout
     card = model_card(winner, layout, job.source, job.dataset.name, home.adapter)
     export_adapter(tensors, candidate, layout, job.source, home.adapter, card)
-    errors = [finding for finding in verify_adapter(home.adapter, layout) if finding.severity is Severity.ERROR]
-    if errors:
-        raise AdapterError(f"The exported adapter is not sound: {errors[0].message}", errors[0].remedy)
+    require_sound(home.adapter, layout)
 
 
 def evaluate_arms(
