@@ -26,8 +26,8 @@ from bandsearch.run.rows import (
     sample_rows,
     tiles_of,
 )
-from bandsearch.run.signals import Signal, signals
 from bandsearch.run.words import CHOICE_WORDS, charged, percent, place_of, short_name
+from bandsearch.search.correlation import Signal, signals
 from bandsearch.values.band import Band
 from bandsearch.values.budget import Unit
 from bandsearch.values.evaluation import Arm, Choice, Evaluation, Metric, Winner

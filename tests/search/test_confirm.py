@@ -11,7 +11,7 @@ from bandsearch.data.dataset import Encoded
 from bandsearch.evaluate.retention import divergence_of
 from bandsearch.search.clock import Clock
 from bandsearch.search.confirm import _next, confirm
-from bandsearch.search.correlation import proxy_correlation
+from bandsearch.search.correlation import signals
 from bandsearch.search.decision import Contender
 from bandsearch.search.finalists import pick_finalists
 from bandsearch.values.candidate import Candidate, Role
@@ -99,7 +99,8 @@ def test_every_finalist_has_two_seeds_and_those_that_are_hard_to_tell_apart_have
     assert again == winner
     assert pool.trainings == len(readings)
     # Full depth at its second rate did not get to the last rung.
-    assert all(entry.pairs == len(finalists) - 1 for entry in proxy_correlation([*results, *readings], LAYERS)[-1:])
+    judged = {signal.predictor: signal.pairs for signal in signals([*results, *readings], profile(), (30, 90))}
+    assert judged["loss after 90 steps"] == len(finalists) - 1
 
 
 def test_short_of_time_full_depth_is_tuned_and_compared_with_one_other() -> None:
