@@ -31,16 +31,10 @@ _MEANT = {
     "init_lora_weights": "inits",
     "use_rslora": "methods",
 }
-_REFUSED_METHODS = {
+_UNSERVED = ("AdaLoRA", "IA3", "LoHa", "LoKr", "VeRA", "OFT", "BOFT")
+_REFUSED_METHODS = {method.lower(): f"vLLM refuses {method} adapters" for method in _UNSERVED} | {
     "dora": "vLLM refuses DoRA adapters, and converting them to LoRA changes what they compute",
-    "adalora": "vLLM refuses AdaLoRA adapters",
-    "ia3": "vLLM refuses IA3 adapters",
-    "loha": "vLLM refuses LoHa adapters",
-    "lokr": "vLLM refuses LoKr adapters",
-    "vera": "vLLM refuses VeRA adapters",
-    "oft": "vLLM refuses OFT adapters",
-    "boft": "vLLM refuses BOFT adapters",
-    "qlora": "QLoRA is LoRA on a quantised base; bases are loaded unquantised here",
+    "qlora": "it is plain lora on a base in 4 bits, so write lora here and give the run --dtype nf4",
 }
 _CHANGES_THE_BASE = "it changes the base weights, so vLLM refuses such adapters"
 _REFUSED_INITS = {"pissa": _CHANGES_THE_BASE, "olora": _CHANGES_THE_BASE, "loftq": _CHANGES_THE_BASE} | {
@@ -87,32 +81,6 @@ def parse_space(text: str, name: str, origin: str) -> SearchSpace:
         lines = "\n".join(f"  {mistake}" for mistake in mistakes)
         raise SpaceError(f"{origin} has {count}:\n{lines}", _ADVICE)
     return space
-
-
-def describe_space(space: SearchSpace) -> str:
-    """A space in words, one line per thing that may vary."""
-    bands = space.bands
-    one = "one band, whole or in two pieces" if bands.split else "one band"
-    what = one if bands.count == 1 else f"{bands.count} bands"
-    snap = "" if bands.snap == 1 else f", in steps of {bands.snap} layers"
-    low, high = space.learning_rate.low, space.learning_rate.high
-    rates = [f"{rate:.3g}" if rate is not None else "found by the probe" for rate in dict.fromkeys((low, high))]
-    lines = {
-        "bands": f"{what}, starting at {_share(bands.start)} of the depth, {_share(bands.width)} wide{snap}",
-        "ranks": ", ".join(map(str, space.ranks)),
-        "alpha": f"{space.alpha}" if isinstance(space.alpha, str) else f"{space.alpha:g}",
-        "targets": ", ".join(space.targets),
-        "learning rate": " to ".join(rates),
-        "method": ", ".join(space.methods),
-        "init": ", ".join(space.inits),
-    }
-    title = f"{space.name}: {space.description}" if space.description else space.name
-    return "\n".join([title, *(f"  {key:<14}{value}" for key, value in lines.items())])
-
-
-def _share(span: tuple[float, float]) -> str:
-    low, high = (f"{100 * end:g}" for end in span)
-    return f"{low} %" if low == high else f"{low} to {high} %"
 
 
 def _find(name_or_path: str | Path) -> Path:

@@ -13,8 +13,8 @@ from bandsearch.engine.measure import measure_costs
 from bandsearch.probe.probe import ProbeSettings, run_probe
 from bandsearch.search.campaign import Campaign
 from bandsearch.search.candidates import CandidateCode
-from bandsearch.search.search import ETA
 from bandsearch.values.candidate import Candidate
+from bandsearch.values.plan import ETA
 from bandsearch.values.profile import SensitivityProfile
 from bandsearch.values.space import SearchSpace
 from bandsearch.values.trial import TrialResult, TrialState
@@ -93,6 +93,7 @@ def _probe(at: Started, workload: Workload) -> SensitivityProfile:
     settings = ProbeSettings(
         seed=scale.seed,
         batch_size=scale.batch_size,
+        space=SearchSpace(name="default"),
         costs=costs,
         deadline=scale.probe_steps * costs.seconds_per_step,
     )

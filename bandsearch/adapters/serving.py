@@ -18,7 +18,7 @@ from torch import nn
 
 from bandsearch.adapters.export import CONFIG_FILE
 from bandsearch.adapters.limits import max_lora_rank
-from bandsearch.adapters.verify import Severity, verify_adapter
+from bandsearch.adapters.verify import require_sound
 from bandsearch.values.errors import AdapterError, DependencyError
 from bandsearch.values.layout import Layout, Serving
 from bandsearch.values.source import Source
@@ -93,9 +93,7 @@ def compare_with_vllm(
     batches: some CPU engines give base rows of a mixed batch the adapter. Raises DependencyError without vLLM, and
     AdapterError for an adapter that fails the structural pre-flight or that the engine refuses.
     """
-    errors = [finding for finding in verify_adapter(adapter, layout) if finding.severity is Severity.ERROR]
-    if errors:
-        raise AdapterError(errors[0].message, errors[0].remedy)
+    require_sound(adapter, layout)
     if layout.serving is Serving.NONE:
         raise AdapterError(f"vLLM serves no LoRA adapters on {layout.family} models.", "Use Transformers and PEFT.")
     began = time.monotonic()

@@ -90,6 +90,15 @@ def verify_adapter(path: Path, layout: Layout) -> tuple[Finding, ...]:
     return (*findings, *_one_per_code(_check_tensors(tensors, config, layout)))
 
 
+def require_sound(path: Path, layout: Layout) -> tuple[Finding, ...]:
+    """The findings, none of which is an error. Raises AdapterError with the first that is."""
+    findings = verify_adapter(path, layout)
+    for finding in findings:
+        if finding.severity is Severity.ERROR:
+            raise AdapterError(f"{path} is not sound: {finding.message}", finding.remedy)
+    return findings
+
+
 def _one_per_code(findings: Iterable[Finding]) -> Iterator[Finding]:
     """The first finding of each code, with the number of others: a wrong prefix is wrong in hundreds of tensors."""
     groups: dict[Code, list[Finding]] = {}

@@ -16,14 +16,14 @@ MODEL, DATA, TRAINING, SEARCH, TASKS = "Model", "Data", "Final training", "Searc
 ModelName = Annotated[
     str,
     typer.Option(
-        "--model", "-m", help="Alias (see bandsearch models), hub id[@revision], or directory.", rich_help_panel=MODEL
+        "--model", "-m", help="Alias (see bandsearch models), hub id\\[@revision], or directory.", rich_help_panel=MODEL
     ),
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.", rich_help_panel=MODEL)]
 Dtype = Annotated[
     Literal["auto", "bf16", "fp16", "fp32", "nf4"],
     typer.Option(
-        help="auto is bf16 on a GPU and fp32 on a CPU; nf4 keeps the base in 4 bits (QLoRA; needs bandsearch[qlora]).",
+        help="auto: bf16 on a GPU, fp32 on a CPU; nf4 keeps the base in 4 bits (QLoRA; needs bandsearch\\[qlora]).",
         rich_help_panel=MODEL,
     ),
 ]

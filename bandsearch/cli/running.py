@@ -94,7 +94,7 @@ def probe(
         profile = probe_only(spec, out, at.listen)
         at.say(profile)
     if not json:
-        from bandsearch.probe.bars import draw
+        from bandsearch.cli.bars import draw
 
         at.console.print(draw(profile))
 

@@ -108,13 +108,13 @@ def model_table(summary: ModelSummary) -> RenderableType:
     layout = summary.layout
     facts = {
         "model": str(summary.source),
-        "architecture": f"{summary.architecture} ({summary.family})",
+        "architecture": f"{summary.architecture} ({layout.family})",
         "layers": f"{layout.layer_count} of width {layout.hidden_size}, at {layout.layers_path}",
         "parameters": f"{summary.parameters:,}",
         "weights": ", ".join(f"{_bytes(size)} in {dtype}" for dtype, size in summary.bytes_by_dtype.items()),
         "vocabulary": f"{summary.vocabulary:,}",
         "context": "unknown" if summary.context_length is None else f"{summary.context_length:,} tokens",
-        "targets": ", ".join(summary.targets),
+        "targets": ", ".join(layout.target_names),
         "vLLM serves LoRA": layout.serving.value,
     }
     modules = Table(box=box.SIMPLE_HEAD)

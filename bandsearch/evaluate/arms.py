@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from bandsearch.engine.engine import Engine
 from bandsearch.evaluate.answers import is_right
-from bandsearch.values.evaluation import ArmScores, Comparison, ExampleScore
+from bandsearch.values.evaluation import Arm, ArmScores, Comparison, ExampleScore, Metric
 from bandsearch.values.statistics import paired_bootstrap
 
-PAIRS = (("winner", "full_depth"), ("winner", "base"), ("full_depth", "base"))
+PAIRS = ((Arm.WINNER, Arm.FULL_DEPTH), (Arm.WINNER, Arm.BASE), (Arm.FULL_DEPTH, Arm.BASE))
 # Of the time an arm has, what its losses may take; generation gets the rest.
 LOSS_SHARE = 0.5
 
@@ -33,7 +33,7 @@ def score_arm(
     texts = engine.generate("test", session, min(generated_examples, len(losses)), deadline=rest)
     references = engine.dataset.test
     return ArmScores(
-        arm=arm,
+        arm=Arm(arm),
         examples=tuple(
             ExampleScore(
                 loss=loss,
@@ -50,7 +50,7 @@ def compare(arms: Sequence[ArmScores], pairs: Sequence[tuple[str, str]] = PAIRS)
     """Paired bootstrap of loss, exact match and retention, over what both arms of a pair were scored on."""
     by_name = {arm.arm: arm for arm in arms}
     comparisons = []
-    for arm, reference in pairs:
+    for arm, reference in ((Arm(one), Arm(other)) for one, other in pairs):
         both = list(zip(by_name[arm].examples, by_name[reference].examples, strict=False))
         losses = [ours.loss - theirs.loss for ours, theirs in both]
         matches = [
@@ -58,7 +58,7 @@ def compare(arms: Sequence[ArmScores], pairs: Sequence[tuple[str, str]] = PAIRS)
             for ours, theirs in both
             if ours.correct is not None and theirs.correct is not None
         ]
-        measured = {"loss": losses, "exact_match": matches, **_kept(by_name[arm], by_name[reference])}
+        measured = {Metric.LOSS: losses, Metric.EXACT_MATCH: matches, **_kept(by_name[arm], by_name[reference])}
         for metric, differences in measured.items():
             if differences:
                 interval = paired_bootstrap(differences)
@@ -66,12 +66,12 @@ def compare(arms: Sequence[ArmScores], pairs: Sequence[tuple[str, str]] = PAIRS)
     return tuple(comparisons)
 
 
-def _kept(arm: ArmScores, reference: ArmScores) -> dict[str, list[float]]:
+def _kept(arm: ArmScores, reference: ArmScores) -> dict[Metric, list[float]]:
     """Differences of retention, text by text; nothing where either was not measured."""
     ours, theirs = arm.retention, reference.retention
     if ours is None or theirs is None:
         return {}
     return {
-        "retention_loss": [a - b for a, b in zip(ours.losses, theirs.losses, strict=False)],
-        "divergence": [a - b for a, b in zip(ours.divergences, theirs.divergences, strict=False)],
+        Metric.RETENTION_LOSS: [a - b for a, b in zip(ours.losses, theirs.losses, strict=False)],
+        Metric.DIVERGENCE: [a - b for a, b in zip(ours.divergences, theirs.divergences, strict=False)],
     }

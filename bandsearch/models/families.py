@@ -13,8 +13,6 @@ from bandsearch.values.errors import ModelError
 from bandsearch.values.layout import Layout, Linear, Serving
 from bandsearch.values.value import Value
 
-__all__ = ["FAMILIES", "Family", "Layout", "Linear", "Serving", "layout_of"]
-
 Group = Literal["attention", "mlp"]
 
 

@@ -60,22 +60,6 @@ class ModelSummary(Value):
     parameters: int
     bytes_by_dtype: dict[str, int]
 
-    @property
-    def family(self) -> str:
-        return self.layout.family
-
-    @property
-    def layers(self) -> int:
-        return self.layout.layer_count
-
-    @property
-    def hidden(self) -> int:
-        return self.layout.hidden_size
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        return self.layout.target_names
-
 
 def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
     """The model's tokenizer, with a padding token inside the vocabulary. Raises ModelError."""

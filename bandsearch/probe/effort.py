@@ -7,8 +7,11 @@ import time
 from pydantic import Field
 
 from bandsearch.values.plan import Costs
+from bandsearch.values.space import SearchSpace
 from bandsearch.values.value import Value
 
+# Of everything that the probe trains.
+RANK = 8
 # Of the deadline; the rest is for what is not measured in steps.
 PLANNED_SHARE = 0.75
 # Single examples use an accelerator badly: one alone costs this much of a step, forward and backward.
@@ -18,16 +21,15 @@ FORWARD = 1 / 3
 
 
 class ProbeSettings(Value):
-    """`alpha` has to be the one the search uses, or the rates it is told are not its own. `deadline` is in seconds from
-    the start of the probe; without one the counts are fixed and nothing depends on time.
+    """`space` is the one that is searched: under another alpha other rates are best. `deadline` is in seconds from the
+    start of the probe; without one the counts are fixed and nothing depends on time.
     """
 
     seed: int = Field(ge=0)
     batch_size: int = Field(ge=1)
+    space: SearchSpace
     costs: Costs
     deadline: float | None = Field(default=None, gt=0)
-    rank: int = Field(default=8, ge=1)
-    alpha: float = Field(default=32.0, gt=0)
 
 
 class Effort(Value):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from bandsearch.data.dataset import Encoded
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.failures import DivergedError
-from bandsearch.probe.effort import Effort, ProbeSettings, Stopwatch, effort_for
+from bandsearch.probe.effort import RANK, Effort, ProbeSettings, Stopwatch, effort_for
 from bandsearch.probe.gradients import module_sensitivities
 from bandsearch.probe.hidden import hidden_states, layer_views, relative_changes
 from bandsearch.probe.masking import Worth, worth_of_parts
@@ -152,8 +152,8 @@ class _Probe:
         return self.engine.admit(self._candidate(rate), fidelity)
 
     def _candidate(self, rate: float) -> Candidate:
-        rank, alpha = self.settings.rank, self.settings.alpha
-        return Candidate.full_depth(self.layout.layer_count, rank=rank, alpha=alpha, learning_rate=rate)
+        alpha = self.settings.space.alpha_at(RANK)
+        return Candidate.full_depth(self.layout.layer_count, rank=RANK, alpha=alpha, learning_rate=rate)
 
     def _evict_all_but(self, rate: float) -> None:
         for other in [each for each in self.sessions if each != rate]:

@@ -9,8 +9,6 @@ from bandsearch.values.profile import BandProposal
 
 # Widths as shares of depth, in the order in which their bands are proposed.
 WIDTHS = (0.6, 0.4, 0.8, 0.25)
-# The block of depth that arXiv 2604.11838 found to stay stable under fine-tuning.
-STABLE_BLOCK = (0.2, 0.8)
 MOST = 8
 # Positions tried per width.
 POSITIONS = 8
@@ -71,8 +69,7 @@ def _reasons(scores: Sequence[float], kept: Mapping[Band, float]) -> Iterator[tu
             f"bands of {layers}",
         )
         if place == 0:
-            low, high = STABLE_BLOCK
-            yield Band.between(low, high, count), "the 20–80 % block, stable under fine-tuning in arXiv 2604.11838"
+            yield Band.middle(count), "the 20–80 % block, stable under fine-tuning in arXiv 2604.11838"
     half = _narrowest_half(scores)
     yield half, f"the narrowest band that holds half of the sensitivity ({mass(scores, half):.0%})"
 

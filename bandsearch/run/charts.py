@@ -10,13 +10,14 @@ from bandsearch.run.svg import Scale, axes, element, number, picture, polyline, 
 from bandsearch.run.words import layers_of
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate, Role
-from bandsearch.values.evaluation import Finalist, Interval
+from bandsearch.values.evaluation import Arm, Finalist, Interval
 from bandsearch.values.pareto import pareto_front
 from bandsearch.values.profile import LayerViews, RateRange, SensitivityProfile
 from bandsearch.values.trial import TrialResult, TrialState
 
 WIDTH = 480
 HEAT_STEPS = 7
+ARM_CLASSES = {Arm.WINNER: "winner", Arm.FULL_DEPTH: "baseline"}
 LETTERS = {Role.FULL_DEPTH: "F", Role.MID_BLOCK: "M", Role.LAST_K: "L", Role.RANDOM_BAND: "R"}
 FAILED = (TrialState.DIVERGED, TrialState.OUT_OF_MEMORY)
 
@@ -262,12 +263,12 @@ def budget_bars(rows: Sequence[tuple[str, float | None, float]], words: Callable
     return picture(WIDTH, top + step * len(rows) + 4, parts, "budget by stage, planned and spent")
 
 
-def interval_bar(interval: Interval, better: str) -> Markup:
-    """A difference with its interval on a line through zero. `better` is "low" or "high"."""
+def interval_bar(interval: Interval, lower_is_better: bool) -> Markup:
+    """A difference with its interval on a line through zero."""
     width, middle = 150, 9
     reach = 1.15 * max(abs(interval.low), abs(interval.high), abs(interval.mean)) or 1.0
     x = Scale(-reach, reach, 2, width - 2)
-    good = interval.high < 0 if better == "low" else interval.low > 0
+    good = interval.high < 0 if lower_is_better else interval.low > 0
     class_ = ("good" if good else "bad") if interval.excludes_zero else "open"
     return picture(
         width,

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from bandsearch.run.charts import ARM_CLASSES
 from bandsearch.run.words import ARM_NAMES, signed, span
-from bandsearch.values.evaluation import ArmScores, Evaluation, Winner
+from bandsearch.values.evaluation import Arm, ArmScores, Evaluation, Metric, Winner
 from bandsearch.values.retention import Retention
 
-METRICS = ("retention_loss", "divergence")
+METRICS = (Metric.RETENTION_LOSS, Metric.DIVERGENCE)
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,11 @@ def forgetting_words(winner: Winner, evaluation: Evaluation) -> str:
 
     Where the two are equal within noise on the task, the one that forgets less is called the better one.
     """
-    full = _forgot(evaluation, "full_depth")
+    full = _forgot(evaluation, Arm.FULL_DEPTH)
     if full is None:
         return ""
     where = f"On {_texts(evaluation)} tuned full-depth LoRA"
-    ours = _forgot(evaluation, "winner")
+    ours = _forgot(evaluation, Arm.WINNER)
     if ours is None or winner.candidate == winner.baseline:
         return f"{where} {full}."
     return f"{where} {full}; the winner {ours}: {_judged(evaluation)}."
@@ -43,28 +44,28 @@ def forgetting_rows(evaluation: Evaluation) -> Iterable[ForgettingRow]:
     for arm in evaluation.arms:
         if arm.retention is None:
             continue
-        lost = evaluation.comparison(arm.arm, "base", "retention_loss")
+        lost = evaluation.comparison(arm.arm, Arm.BASE, Metric.RETENTION_LOSS)
         yield ForgettingRow(
-            name=ARM_NAMES.get(arm.arm, arm.arm),
-            class_={"winner": "winner", "full_depth": "baseline"}.get(arm.arm, "quiet"),
+            name=ARM_NAMES[arm.arm],
+            class_=ARM_CLASSES.get(arm.arm, "quiet"),
             loss=f"{arm.retention.loss:.4f}",
-            lost="–" if lost is None else signed(lost.difference.mean, "loss"),
-            interval="–" if lost is None else span(lost.difference, "loss"),
+            lost="–" if lost is None else signed(lost.difference.mean, Metric.RETENTION_LOSS),
+            interval="–" if lost is None else span(lost.difference, Metric.RETENTION_LOSS),
             divergence=f"{arm.retention.divergence:.4f}",
         )
 
 
-def _forgot(evaluation: Evaluation, arm: str) -> str | None:
+def _forgot(evaluation: Evaluation, arm: Arm) -> str | None:
     retention = _retention(evaluation.arms, arm)
-    lost = evaluation.comparison(arm, "base", "retention_loss")
+    lost = evaluation.comparison(arm, Arm.BASE, Metric.RETENTION_LOSS)
     if retention is None or lost is None:
         return None
     return f"changes the loss by {lost.difference.mean:+.4f} and diverges by {retention.divergence:.4f} nats a token"
 
 
 def _judged(evaluation: Evaluation) -> str:
-    divergence = evaluation.comparison("winner", "full_depth", "divergence")
-    task = evaluation.comparison("winner", "full_depth", "loss")
+    divergence = evaluation.comparison(Arm.WINNER, Arm.FULL_DEPTH, Metric.DIVERGENCE)
+    task = evaluation.comparison(Arm.WINNER, Arm.FULL_DEPTH, Metric.LOSS)
     if divergence is None or not divergence.difference.excludes_zero:
         return "neither stays closer to the base beyond noise"
     less = divergence.difference.high < 0
@@ -81,5 +82,5 @@ def _texts(evaluation: Evaluation) -> str:
     return f"{min(counts)} texts away from the task ({evaluation.retention_texts})"
 
 
-def _retention(arms: Iterable[ArmScores], name: str) -> Retention | None:
+def _retention(arms: Iterable[ArmScores], name: Arm) -> Retention | None:
     return next((arm.retention for arm in arms if arm.arm == name), None)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bandsearch.adapters.card import model_card
 from bandsearch.adapters.export import export_adapter, write_card
-from bandsearch.adapters.verify import Severity, verify_adapter
+from bandsearch.adapters.verify import require_sound
 from bandsearch.data.dataset import Encoded
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.pool import EnginePool
@@ -23,14 +23,13 @@ from bandsearch.run.job import Job
 from bandsearch.run.retrain import Training, best_checkpoint
 from bandsearch.rundir import RunDirectory
 from bandsearch.values.candidate import Candidate, Role
-from bandsearch.values.errors import AdapterError
-from bandsearch.values.evaluation import ArmScores, Choice, Evaluation, Winner
+from bandsearch.values.evaluation import Arm, ArmScores, Choice, Evaluation, Winner
 from bandsearch.values.plan import Plan
 from bandsearch.values.progress import Listener, Update
 from bandsearch.values.spec import RunSpec
 from bandsearch.values.statistics import paired_bootstrap
 
-BASE, FULL_DEPTH, WINNER = "base", "full_depth", "winner"
+BASE, FULL_DEPTH, WINNER = Arm.BASE.value, Arm.FULL_DEPTH.value, Arm.WINNER.value
 # Of the time an arm has, what may go into what it has forgotten.
 RETENTION_SHARE = 0.1
 # Of the time that is left then, what lm-eval may count on; it gets whatever else the test split leaves.
@@ -72,9 +71,7 @@ def export_winner(pool: EnginePool, home: RunDirectory, job: Job, winner: Winner
     layout = job.summary.layout
     card = model_card(winner, layout, job.source, job.dataset.name, home.adapter)
     export_adapter(tensors, candidate, layout, job.source, home.adapter, card)
-    errors = [finding for finding in verify_adapter(home.adapter, layout) if finding.severity is Severity.ERROR]
-    if errors:
-        raise AdapterError(f"The exported adapter is not sound: {errors[0].message}", errors[0].remedy)
+    require_sound(home.adapter, layout)
 
 
 def evaluate_arms(
@@ -121,7 +118,7 @@ def evaluate_arms(
     scores = tuple(known[arm] or fresh[arm] for arm in checkpoints)
     if WINNER not in trained:
         # The baseline is the winner: one training, shown under both names.
-        scores = (*scores, scores[-1].model_copy(update={"arm": WINNER}))
+        scores = (*scores, scores[-1].model_copy(update={"arm": Arm.WINNER}))
     evaluation = Evaluation(arms=scores, comparisons=compare(scores), retention_texts=job.retention.name)
     write_card(
         home.adapter,

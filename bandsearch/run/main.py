@@ -201,6 +201,7 @@ def _profile(at: _Run) -> SensitivityProfile:
         settings = ProbeSettings(
             seed=at.job.spec.seed,
             batch_size=at.plan.batch_size,
+            space=at.job.spec.space,
             costs=at.plan.costs,
             deadline=at.plan.seconds_of("probe") if at.plan.wall_seconds is not None else None,
         )

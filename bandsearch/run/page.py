@@ -26,12 +26,12 @@ from bandsearch.run.rows import (
     sample_rows,
     tiles_of,
 )
-from bandsearch.run.signals import Signal, signals
 from bandsearch.run.words import CHOICE_WORDS, charged, percent, place_of, short_name
+from bandsearch.search.correlation import Signal, signals
 from bandsearch.values.band import Band
 from bandsearch.values.budget import Unit
-from bandsearch.values.evaluation import Choice, Evaluation, Winner
-from bandsearch.values.trial import TrialResult, TrialState
+from bandsearch.values.evaluation import Arm, Choice, Evaluation, Metric, Winner
+from bandsearch.values.trial import TrialResult, TrialStage, TrialState
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Page:
 def make_page(facts: ReportFacts) -> Page:
     winner = facts.winner
     evaluation = _shown(facts.evaluation, winner)
-    search = [trial for trial in facts.trials if trial.stage == "search"]
+    search = [trial for trial in facts.trials if trial.stage is TrialStage.SEARCH]
     model, data = short_name(facts.spec.model.name), short_name(facts.spec.data.name)
     headline, tone = _headline(winner, facts.evaluation)
     spent = sum(facts.ledger_by_stage.values())
@@ -148,7 +148,7 @@ def _subtitle(facts: ReportFacts) -> str:
 def _headline(winner: Winner, evaluation: Evaluation) -> tuple[str, str]:
     """As in the verdict: a win is claimed only where validation and the test split both show one."""
     where = place_of(winner)
-    comparison = evaluation.comparison("winner", "full_depth", "loss")
+    comparison = evaluation.comparison(Arm.WINNER, Arm.FULL_DEPTH, Metric.LOSS)
     if winner.choice is Choice.UNCOMPARED:
         return "Nothing could be compared in this budget: full-depth LoRA is handed over.", "open"
     if winner.choice is Choice.BASELINE or comparison is None:
@@ -176,8 +176,8 @@ def _shown(evaluation: Evaluation, winner: Winner) -> Evaluation:
         return evaluation
     return evaluation.model_copy(
         update={
-            "arms": tuple(arm for arm in evaluation.arms if arm.arm != "winner"),
-            "comparisons": tuple(each for each in evaluation.comparisons if each.arm != "winner"),
+            "arms": tuple(arm for arm in evaluation.arms if arm.arm is not Arm.WINNER),
+            "comparisons": tuple(each for each in evaluation.comparisons if each.arm is not Arm.WINNER),
         }
     )
 

@@ -13,8 +13,9 @@ from bandsearch.run.words import short_name
 from bandsearch.rundir import Records, RunDirectory
 from bandsearch.values.atlas import AtlasRecord, BandReading
 from bandsearch.values.band import Band
+from bandsearch.values.evaluation import Arm, Metric
 from bandsearch.values.progress import Listener, Update
-from bandsearch.values.trial import TrialResult
+from bandsearch.values.trial import TrialResult, TrialStage
 
 
 def leave_record(home: RunDirectory, job: Job, listen: Listener) -> None:
@@ -32,7 +33,7 @@ def record_of(home: RunDirectory, job: Job) -> AtlasRecord:
     done = Finished.read(home)
     winner, facts = done.winner, done.environment.facts
     compared = winner.candidate != winner.baseline
-    gain = done.evaluation.comparison("winner", "full_depth", "loss") if compared else None
+    gain = done.evaluation.comparison(Arm.WINNER, Arm.FULL_DEPTH, Metric.LOSS) if compared else None
     return AtlasRecord(
         date=facts.get("started", datetime.now(UTC).isoformat(timespec="seconds")),
         model=job.source.slug if job.source.is_local else job.source.location,
@@ -59,7 +60,7 @@ def readings(results: Iterable[TrialResult]) -> list[BandReading]:
     """
     by_bands: dict[tuple[Band, ...], list[TrialResult]] = {}
     for result in results:
-        if result.stage == "search" and result.points:
+        if result.stage is TrialStage.SEARCH and result.points:
             by_bands.setdefault(result.candidate.bands, []).append(result)
     found = []
     for bands, there in by_bands.items():

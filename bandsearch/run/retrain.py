@@ -12,7 +12,7 @@ from bandsearch.engine.team import Team
 from bandsearch.rundir import write_atomically
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.errors import AdapterError
-from bandsearch.values.fidelity import Fidelity, Schedule
+from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.plan import Plan
 from bandsearch.values.progress import Listener, Update
 from bandsearch.values.trial import Point
@@ -37,14 +37,7 @@ class Training(Value):
 
 
 def full_fidelity(plan: Plan, steps: int, seed: int) -> Fidelity:
-    return Fidelity(
-        steps=steps,
-        batch_size=plan.batch_size,
-        seed=seed,
-        schedule=Schedule.LINEAR,
-        warmup_steps=min(10, steps // 10),
-        validation_examples=plan.validation_examples,
-    )
+    return Fidelity.final(steps, batch_size=plan.batch_size, seed=seed, validation_examples=plan.validation_examples)
 
 
 def best_checkpoint(folder: Path, candidate: Candidate) -> Path:

@@ -11,7 +11,8 @@ from bandsearch.run import charts
 from bandsearch.run.facts import ReportFacts, Sample
 from bandsearch.run.words import ARM_NAMES, METRIC_NAMES, ROLE_NAMES, layers_of, percent, signed, span
 from bandsearch.values.candidate import Candidate
-from bandsearch.values.evaluation import ArmScores, Comparison, Evaluation, Winner
+from bandsearch.values.evaluation import Arm, ArmScores, Comparison, Evaluation, Metric, Winner
+from bandsearch.values.trial import TrialStage
 
 SHOWN_SAMPLES = 6
 SHOWN_CHARACTERS = 400
@@ -99,8 +100,9 @@ def tiles_of(facts: ReportFacts, evaluation: Evaluation) -> list[Tile]:
             f"{percent(share)} of full depth ({winner.baseline_parameters:,})",
         ),
     ]
-    arm, reference = ("full_depth", "base") if winner.candidate == winner.baseline else ("winner", "full_depth")
-    for metric, name in (("loss", "Test loss"), ("exact_match", "Exact match")):
+    only_baseline = winner.candidate == winner.baseline
+    arm, reference = (Arm.FULL_DEPTH, Arm.BASE) if only_baseline else (Arm.WINNER, Arm.FULL_DEPTH)
+    for metric, name in ((Metric.LOSS, "Test loss"), (Metric.EXACT_MATCH, "Exact match")):
         comparison = evaluation.comparison(arm, reference, metric)
         if comparison is not None:
             row = difference_row(comparison)
@@ -113,8 +115,8 @@ def arm_rows(arms: Sequence[ArmScores], winner: Winner, tasks: tuple[str, ...]) 
     full = winner.baseline_parameters
     for arm in arms:
         yield ArmRow(
-            name=ARM_NAMES.get(arm.arm, arm.arm),
-            class_={"winner": "winner", "full_depth": "baseline"}.get(arm.arm, "quiet"),
+            name=ARM_NAMES[arm.arm],
+            class_=charts.ARM_CLASSES.get(arm.arm, "quiet"),
             parameters=f"{arm.trainable_parameters:,}",
             share=percent(arm.trainable_parameters / full),
             loss=f"{arm.loss:.4f}",
@@ -125,24 +127,22 @@ def arm_rows(arms: Sequence[ArmScores], winner: Winner, tasks: tuple[str, ...]) 
 
 def difference_row(comparison: Comparison) -> DifferenceRow:
     interval, metric = comparison.difference, comparison.metric
-    better = "low" if metric == "loss" else "high"
     if not interval.excludes_zero:
         meaning = "within noise"
     else:
-        meaning = "better" if (interval.high < 0) == (better == "low") else "worse"
+        meaning = "better" if (interval.high < 0) == metric.lower_is_better else "worse"
     return DifferenceRow(
-        words=f"{ARM_NAMES.get(comparison.arm, comparison.arm)} − "
-        f"{ARM_NAMES.get(comparison.reference, comparison.reference)}",
-        metric=METRIC_NAMES.get(metric, metric),
+        words=f"{ARM_NAMES[comparison.arm]} − {ARM_NAMES[comparison.reference]}",
+        metric=METRIC_NAMES[metric],
         mean=signed(interval.mean, metric),
         interval=span(interval, metric),
         meaning=meaning,
-        drawing=charts.interval_bar(interval, better),
+        drawing=charts.interval_bar(interval, metric.lower_is_better),
     )
 
 
 def prior_rows(facts: ReportFacts) -> Iterable[PriorRow]:
-    trials = {trial.candidate: trial for trial in facts.trials if trial.stage == "search"}
+    trials = {trial.candidate: trial for trial in facts.trials if trial.stage is TrialStage.SEARCH}
     for suggestion in facts.prior:
         trial = trials.get(suggestion.candidate)
         reading = "not tried" if trial is None else trial.state.value.replace("_", " ")
@@ -175,7 +175,7 @@ def sample_rows(samples: Sequence[Sample], scored: Sequence[ArmScores]) -> Itera
     arms = [arm for arm in scored if any(e.generated is not None for e in arm.examples)]
     for index, sample in enumerate(samples):
         outputs = tuple(
-            (ARM_NAMES.get(arm.arm, arm.arm), _cut(example.generated), example.correct)
+            (ARM_NAMES[arm.arm], _cut(example.generated), example.correct)
             for arm in arms
             if (example := arm.examples[index]).generated is not None
         )

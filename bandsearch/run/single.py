@@ -46,7 +46,7 @@ def probe_only(spec: RunSpec, file: Path | None = None, listen: Listener = silen
     job = prepare_job(spec)
     engine = Engine.load(engine_setups(job)[0])
     costs = measure_costs(engine, spec.train.batch_size, min(64, len(job.dataset.validation)))
-    settings = ProbeSettings(seed=spec.seed, batch_size=spec.train.batch_size, costs=costs, deadline=None)
+    settings = ProbeSettings(seed=spec.seed, batch_size=spec.train.batch_size, space=spec.space, costs=costs)
     profile = run_probe(engine, settings, listen)
     if file is not None:
         with disk_errors(file.parent):

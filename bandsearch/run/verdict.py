@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bandsearch.run.forgetting import forgetting_words
-from bandsearch.run.words import place_of
-from bandsearch.values.evaluation import Choice, Comparison, Evaluation, Winner
+from bandsearch.run.words import percent, place_of
+from bandsearch.values.evaluation import Arm, Choice, Comparison, Evaluation, Metric, Winner
 
 BASELINE = "tuned full-depth LoRA"
 
@@ -23,32 +23,28 @@ def _on_the_task(winner: Winner, evaluation: Evaluation) -> str:
         )
     if winner.choice is Choice.BASELINE:
         return f"Nothing to gain: {BASELINE} is handed over {parameters}. {winner.reason}"
-    place = place_of(winner)
-    band = place[0].upper() + place[1:]
-    share = f"{winner.trainable_parameters / winner.baseline_parameters:.0%} of its parameters"
-    comparison = evaluation.comparison("winner", "full_depth", "loss")
+    lora = f"LoRA on {place_of(winner)}"
+    share = f"{percent(winner.trainable_parameters / winner.baseline_parameters)} of full depth's parameters"
+    comparison = evaluation.comparison(Arm.WINNER, Arm.FULL_DEPTH, Metric.LOSS)
     if comparison is None:
         raise ValueError("an evaluation compares the winner with full depth")
-    test = f"Test loss {evaluation.arm('winner').loss:.4f} against {evaluation.arm('full_depth').loss:.4f}, "
-    test += f"difference {_interval(comparison)}."
-    if comparison.difference.high < 0 and winner.choice is Choice.BEATS_BASELINE:
-        return f"{band} beat {BASELINE} with {share}. {test}"
+    ours, theirs = evaluation.arm(Arm.WINNER).loss, evaluation.arm(Arm.FULL_DEPTH).loss
+    test = f"Test loss {ours:.4f} against {theirs:.4f}, difference {_interval(comparison)}."
+    won_validation = winner.choice is Choice.BEATS_BASELINE
+    if comparison.difference.high < 0 and won_validation:
+        return f"{lora} beats {BASELINE} with {share}. {test}"
     if comparison.difference.high < 0:
         return (
-            f"{band} are handed over: {_among_equals(winner)} on validation, with {share}. On the test "
-            f"split it is ahead of {BASELINE}; as validation did not show that beyond noise, no win is claimed. {test}"
+            f"{lora} is handed over, with {share}: {_among_equals(winner)} on validation. On the test split it is "
+            f"ahead of {BASELINE}; as validation did not show that beyond noise, no win is claimed. {test}"
         )
     if comparison.difference.low > 0:
         return (
-            f"{band} kept up with {BASELINE} on validation with {share}, but are behind it on the test split. {test} "
-            "Use them for their size, or train full depth."
+            f"{lora} kept up with {BASELINE} on validation with {share}, but is behind it on the test split. {test} "
+            "Use it for its size, or train full depth."
         )
-    lead = (
-        "led on validation, but not beyond noise on the test split"
-        if (winner.choice is Choice.BEATS_BASELINE)
-        else f"are {_among_equals(winner)}"
-    )
-    return f"No band beats {BASELINE} beyond noise. {band} {lead}, with {share}, and are handed over. {test}"
+    why = "it led on validation, but not beyond noise on the test split" if won_validation else _among_equals(winner)
+    return f"No candidate beats {BASELINE} beyond noise. {lora} is handed over, with {share}: {why}. {test}"
 
 
 def _among_equals(winner: Winner) -> str:

@@ -9,9 +9,14 @@ from pathlib import PurePath
 from bandsearch.values.band import Band
 from bandsearch.values.budget import Unit
 from bandsearch.values.candidate import Role
-from bandsearch.values.evaluation import Choice, Interval, Winner
+from bandsearch.values.evaluation import Arm, Choice, Interval, Metric, Winner
 
-ARM_NAMES = {"base": "base model", "full_depth": "full-depth LoRA", "winner": "winner"}
+ARM_NAMES = {
+    Arm.BASE: "base model",
+    Arm.FULL_DEPTH: "full-depth LoRA",
+    Arm.WINNER: "winner",
+    Arm.ADAPTER: "adapter",
+}
 ROLE_NAMES = {
     Role.SEARCHED: "searched",
     Role.FULL_DEPTH: "full depth",
@@ -19,7 +24,12 @@ ROLE_NAMES = {
     Role.LAST_K: "last layers",
     Role.RANDOM_BAND: "random band",
 }
-METRIC_NAMES = {"loss": "test loss", "exact_match": "exact match"}
+METRIC_NAMES = {
+    Metric.LOSS: "test loss",
+    Metric.EXACT_MATCH: "exact match",
+    Metric.RETENTION_LOSS: "retention loss",
+    Metric.DIVERGENCE: "divergence",
+}
 CHOICE_WORDS = {
     Choice.BEATS_BASELINE: "beat the tuned baseline on validation",
     Choice.SMALLEST_WITHIN_NOISE: "smallest adapter within noise of the best on validation",
@@ -69,12 +79,12 @@ def charged(seconds: float, unit: Unit) -> str:
     return f"{whole // 3600} {prefix}h {whole // 60 % 60:02} min {whole % 60:02} s"
 
 
-def signed(value: float, metric: str) -> str:
-    text = f"{100 * value:+.1f} pts" if metric == "exact_match" else f"{value:+.4f}"
+def signed(value: float, metric: Metric) -> str:
+    text = f"{100 * value:+.1f} pts" if metric is Metric.EXACT_MATCH else f"{value:+.4f}"
     return text.replace("-", "−")
 
 
-def span(interval: Interval, metric: str) -> str:
+def span(interval: Interval, metric: Metric) -> str:
     return f"{signed(interval.low, metric)} to {signed(interval.high, metric)}"
 
 

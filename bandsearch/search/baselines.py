@@ -8,7 +8,7 @@ import random
 from collections.abc import Sequence
 from itertools import chain, zip_longest
 
-from bandsearch.search.candidates import CandidateCode, alpha_for, split_targets
+from bandsearch.search.candidates import CandidateCode, split_targets
 from bandsearch.search.prior import most_suggestions
 from bandsearch.values.atlas import Suggestion
 from bandsearch.values.band import Band
@@ -16,8 +16,6 @@ from bandsearch.values.candidate import Candidate, Role, rates_differ
 from bandsearch.values.profile import SensitivityProfile
 from bandsearch.values.value import Value
 
-# The block of depth that arXiv 2604.11838 found to stay stable under fine-tuning.
-MID_BLOCK = (0.2, 0.8)
 FULL_DEPTH_RATES = 4
 OTHER_RATES = 3
 THIN_RATES = 2
@@ -102,7 +100,7 @@ def tuned_rates(code: CandidateCode, profile: SensitivityProfile) -> tuple[float
 def habit(code: CandidateCode, band: Band, rate: float) -> Candidate:
     """What everybody does, on `band`: every linear module, the middle rank, plain LoRA."""
     rank = code.ranks[len(code.ranks) // 2]
-    alpha = alpha_for(code.space, rank)
+    alpha = code.space.alpha_at(rank)
     return Candidate(bands=(band,), rank=rank, alpha=alpha, targets=("all",), learning_rate=rate)
 
 
@@ -112,7 +110,7 @@ def _thin(code: CandidateCode, rates: Sequence[float]) -> list[Opening]:
     full = [_probed(code, Band.full(code.layer_count), rate) for rate in rates]
     if 2 * rank > full[0].rank:
         return []
-    alpha = alpha_for(code.space, rank)
+    alpha = code.space.alpha_at(rank)
     candidates = [each.model_copy(update={"rank": rank, "alpha": alpha}) for each in full]
     return [Opening(candidate=candidate, role=Role.SEARCHED, proposed_by="low rank") for candidate in candidates]
 
@@ -142,7 +140,7 @@ def _probed(code: CandidateCode, band: Band, rate: float) -> Candidate:
 
 def _baseline_bands(layer_count: int, seed: int) -> dict[Role, Band]:
     """The baselines' bands; on a decoder too small for them to differ, only the different ones."""
-    middle = Band.between(*MID_BLOCK, layer_count)
+    middle = Band.middle(layer_count)
     last = Band.last(middle.width, layer_count)
     starts = [start for start in range(layer_count - middle.width + 1) if start not in (middle.start, last.start)]
     bands = {Role.FULL_DEPTH: Band.full(layer_count), Role.MID_BLOCK: middle, Role.LAST_K: last}

@@ -43,7 +43,7 @@ class CandidateCode:
         return Candidate(
             bands=self._bands.decode(params),
             rank=rank,
-            alpha=alpha_for(self.space, rank),
+            alpha=self.space.alpha_at(rank),
             targets=split_targets(params.get("targets", next(iter(self.targets)))),
             learning_rate=params.get("rate", self.rates[0]),
             method=Method(params.get("method", self.space.methods[0])),
@@ -92,11 +92,6 @@ def rate_bounds(space: SearchSpace, rate_range: RateRange) -> tuple[float, float
     low = space.learning_rate.low or rate_range.low
     high = space.learning_rate.high or rate_range.high
     return min(low, high), max(low, high)
-
-
-def alpha_for(space: SearchSpace, rank: int) -> float:
-    """LoRA's alpha under the space's rule: a number, or a multiple of the rank written as "2r"."""
-    return float(space.alpha.removesuffix("r")) * rank if isinstance(space.alpha, str) else float(space.alpha)
 
 
 def split_targets(written: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from statistics import fmean
 
 from bandsearch.adapters.lora import trainable_parameters
@@ -18,15 +19,15 @@ from bandsearch.search.ports import Pool, Records
 from bandsearch.search.proposal import Proposal
 from bandsearch.values.candidate import Candidate, Role
 from bandsearch.values.evaluation import Winner
-from bandsearch.values.fidelity import Fidelity, Schedule
+from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.layout import Layout
 from bandsearch.values.plan import Plan
 from bandsearch.values.profile import SensitivityProfile
 from bandsearch.values.progress import Listener, Update, silent
 from bandsearch.values.spec import Objective
-from bandsearch.values.trial import Point, TrialResult, TrialState
+from bandsearch.values.trial import Point, TrialResult, TrialStage, TrialState
 
-STAGE = "confirm"
+STAGE = TrialStage.CONFIRM
 # What a full-depth baseline is made of where the search left none that can be trained: the habit, and slower.
 HABIT_RANK, HABIT_ALPHA = 16, 32.0
 RETREAT = 3.0
@@ -59,78 +60,161 @@ def confirm(
     """
     texts = tuple(retention) if objective is Objective.RETENTION else ()
     clock = Clock(wall_left, plan.costs.with_divergence(len(texts)))
-    seeds = [seed + 1 + index for index in range(max(plan.confirm_seeds, MOST_SEEDS))]
-    idle = list(range(pool.size)) * plan.packing
-    places = len(idle)
-    running: dict[Future[TrialResult | None], tuple[int, Proposal]] = {}
-    given_up: set[tuple[str, int]] = set()
-    readings = [result for result in records.results() if result.stage == STAGE]
-    threads = ThreadPoolExecutor(places)
-    try:
-        while not stop():
-            finalists = _finalists(results, readings, layout, profile, plan)
-            under_way = {(proposal.candidate.identity, proposal.seed) for _, proposal in running.values()}
-            settled = {(r.candidate.identity, r.seed) for r in readings} | under_way | given_up
-            contenders = [_contender(proposal, readings) for proposal in finalists]
-            while idle:
-                proposal = _next(contenders, seeds, settled, len(running), clock, plan, places, objective)
-                if proposal is None:
-                    break
-                engine = idle.pop(0)
-                settled.add((proposal.candidate.identity, proposal.seed))
-                training = threads.submit(
-                    _train, pool, engine, proposal, confirm_fidelity(plan, proposal.seed), clock, texts
-                )
-                running[training] = (engine, proposal)
-            if not running:
-                break
-            for training in wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED).done:
-                engine, proposal = running.pop(training)
-                idle.append(engine)
-                result = training.result()
-                if result is None:
-                    given_up.add((proposal.candidate.identity, proposal.seed))
-                else:
-                    records.append(result)
-                    readings.append(result)
-                    _tell(listen, readings, finalists, len(running), plan, result)
-    finally:
-        # What still runs after a stop is left to end with its engine.
-        threads.shutdown(wait=False, cancel_futures=True)
-    finalists = _finalists(results, readings, layout, profile, plan)
-    contenders = [_contender(proposal, readings) for proposal in finalists]
-    return decide(contenders, tuned_baseline(contenders).proposal, plan.confirm_steps, objective)
-
-
-def confirm_fidelity(plan: Plan, seed: int) -> Fidelity:
-    """As the final training, but shorter."""
-    return Fidelity(
-        steps=plan.confirm_steps,
-        batch_size=plan.batch_size,
-        seed=seed,
-        schedule=Schedule.LINEAR,
-        warmup_steps=min(10, plan.confirm_steps // 10),
-        validation_examples=plan.validation_examples,
+    return _Confirmation(pool, results, layout, profile, plan, seed, records, clock, objective, texts, listen).winner(
+        stop
     )
 
 
-def _finalists(
-    results: Sequence[TrialResult],
-    readings: Sequence[TrialResult],
-    layout: Layout,
-    profile: SensitivityProfile,
-    plan: Plan,
-) -> list[Proposal]:
-    """Those that have not failed so far; the full-depth baseline comes first, made up where none is left."""
-    failed = {result.candidate.identity for result in readings if result.state is not TrialState.COMPLETE}
-    confirmed: dict[str, dict[int, float]] = {}
-    for result in readings:
-        if result.state is TrialState.COMPLETE:
-            confirmed.setdefault(result.candidate.identity, {})[result.seed] = result.points[-1].loss
-    finalists = pick_finalists(results, layout.layer_count, plan.finalists, failed, confirmed)
-    if not finalists or finalists[0].role is not Role.FULL_DEPTH:
-        finalists.insert(0, _retreat(results, layout, profile))
-    return finalists
+@dataclass
+class _Confirmation:
+    """A confirmation under way. `begun` names by identity and seed what is done, under way or given up."""
+
+    pool: Pool
+    results: Sequence[TrialResult]
+    layout: Layout
+    profile: SensitivityProfile
+    plan: Plan
+    seed: int
+    records: Records
+    clock: Clock
+    objective: Objective
+    texts: tuple[Encoded, ...]
+    listen: Listener
+
+    def __post_init__(self) -> None:
+        self.readings = [result for result in self.records.results() if result.stage is STAGE]
+        self.begun = {(result.candidate.identity, result.seed) for result in self.readings}
+        self.running: dict[Future[TrialResult | None], int] = {}
+        # The same engine once for each candidate that it trains side by side.
+        self.idle = list(range(self.pool.size)) * self.plan.packing
+        self.places = len(self.idle)
+
+    def winner(self, stop: Callable[[], bool]) -> Winner:
+        threads = ThreadPoolExecutor(self.places)
+        try:
+            while not stop():
+                self._begin(threads)
+                if not self.running:
+                    break
+                for training in wait(self.running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED).done:
+                    self.idle.append(self.running.pop(training))
+                    if (result := training.result()) is not None:
+                        self._keep(result)
+        finally:
+            # What still runs after a stop is left to end with its engine.
+            threads.shutdown(wait=False, cancel_futures=True)
+        contenders = self._contenders()
+        return decide(contenders, tuned_baseline(contenders).proposal, self.plan.confirm_steps, self.objective)
+
+    def _begin(self, threads: ThreadPoolExecutor) -> None:
+        """Give every idle engine a training, as far as any is left to do."""
+        contenders = self._contenders()
+        while self.idle and (proposal := self._next(contenders)) is not None:
+            engine = self.idle.pop(0)
+            self.begun.add((proposal.candidate.identity, proposal.seed))
+            self.running[threads.submit(self._train, engine, proposal)] = engine
+
+    def _next(self, contenders: Sequence[Contender]) -> Proposal | None:
+        """The next finalist with its seed; None when all is done or under way, or no further training fits."""
+        plan, clock, running = self.plan, self.clock, len(self.running)
+        if not clock.fits(plan.confirm_steps):
+            return None
+        seeds = [self.seed + 1 + place for place in range(max(plan.confirm_seeds, MOST_SEEDS))]
+        started = {
+            (index, place)
+            for index, contender in enumerate(contenders)
+            for place, seed in enumerate(seeds)
+            if (contender.proposal.candidate.identity, seed) in self.begun
+        }
+        rounds = clock.rounds(plan.confirm_steps)
+        # Side by side, what is begun on account of a round that then does not fit is left with one seed; the last of
+        # several often does not.
+        sure = rounds - 1 if self.places > 1 and rounds > 1 else rounds
+        capacity = len(started) - running + max(running, self.places * sure)
+        found = next_training(contenders, started, plan.confirm_seeds, capacity, self.objective)
+        if found is None:
+            return None
+        index, place = found
+        return contenders[index].proposal.model_copy(update={"seed": seeds[place]})
+
+    def _train(self, engine: int, proposal: Proposal) -> TrialResult | None:
+        """One training, and its divergence where that is asked for; None where time ran out before its last step."""
+        plan = self.plan
+        # As the final training, but shorter.
+        fidelity = Fidelity.final(
+            plan.confirm_steps,
+            batch_size=plan.batch_size,
+            seed=proposal.seed,
+            validation_examples=plan.validation_examples,
+        )
+
+        def call(method: str, *args: object) -> object:
+            return self.pool.get(self.pool.submit(engine, method, *args))
+
+        try:
+            session = call("admit", proposal.candidate, fidelity)
+            try:
+                point = call("advance", session, fidelity.steps, self.clock.training_left)
+                is_whole = isinstance(point, Point) and point.steps >= fidelity.steps
+                measured = self.texts and is_whole
+                divergence = self.pool.apply(engine, divergence_of, session, self.texts) if measured else None
+            finally:
+                call("evict", session)
+        except DivergedError as error:
+            return proposal.result(TrialState.DIVERGED, (), str(error), stage=STAGE)
+        except OutOfMemoryError as error:
+            return proposal.result(TrialState.OUT_OF_MEMORY, (), str(error), stage=STAGE)
+        if not isinstance(point, Point) or point.steps < fidelity.steps:
+            return None
+        if not math.isfinite(point.loss):
+            return proposal.result(TrialState.DIVERGED, (), f"validation loss is {point.loss}", stage=STAGE)
+        return proposal.result(TrialState.COMPLETE, (point,), stage=STAGE, divergence=divergence)
+
+    def _contenders(self) -> list[Contender]:
+        """Those that have not failed so far, with what they came to; full depth first, made up where none is left."""
+        failed: set[str] = set()
+        losses: dict[str, dict[int, float]] = {}
+        divergences: dict[str, list[float]] = {}
+        for result in self.readings:
+            identity = result.candidate.identity
+            if result.state is not TrialState.COMPLETE:
+                failed.add(identity)
+                continue
+            losses.setdefault(identity, {})[result.seed] = result.points[-1].loss
+            if result.divergence is not None:
+                divergences.setdefault(identity, []).append(result.divergence)
+        finalists = pick_finalists(self.results, self.layout.layer_count, self.plan.finalists, failed, losses)
+        if not finalists or finalists[0].role is not Role.FULL_DEPTH:
+            finalists.insert(0, _retreat(self.results, self.layout, self.profile))
+        contenders = []
+        for proposal in finalists:
+            identity = proposal.candidate.identity
+            kept = fmean(divergences[identity]) if identity in divergences else None
+            contenders.append(Contender(proposal, losses.get(identity, {}), kept))
+        return contenders
+
+    def _keep(self, result: TrialResult) -> None:
+        """Record a training and tell of it."""
+        self.records.append(result)
+        self.readings.append(result)
+        contenders = self._contenders()
+        most = max(len(each.losses) for each in contenders)
+        means = [fmean(each.losses.values()) for each in contenders if len(each.losses) >= min(most, SEEDS_NEEDED)]
+        base = tuned_baseline(contenders).losses
+        loss = f"loss {result.last_loss:.4f}" if result.points else result.state.value.replace("_", " ")
+        complete = sum(reading.state is TrialState.COMPLETE for reading in self.readings)
+        self.listen(
+            Update(
+                stage=STAGE,
+                message=f"{result.role.value.replace('_', ' ')} {result.candidate}, seed {result.seed}: {loss}",
+                done=min(1.0, len(self.readings) / (len(contenders) * self.plan.confirm_seeds)),
+                best_loss=min(means, default=None),
+                baseline_loss=fmean(base.values()) if base else None,
+                running=len(self.running),
+                finished=complete,
+                failed=len(self.readings) - complete,
+            )
+        )
 
 
 def _retreat(results: Sequence[TrialResult], layout: Layout, profile: SensitivityProfile) -> Proposal:
@@ -152,101 +236,4 @@ def _retreat(results: Sequence[TrialResult], layout: Layout, profile: Sensitivit
         proposed_by=STAGE,
         seed=0,
         trainable_parameters=trainable_parameters(candidate, layout),
-    )
-
-
-def _next(
-    contenders: Sequence[Contender],
-    seeds: Sequence[int],
-    settled: set[tuple[str, int]],
-    running: int,
-    clock: Clock,
-    plan: Plan,
-    places: int,
-    objective: Objective,
-) -> Proposal | None:
-    """The next finalist with its seed; None when all is done or under way, or no further training fits."""
-    if not clock.fits(plan.confirm_steps):
-        return None
-    started = {
-        (index, place)
-        for index, contender in enumerate(contenders)
-        for place, seed in enumerate(seeds)
-        if (contender.proposal.candidate.identity, seed) in settled
-    }
-    rounds = clock.rounds(plan.confirm_steps)
-    # Side by side, what is begun on account of a round that then does not fit is left with one seed; the last of
-    # several often does not.
-    sure = rounds - 1 if places > 1 and rounds > 1 else rounds
-    capacity = len(started) - running + max(running, places * sure)
-    found = next_training(contenders, started, plan.confirm_seeds, capacity, objective)
-    if found is None:
-        return None
-    index, place = found
-    return contenders[index].proposal.model_copy(update={"seed": seeds[place]})
-
-
-def _train(
-    pool: Pool, engine: int, proposal: Proposal, fidelity: Fidelity, clock: Clock, texts: Sequence[Encoded]
-) -> TrialResult | None:
-    """One training, and its divergence on `texts` if there are any; None where time ran out before its last step."""
-
-    def call(method: str, *args: object) -> object:
-        return pool.get(pool.submit(engine, method, *args))
-
-    try:
-        session = call("admit", proposal.candidate, fidelity)
-        try:
-            point = call("advance", session, fidelity.steps, clock.training_left)
-            is_whole = isinstance(point, Point) and point.steps >= fidelity.steps
-            divergence = pool.apply(engine, divergence_of, session, texts) if texts and is_whole else None
-        finally:
-            call("evict", session)
-    except DivergedError as error:
-        return proposal.result(TrialState.DIVERGED, (), str(error), stage=STAGE)
-    except OutOfMemoryError as error:
-        return proposal.result(TrialState.OUT_OF_MEMORY, (), str(error), stage=STAGE)
-    if not isinstance(point, Point) or point.steps < fidelity.steps:
-        return None
-    if not math.isfinite(point.loss):
-        return proposal.result(TrialState.DIVERGED, (), f"validation loss is {point.loss}", stage=STAGE)
-    return proposal.result(TrialState.COMPLETE, (point,), stage=STAGE, divergence=divergence)
-
-
-def _contender(proposal: Proposal, readings: Sequence[TrialResult]) -> Contender:
-    complete = [
-        result for result in readings if result.candidate == proposal.candidate and result.state is TrialState.COMPLETE
-    ]
-    divergences = [result.divergence for result in complete if result.divergence is not None]
-    return Contender(
-        proposal,
-        {result.seed: result.points[-1].loss for result in complete},
-        sum(divergences) / len(divergences) if divergences else None,
-    )
-
-
-def _tell(
-    listen: Listener,
-    readings: Sequence[TrialResult],
-    finalists: Sequence[Proposal],
-    running: int,
-    plan: Plan,
-    result: TrialResult,
-) -> None:
-    contenders = [_contender(proposal, readings) for proposal in finalists]
-    most = max(len(each.losses) for each in contenders)
-    means = [fmean(each.losses.values()) for each in contenders if len(each.losses) >= min(most, SEEDS_NEEDED)]
-    base = tuned_baseline(contenders).losses
-    loss = f"loss {result.last_loss:.4f}" if result.points else result.state.value.replace("_", " ")
-    listen(
-        Update(
-            stage=STAGE,
-            message=f"{result.role.value.replace('_', ' ')} {result.candidate}, seed {result.seed}: {loss}",
-            done=min(1.0, len(readings) / (len(finalists) * plan.confirm_seeds)),
-            best_loss=min(means, default=None),
-            baseline_loss=fmean(base.values()) if base else None,
-            running=running,
-            finished=sum(reading.state is TrialState.COMPLETE for reading in readings),
-            failed=sum(reading.state is not TrialState.COMPLETE for reading in readings),
-        )
     )

@@ -1,74 +1,84 @@
-"""How far short trainings predicted long ones: a search is trusted only as far as this was measured."""
+"""Rank correlations: how far the cheap signals agreed with the dear ones, over what a run measured anyway."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
 
 from scipy import stats
 
 from bandsearch.search.strata import width_class
-from bandsearch.values.trial import TrialResult, TrialState
-from bandsearch.values.value import Value
+from bandsearch.values.candidate import Candidate
+from bandsearch.values.profile import SensitivityProfile
+from bandsearch.values.trial import TrialResult, TrialStage, TrialState
 
-SMALLEST_SAMPLE = 3
+# Pairs that a correlation takes, and candidates at a rung that the probe is judged by.
+LEAST_PAIRS, LEAST_READINGS = 3, 5
 
 
-class RungCorrelation(Value):
-    """Spearman's rank correlation of losses at a rung with mean losses after confirmation; None: too few to say.
+@dataclass(frozen=True)
+class Signal:
+    """Spearman's rank correlation of `predictor` with `outcome` over `pairs` candidates; 1 is perfect agreement.
 
-    `across` compares all `pairs` candidates, `within` only those of equal width class (the mean over classes of at
-    least three, weighted by their size), `width` is what the trivial predictor "more layers, lower loss" reaches.
+    `within` compares only candidates of one width class (narrow, middle, wide), because width alone predicts short
+    trainings well: a signal that says no more than the width has found nothing. None: too few to say.
     """
 
-    steps: int
-    pairs: int
+    predictor: str
+    outcome: str
     across: float | None
     within: float | None
-    width: float | None
+    pairs: int
 
 
-def proxy_correlation(results: Sequence[TrialResult], layer_count: int) -> tuple[RungCorrelation, ...]:
-    """From the results of both stages, one entry per rung at which two or more confirmed candidates were read."""
-    confirmed: dict[str, list[float]] = {}
+def signals(results: Sequence[TrialResult], profile: SensitivityProfile, rungs: Sequence[int]) -> tuple[Signal, ...]:
+    """Every rung against confirmation; the probe, and width alone, against the longest rung many candidates reached.
+
+    `results` are those of both stages. What there are too few candidates for is left out.
+    """
+    search = [result for result in results if result.stage is TrialStage.SEARCH]
+    by_candidate: dict[Candidate, list[float]] = {}
     for result in results:
-        if result.stage == "confirm" and result.state is TrialState.COMPLETE:
-            confirmed.setdefault(result.candidate.identity, []).append(result.points[-1].loss)
-    searched = {
-        result.candidate.identity: result
-        for result in results
-        if result.stage == "search" and result.candidate.identity in confirmed
-    }
-    entries = []
-    for steps in sorted({point.steps for result in searched.values() for point in result.points}):
-        pairs: list[tuple[float, float]] = []
-        layers: list[float] = []
-        by_class: dict[str, list[tuple[float, float]]] = {}
-        for identity, result in searched.items():
-            loss = result.loss_at(steps)
-            if loss is not None:
-                pair = (loss, statistics.mean(confirmed[identity]))
-                pairs.append(pair)
-                layers.append(-float(len(result.candidate.layers)))
-                by_class.setdefault(width_class(result.candidate, layer_count), []).append(pair)
-        if len(pairs) < 2:
-            continue
-        classes = [(len(group), rho) for group in by_class.values() if (rho := _spearman(group)) is not None]
-        entries.append(
-            RungCorrelation(
-                steps=steps,
-                pairs=len(pairs),
-                across=_spearman(pairs),
-                within=sum(size * rho for size, rho in classes) / sum(size for size, _ in classes) if classes else None,
-                width=_spearman([(count, late) for count, (_, late) in zip(layers, pairs, strict=True)]),
-            )
-        )
-    return tuple(entries)
+        if result.stage is TrialStage.CONFIRM and result.state is TrialState.COMPLETE:
+            by_candidate.setdefault(result.candidate, []).append(result.points[-1].loss)
+    confirmed = {candidate: fmean(losses) for candidate, losses in by_candidate.items()}
+    found = []
+    for rung in rungs:
+        read = [(candidate, loss) for candidate, loss in _readings(search, rung) if candidate in confirmed]
+        early, late = [loss for _, loss in read], [confirmed[candidate] for candidate, _ in read]
+        classes = [width_class(candidate, profile.layer_count) for candidate, _ in read]
+        name = f"loss after {rung} steps"
+        found.append(Signal(name, "confirmed loss", spearman(early, late), within(early, late, classes), len(read)))
+    measured = [(rung, read) for rung in rungs if len(read := _readings(search, rung)) >= LEAST_READINGS]
+    for rung, read in measured[-1:]:
+        outcome, losses = f"loss after {rung} steps", [loss for _, loss in read]
+        probe = [-sum(profile.layer_scores[layer] for layer in candidate.layers) for candidate, _ in read]
+        width = [-float(len(candidate.layers)) for candidate, _ in read]
+        classes = [width_class(candidate, profile.layer_count) for candidate, _ in read]
+        agreed = within(probe, losses, classes)
+        found.append(Signal("probe: sensitivity of the band", outcome, spearman(probe, losses), agreed, len(read)))
+        found.append(Signal("width of the band alone", outcome, spearman(width, losses), None, len(read)))
+    return tuple(signal for signal in found if signal.across is not None)
 
 
-def _spearman(pairs: Sequence[tuple[float, float]]) -> float | None:
+def spearman(one: Sequence[float], other: Sequence[float]) -> float | None:
     """None for fewer than three pairs, or where one side does not vary."""
-    early, late = zip(*pairs, strict=True)
-    if len(pairs) < SMALLEST_SAMPLE or len(set(early)) == 1 or len(set(late)) == 1:
+    if len(one) < LEAST_PAIRS or len(set(one)) < 2 or len(set(other)) < 2:
         return None
-    return float(stats.spearmanr(early, late).statistic)
+    return float(stats.spearmanr(one, other).statistic)
+
+
+def within(one: Sequence[float], other: Sequence[float], groups: Sequence[object]) -> float | None:
+    """The mean of the groups' correlations, weighted by their size."""
+    found: list[tuple[int, float]] = []
+    for group in dict.fromkeys(groups):
+        members = [index for index, each in enumerate(groups) if each == group]
+        rho = spearman([one[index] for index in members], [other[index] for index in members])
+        if rho is not None:
+            found.append((len(members), rho))
+    return sum(size * rho for size, rho in found) / sum(size for size, _ in found) if found else None
+
+
+def _readings(search: Sequence[TrialResult], rung: int) -> list[tuple[Candidate, float]]:
+    return [(result.candidate, loss) for result in search if (loss := result.loss_at(rung)) is not None]

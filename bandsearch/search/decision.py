@@ -135,16 +135,17 @@ def _choose(
         closest += f" ({_divergence(measured[best]):.4f} nats a token)."
     proposal = measured[best].proposal
     seeds = f"{_seeds(measured)}, {steps} steps"
-    rule = f"one-sided, 95 %, corrected for the best of {len(rivals)}"
+    rule = f"one-sided 95 % test, corrected for {len(rivals)} candidate{'s' if len(rivals) > 1 else ''}"
     if not winners:
+        behind = noise.difference(best, base)
         lost = (
-            f"No candidate beats tuned full-depth LoRA ({noise.means[base]:.4f} on validation, {seeds}) beyond noise: "
-            f"the best differs by {noise.difference(best, base):+.4f}, and {-margins[best]:+.4f} would be needed "
-            f"({rule}). "
+            f"No candidate beats tuned full-depth LoRA beyond noise: on validation ({seeds}) the best is "
+            f"{abs(behind):.4f} {'worse' if behind > 0 else 'better'} than its {noise.means[base]:.4f}; a win needs at "
+            f"least {margins[best]:.4f} better ({rule}). "
         )
         return _within_noise(measured, noise, baseline, lost, by_divergence)
     won = (
-        f"The {_named(proposal.candidate)} reaches a validation loss of {noise.means[best]:.4f} against "
+        f"{_named(proposal.candidate)} reaches a validation loss of {noise.means[best]:.4f} against "
         f"{noise.means[base]:.4f} of tuned full-depth LoRA ({seeds}): {-noise.difference(best, base):.4f} better, "
         f"where chance explains up to {margins[best]:.4f} ({rule}). {_share(proposal, baseline)}{closest}"
     )
@@ -173,13 +174,17 @@ def _within_noise(
     chosen = measured[first].proposal
     better, most = ("closer to the base", "closest to the base") if by_divergence else ("smaller", "smallest")
     if chosen.candidate == baseline.candidate:
-        return chosen, Choice.BASELINE, f"{lost}Nothing {better} is within noise of the best, so it is handed over."
+        return (
+            chosen,
+            Choice.BASELINE,
+            f"{lost}Nothing {better} is within noise of the best, so full depth is handed over.",
+        )
     if first == best:
-        why = f"the {_named(chosen.candidate)}: the best, and nothing {better} is within noise of it"
+        why = f"{_named(chosen.candidate)}: the best, and nothing {better} is within noise of it"
     else:
         why = (
-            f"the {most} within noise ({_tolerance(noise, first, best):.4f}) of the best, the "
-            f"{_named(chosen.candidate)}: {noise.means[first]:.4f} where the best has {noise.means[best]:.4f}"
+            f"{_named(chosen.candidate)}: the {most} within noise of the best ({noise.means[first]:.4f} against "
+            f"{noise.means[best]:.4f}, where {_tolerance(noise, first, best):.4f} passes for noise)"
         )
     if by_divergence:
         why += f", at {_divergence(measured[first]):.4f} nats a token from the base"
@@ -219,7 +224,8 @@ def _finalist(contender: Contender, steps: int) -> Finalist:
 
 def _named(candidate: Candidate) -> str:
     bands = " and ".join(map(str, candidate.bands))
-    return f"band of layers {bands} (rank {candidate.rank}, {'+'.join(candidate.targets)})"
+    layers = "layers" if len(candidate.layers) > 1 else "layer"
+    return f"LoRA on {layers} {bands} (rank {candidate.rank}, {'+'.join(candidate.targets)})"
 
 
 def _seeds(measured: Sequence[Contender]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from bandsearch.search.candidates import CandidateCode, alpha_for
+from bandsearch.search.candidates import CandidateCode, split_targets
 from bandsearch.values.atlas import AtlasRecord, Prior, Suggestion
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate
@@ -93,8 +93,8 @@ def fitted(candidate: Candidate, layers: int, code: CandidateCode) -> Candidate 
     here = Candidate(
         bands=tuple(bands),
         rank=rank,
-        alpha=alpha_for(space, rank),
-        targets=candidate.targets if "+".join(candidate.targets) in code.targets else tuple(code.targets[0].split("+")),
+        alpha=space.alpha_at(rank),
+        targets=candidate.targets if "+".join(candidate.targets) in code.targets else split_targets(code.targets[0]),
         learning_rate=min(max(candidate.learning_rate, low), high),
         method=candidate.method if candidate.method in space.methods else space.methods[0],
         init=candidate.init if candidate.init in space.inits else space.inits[0],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bandsearch.values.candidate import Candidate, Role
-from bandsearch.values.trial import Point, TrialResult, TrialState
+from bandsearch.values.trial import Point, TrialResult, TrialStage, TrialState
 from bandsearch.values.value import Value
 
 
@@ -30,7 +30,7 @@ class Proposal(Value):
         points: Sequence[Point],
         reason: str = "",
         *,
-        stage: str = "search",
+        stage: TrialStage = TrialStage.SEARCH,
         divergence: float | None = None,
     ) -> TrialResult:
         return TrialResult(

@@ -27,15 +27,14 @@ from bandsearch.values.atlas import Suggestion
 from bandsearch.values.candidate import Role
 from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.layout import Layout
-from bandsearch.values.plan import Plan
+from bandsearch.values.plan import ETA, Plan
 from bandsearch.values.profile import SensitivityProfile
 from bandsearch.values.progress import Listener, Update, silent
 from bandsearch.values.space import SearchSpace
 from bandsearch.values.spec import Objective
-from bandsearch.values.trial import TrialResult, TrialState
+from bandsearch.values.trial import TrialResult, TrialStage, TrialState
 
-ETA = 3
-STAGE = "search"
+STAGE = TrialStage.SEARCH
 # Ray Tune ends its processes after the last training; measured on 2 cores.
 TUNE_END_SECONDS = 2.0
 
@@ -83,7 +82,7 @@ def run_search(
     Raises BandsearchError where the space does not fit the model, the study cannot be written, or an engine is lost.
     """
     code = CandidateCode(space, layout, profile.rate_range)
-    past = [result for result in records.results() if result.stage == STAGE]
+    past = [result for result in records.results() if result.stage is STAGE]
     archive = Archive(study_path, code, objective)
     unfinished = archive.unfinished(past)
     clock = Clock(lambda: wall_left() - TUNE_END_SECONDS, plan.costs)

@@ -52,12 +52,9 @@ class AtlasRecord(Value):
     @property
     def best_band(self) -> Finalist | None:
         """The winner, or where full depth won the best confirmed candidate that leaves layers out; None without one."""
-        full = len(self.winner.candidate.layers) == self.layer_count
-        for finalist in sorted(self.winner.finalists, key=lambda each: each.loss):
-            if finalist.candidate == self.winner.candidate and not full:
-                return finalist
         partial = [each for each in self.winner.finalists if len(each.candidate.layers) < self.layer_count]
-        return min(partial, key=lambda each: each.loss, default=None)
+        won = [each for each in partial if each.candidate == self.winner.candidate]
+        return min(won or partial, key=lambda each: each.loss, default=None)
 
 
 class Suggestion(Value):

@@ -42,6 +42,11 @@ class Band(Value):
         return cls(start=layer_count - width, stop=layer_count)
 
     @classmethod
+    def middle(cls, layer_count: int) -> Band:
+        """The 20–80 % of depth that arXiv 2604.11838 found to stay stable under fine-tuning."""
+        return cls.between(0.2, 0.8, layer_count)
+
+    @classmethod
     def between(cls, low: float, high: float, layer_count: int) -> Band:
         """The band from depth fraction `low` to `high`, each end rounded to the nearest layer, never empty."""
         start = min(math.floor(low * layer_count + 0.5), layer_count - 1)

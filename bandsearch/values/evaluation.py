@@ -11,6 +11,28 @@ from bandsearch.values.retention import Retention
 from bandsearch.values.value import Value
 
 
+class Arm(StrEnum):
+    """Who is scored: the bare base, tuned full-depth LoRA, the run's winner, or an adapter given to `eval`."""
+
+    BASE = "base"
+    FULL_DEPTH = "full_depth"
+    WINNER = "winner"
+    ADAPTER = "adapter"
+
+
+class Metric(StrEnum):
+    """`loss` and `exact_match` on the test split, the others on texts of the base's own kind."""
+
+    LOSS = "loss"
+    EXACT_MATCH = "exact_match"
+    RETENTION_LOSS = "retention_loss"
+    DIVERGENCE = "divergence"
+
+    @property
+    def lower_is_better(self) -> bool:
+        return self is not Metric.EXACT_MATCH
+
+
 class Interval(Value):
     """A mean with a confidence interval, all in the unit of the metric."""
 
@@ -34,9 +56,9 @@ class ExampleScore(Value):
 
 
 class ArmScores(Value):
-    """One arm ("base", "full_depth", "winner") on the test split, examples in the split's order."""
+    """One arm on the test split, examples in the split's order."""
 
-    arm: str
+    arm: Arm
     examples: tuple[ExampleScore, ...]
     trainable_parameters: int = 0
     tasks: dict[str, float] = Field(default_factory=dict, description="lm-eval metric by 'task/metric'")
@@ -54,15 +76,11 @@ class ArmScores(Value):
 
 
 class Comparison(Value):
-    """`arm` minus `reference` on one metric over the same examples.
+    """`arm` minus `reference` on one metric over the same examples or texts."""
 
-    `metric` is loss or exact_match on the test split, retention_loss or divergence on texts of the base's own kind;
-    negative is better for all but exact_match.
-    """
-
-    arm: str
-    reference: str
-    metric: str
+    arm: Arm
+    reference: Arm
+    metric: Metric
     difference: Interval
 
 
@@ -73,10 +91,10 @@ class Evaluation(Value):
     comparisons: tuple[Comparison, ...]
     retention_texts: str = ""
 
-    def arm(self, name: str) -> ArmScores:
+    def arm(self, name: Arm) -> ArmScores:
         return next(arm for arm in self.arms if arm.arm == name)
 
-    def comparison(self, arm: str, reference: str, metric: str) -> Comparison | None:
+    def comparison(self, arm: Arm, reference: Arm, metric: Metric) -> Comparison | None:
         return next((c for c in self.comparisons if (c.arm, c.reference, c.metric) == (arm, reference, metric)), None)
 
 

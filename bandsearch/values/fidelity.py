@@ -46,6 +46,18 @@ class Fidelity(Value):
             validation_examples=validation_examples,
         )
 
+    @classmethod
+    def final(cls, steps: int, *, batch_size: int, seed: int, validation_examples: int) -> Fidelity:
+        """As the winner is trained in the end, and finalists in confirmation."""
+        return cls(
+            steps=steps,
+            batch_size=batch_size,
+            seed=seed,
+            schedule=Schedule.LINEAR,
+            warmup_steps=min(10, steps // 10),
+            validation_examples=validation_examples,
+        )
+
     def learning_rate_factor(self, step: int) -> float:
         """The share of the candidate's learning rate used at `step` (counted from 0)."""
         if step < self.warmup_steps:

@@ -6,6 +6,9 @@ from pydantic import Field
 
 from bandsearch.values.value import Value
 
+# A rung is so many times as long as the one before it, and one in so many of those that reach a rung goes on.
+ETA = 3
+
 
 class SharedStep(Value):
     """A step of one candidate that so many engines share."""

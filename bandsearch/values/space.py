@@ -94,3 +94,7 @@ class SearchSpace(Value):
         if wrong := [choice for choice in targets if not TARGETS.fullmatch(choice)]:
             raise ValueError(f"target {wrong[0]!r} is neither a group nor module names joined by +")
         return targets
+
+    def alpha_at(self, rank: int) -> float:
+        """LoRA's alpha of an adapter of this rank."""
+        return float(self.alpha.removesuffix("r")) * rank if isinstance(self.alpha, str) else float(self.alpha)

@@ -22,6 +22,13 @@ class TrialState(StrEnum):
         return self is not TrialState.RUNNING
 
 
+class TrialStage(StrEnum):
+    """The stages that train candidates and leave a line each."""
+
+    SEARCH = "search"
+    CONFIRM = "confirm"
+
+
 class Point(Value):
     """A reading on the learning curve: mean validation loss (nats per supervised token) after `steps` steps."""
 
@@ -41,7 +48,7 @@ class TrialResult(Value):
     points: tuple[Point, ...] = ()
     trainable_parameters: int = Field(ge=0)
     proposed_by: str = Field(description="probe, baseline, atlas, sampler or the stage that asked for it")
-    stage: str = Field(default="search", description="search or confirm")
+    stage: TrialStage = TrialStage.SEARCH
     reason: str = Field(default="", description="why it was pruned or failed")
     divergence: float | None = Field(
         default=None, description="KL(base || tuned) after the last step, nats a token; None where it was not asked for"

@@ -13,7 +13,6 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import TrialState
 
-from bandsearch.search.baselines import MID_BLOCK
 from bandsearch.search.candidates import split_targets
 from bandsearch.search.halving import Halving
 from bandsearch.values.band import Band
@@ -68,7 +67,7 @@ def asha(world: World, horizon: float) -> Path:
 
 
 def mid_block(world: World, horizon: float) -> Path:
-    return _tuned(world, horizon, Band.between(*MID_BLOCK, world.table.layer_count))
+    return _tuned(world, horizon, Band.middle(world.table.layer_count))
 
 
 def full_depth(world: World, horizon: float) -> Path:

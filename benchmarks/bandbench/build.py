@@ -28,6 +28,7 @@ from bandsearch.rundir import write_atomically
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.profile import SensitivityProfile
+from bandsearch.values.space import SearchSpace
 from bandsearch.values.spec import DataSpec, ModelSpec
 from bandsearch.values.trial import Point
 from benchmarks.bandbench.design import Design
@@ -256,7 +257,8 @@ class _Building:
         if not path.exists():
             self._say("probe")
             costs = pool.apply(0, measure_costs, self.design.batch_size, self.design.validation_examples)
-            settings = ProbeSettings(seed=0, batch_size=self.design.batch_size, costs=costs, alpha=self.design.alpha)
+            space = SearchSpace(name=self.task, alpha=self.design.alpha)
+            settings = ProbeSettings(seed=0, batch_size=self.design.batch_size, space=space, costs=costs)
             profile = pool.apply(0, run_probe, settings)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, profile.model_dump_json())

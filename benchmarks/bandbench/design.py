@@ -28,7 +28,7 @@ import itertools
 
 from pydantic import Field
 
-from bandsearch.values.fidelity import Fidelity, Schedule
+from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.value import Value
 from benchmarks.bandbench.entry import Entry, contiguous, ends, scattered
 
@@ -84,13 +84,8 @@ class Design(Value):
         )
 
     def full(self, seed: int) -> Fidelity:
-        return Fidelity(
-            steps=self.full_steps,
-            batch_size=self.batch_size,
-            seed=seed,
-            schedule=Schedule.LINEAR,
-            warmup_steps=min(10, self.full_steps // 10),
-            validation_examples=self.validation_examples,
+        return Fidelity.final(
+            self.full_steps, batch_size=self.batch_size, seed=seed, validation_examples=self.validation_examples
         )
 
     def survivors(self, losses: dict[Entry, float], layer_count: int) -> list[Entry]:

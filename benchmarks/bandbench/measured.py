@@ -189,12 +189,9 @@ class _Measuring:
 
     def _trained(self, steps: int, rate: float, draw: Callable[[random.Random, int], Pair]) -> Session:
         """A full-depth adapter of which every step trains only the layers that `draw` says."""
-        fidelity = Fidelity(
-            steps=steps,
-            batch_size=self.header.batch_size,
-            seed=0,
-            schedule=Schedule.LINEAR,
-            warmup_steps=min(10, steps // 10),
+        header = self.header
+        fidelity = Fidelity.final(
+            steps, batch_size=header.batch_size, seed=0, validation_examples=header.validation_examples
         )
         count = self.layout.layer_count
         source = random.Random("supernet")

@@ -19,11 +19,11 @@ from bandsearch.search.campaign import Campaign
 from bandsearch.search.clock import MARGIN
 from bandsearch.search.confirm import confirm
 from bandsearch.search.proposer import Sampler
-from bandsearch.search.search import ETA, proxy_fidelity
+from bandsearch.search.search import proxy_fidelity
 from bandsearch.values.atlas import Suggestion
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.fidelity import Fidelity
-from bandsearch.values.plan import Costs, Plan, StagePlan
+from bandsearch.values.plan import ETA, Costs, Plan, StagePlan
 from bandsearch.values.trial import Point, TrialResult, TrialState
 from benchmarks.bandbench.space import code_of
 from benchmarks.bandbench.table import Table

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from bandsearch.search.correlation import spearman, within
 from bandsearch.search.strata import class_of
 from bandsearch.values.value import Value
-from benchmarks.bandbench.correlation import spearman, within
 from benchmarks.bandbench.entry import Entry
 from benchmarks.bandbench.table import Table
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from scipy import stats
 
 from bandsearch.probe.scores import coherence_by_layer
+from bandsearch.search.correlation import spearman, within
 from bandsearch.values.profile import SensitivityProfile
 from bandsearch.values.value import Value
-from benchmarks.bandbench.correlation import spearman, within
 from benchmarks.bandbench.measured import Measured
 from benchmarks.bandbench.table import Table
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bandsearch.adapters.verify import Code, Severity, verify_adapter
+from bandsearch.adapters.verify import Code, Severity, require_sound, verify_adapter
 from bandsearch.values.errors import AdapterError
 
 Config = dict[str, Any]
@@ -122,6 +123,9 @@ def test_each_break_is_named(export, name: str):
     findings = verify_adapter(exported.path, exported.layout)
     assert code in {finding.code for finding in findings if finding.severity is Severity.ERROR}
     assert all(finding.message and finding.remedy for finding in findings)
+    first = next(finding for finding in findings if finding.severity is Severity.ERROR)
+    with pytest.raises(AdapterError, match=re.escape(f"is not sound: {first.message} {first.remedy}")):
+        require_sound(exported.path, exported.layout)
 
 
 def test_one_break_is_one_finding_with_its_extent(export):
@@ -133,7 +137,7 @@ def test_one_break_is_one_finding_with_its_extent(export):
 
 def test_a_rank_above_the_default_says_what_to_pass(export):
     exported = export("llama", rank=20)
-    (finding,) = verify_adapter(exported.path, exported.layout)
+    (finding,) = require_sound(exported.path, exported.layout)
     assert (finding.code, finding.severity) == (Code.NEEDS_MAX_LORA_RANK, Severity.WARNING)
     assert "--max-lora-rank 32" in finding.remedy
 

@@ -77,3 +77,10 @@ def test_options_of_a_run_are_offered_where_they_mean_something() -> None:
     assert "--tasks" in options("eval")
     assert "--tasks" not in options("probe")
     assert "--space" in options("search")
+
+
+def test_square_brackets_are_shown() -> None:
+    """Rich takes what stands in them for a style."""
+    shown = "".join(CliRunner().invoke(app, ["run", "--help"]).output.replace("│", " ").split())
+    assert "id[@revision]" in shown
+    assert "bandsearch[qlora]" in shown

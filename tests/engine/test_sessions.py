@@ -66,8 +66,7 @@ def test_measuring_leaves_no_trace(
     load: Callable[[str], Engine], alone: tuple[list[float], float, dict[str, Tensor]]
 ) -> None:
     engine = load("qwen2")
-    costs = measure_costs(engine, 8, 16)
-    assert min(costs.seconds_per_step, costs.seconds_per_validation, costs.seconds_per_generation) > 0
+    measure_costs(engine, 8, 16)
     assert same(trained(engine), alone)
 
 

@@ -37,9 +37,9 @@ def test_a_model_loads_frozen_and_its_summary_counts_it(tiny_model, family: str)
     summary = summarize(source)
     assert summary.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert summary.bytes_by_dtype["bfloat16"] == 2 * summary.parameters
-    assert (summary.layers, summary.hidden, summary.vocabulary) == (4, 32, 384)
+    assert (summary.layout.layer_count, summary.layout.hidden_size, summary.vocabulary) == (4, 32, 384)
     assert summary.architecture == type(model).__name__
-    assert "attention" in summary.targets
+    assert "attention" in summary.layout.target_names
 
 
 def test_a_tokenizer_loads_with_padding(tiny_model, family: str):

@@ -14,12 +14,13 @@ from plausible import RUNGS, plausible_facts
 from bandsearch.evaluate.arms import compare
 from bandsearch.run.forgetting import forgetting_words
 from bandsearch.run.report import ReportFacts, write_report
+from bandsearch.run.rows import difference_row
 from bandsearch.run.verdict import verdict
 from bandsearch.run.words import markdown_text
 from bandsearch.values.atlas import Suggestion
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Role
-from bandsearch.values.evaluation import ArmScores, Choice, Evaluation, ExampleScore
+from bandsearch.values.evaluation import Arm, ArmScores, Choice, Comparison, Evaluation, ExampleScore, Interval, Metric
 from bandsearch.values.retention import Retention
 from bandsearch.values.trial import TrialState
 
@@ -84,7 +85,7 @@ def test_the_numbers_are_there(tmp_path: Path) -> None:
     facts = plausible_facts()
     reader = Reader(html_of(facts, tmp_path))
     markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
-    winner, full = facts.evaluation.arm("winner"), facts.evaluation.arm("full_depth")
+    winner, full = facts.evaluation.arm(Arm.WINNER), facts.evaluation.arm(Arm.FULL_DEPTH)
     for expected in (
         facts.verdict,
         f"{winner.loss:.4f}",
@@ -266,7 +267,7 @@ def test_what_was_forgotten_and_recommended_is_in_both_twins(tmp_path: Path) -> 
         Suggestion(candidate=tried.candidate, reason="won <i>before</i>"),
         Suggestion(candidate=tried.candidate.model_copy(update={"rank": 3}), reason="never tried"),
     )
-    assert not evaluation.comparison("winner", "full_depth", "divergence").difference.high > 0
+    assert not evaluation.comparison(Arm.WINNER, Arm.FULL_DEPTH, Metric.DIVERGENCE).difference.high > 0
     html = Reader(html_of(dataclasses.replace(facts, evaluation=evaluation, prior=suggested), tmp_path)).text
     markdown = (tmp_path / "report.md").read_text()
     for text in (html, markdown):
@@ -323,25 +324,60 @@ def test_the_verdict_says_who_forgets_less(ours: float, task: float, words: str)
     assert forgetting_words(facts.winner, facts.evaluation) == ""
 
 
-def test_the_verdict_names_a_piece_of_one_layer_by_its_layer() -> None:
-    facts = plausible_facts()
-    pieces = (Band(start=0, stop=1), Band(start=9, stop=12))
-    winner = facts.winner.model_copy(
-        update={
-            "candidate": facts.winner.candidate.model_copy(update={"bands": pieces}),
-            "choice": Choice.BEATS_BASELINE,
-        }
-    )
-    assert facts.evaluation is not None
-    assert "Layers 0 and 9–11 " in verdict(winner, facts.evaluation)
+def layers(*ends: tuple[int, int]) -> dict[str, object]:
+    return {"bands": tuple(Band(start=start, stop=stop) for start, stop in ends)}
 
 
-def test_a_winner_on_all_layers_is_named_by_what_sets_it_apart() -> None:
-    facts = plausible_facts()
-    low = facts.winner.baseline.model_copy(update={"rank": 4})
-    update = {"candidate": low, "trainable_parameters": facts.winner.baseline_parameters // 4}
-    winner = facts.winner.model_copy(update=update | {"choice": Choice.SMALLEST_WITHIN_NOISE})
-    assert facts.evaluation is not None
-    assert "All layers at rank 4 are " in verdict(winner, facts.evaluation)
-    mlp = winner.model_copy(update={"candidate": low.model_copy(update={"targets": ("mlp",)})})
-    assert "All layers at rank 4 on mlp are " in verdict(mlp, facts.evaluation)
+@pytest.mark.parametrize(
+    ("where", "subject"),
+    [
+        (layers((3, 4)), "LoRA on layer 3"),
+        (layers((4, 8)), "LoRA on layers 4–7"),
+        (layers((0, 1), (7, 10)), "LoRA on layers 0 and 7–9"),
+        (layers((0, 10)) | {"rank": 4}, "LoRA on all layers at rank 4"),
+        (layers((0, 10)) | {"rank": 4, "targets": ("mlp",)}, "LoRA on all layers at rank 4 on mlp"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("gain", "choice", "sentence"),
+    [
+        (
+            -0.02,
+            Choice.BEATS_BASELINE,
+            "{} beats tuned full-depth LoRA with 2 % of full depth's parameters. Test loss ",
+        ),
+        (-0.02, Choice.SMALLEST_WITHIN_NOISE, "{} is handed over, with 2 % of full depth's parameters: the smallest "),
+        (0.02, Choice.BEATS_BASELINE, "{} kept up with tuned full-depth LoRA on validation with 2 % of full depth's"),
+        (
+            0.001,
+            Choice.CLOSEST_WITHIN_NOISE,
+            "No candidate beats tuned full-depth LoRA beyond noise. {} is handed over, with 2 % of full depth's "
+            "parameters: the candidate within noise that stays closest to the base. Test loss ",
+        ),
+        (
+            0.001,
+            Choice.BEATS_BASELINE,
+            "No candidate beats tuned full-depth LoRA beyond noise. {} is handed over, with 2 % of full depth's "
+            "parameters: it led on validation, but not beyond noise on the test split. Test loss ",
+        ),
+    ],
+)
+def test_the_verdict_is_a_sentence_wherever_the_winner_sits(
+    where: dict[str, object], subject: str, gain: float, choice: Choice, sentence: str
+) -> None:
+    facts = plausible_facts(gain=gain)
+    update = {
+        "candidate": facts.winner.baseline.model_copy(update=where),
+        "trainable_parameters": facts.winner.baseline_parameters // 50,
+        "choice": choice,
+    }
+    said = verdict(facts.winner.model_copy(update=update), facts.evaluation)
+    assert said.startswith(sentence.format(subject))
+
+
+@pytest.mark.parametrize("metric", Metric)
+def test_better_is_lower_for_all_but_exact_match(metric: Metric) -> None:
+    below = Interval(mean=-0.2, low=-0.3, high=-0.1)
+    row = difference_row(Comparison(arm=Arm.WINNER, reference=Arm.FULL_DEPTH, metric=metric, difference=below))
+    assert row.meaning == ("worse" if metric is Metric.EXACT_MATCH else "better")
+    assert f'class="{"bad" if metric is Metric.EXACT_MATCH else "good"}"' in row.drawing

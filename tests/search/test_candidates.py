@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution, IntDistribution
 from surface import LAYOUT, RATES
 
-from bandsearch.search.candidates import CandidateCode, alpha_for
+from bandsearch.search.candidates import CandidateCode
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate, Init, Method
 from bandsearch.values.errors import AdapterError, SpaceError
@@ -206,7 +206,7 @@ def test_a_baseline_outside_the_space_has_no_point() -> None:
 
 @pytest.mark.parametrize(("rule", "alpha"), [(32.0, 32.0), ("1r", 8.0), ("2r", 16.0), ("0.5r", 4.0)])
 def test_alpha_rules(rule: float | str, alpha: float) -> None:
-    assert alpha_for(SearchSpace(name="x", alpha=rule), 8) == alpha
+    assert SearchSpace(name="x", alpha=rule).alpha_at(8) == alpha
 
 
 def test_groups_the_decoder_lacks_are_left_out_and_equal_targets_are_one() -> None:

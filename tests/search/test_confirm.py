@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import dataclass, field
+from threading import Barrier
 from typing import Any
 
 from bench import planted_search
@@ -9,13 +11,12 @@ from surface import LAYERS, LAYOUT, MemoryRecords, PlantedPool, Surface, plan, p
 
 from bandsearch.data.dataset import Encoded
 from bandsearch.evaluate.retention import divergence_of
-from bandsearch.search.clock import Clock
-from bandsearch.search.confirm import _next, confirm
-from bandsearch.search.correlation import proxy_correlation
-from bandsearch.search.decision import Contender
+from bandsearch.search.confirm import confirm
+from bandsearch.search.correlation import signals
 from bandsearch.search.finalists import pick_finalists
 from bandsearch.values.candidate import Candidate, Role
 from bandsearch.values.evaluation import Choice, Winner
+from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.spec import Objective
 from bandsearch.values.trial import TrialResult, TrialState
 
@@ -99,7 +100,8 @@ def test_every_finalist_has_two_seeds_and_those_that_are_hard_to_tell_apart_have
     assert again == winner
     assert pool.trainings == len(readings)
     # Full depth at its second rate did not get to the last rung.
-    assert all(entry.pairs == len(finalists) - 1 for entry in proxy_correlation([*results, *readings], LAYERS)[-1:])
+    judged = {signal.predictor: signal.pairs for signal in signals([*results, *readings], profile(), (30, 90))}
+    assert judged["loss after 90 steps"] == len(finalists) - 1
 
 
 def test_short_of_time_full_depth_is_tuned_and_compared_with_one_other() -> None:
@@ -210,16 +212,30 @@ def test_full_depth_is_made_up_where_the_search_left_none() -> None:
     assert len(readings) == 3
 
 
+@dataclass
+class PatientPool(PlantedPool):
+    """No training ends before eight have begun."""
+
+    begun: list[str] = field(default_factory=list)
+    eight: Barrier = field(default_factory=lambda: Barrier(8))
+
+    def _admit(self, candidate: Candidate, fidelity: Fidelity) -> str:
+        session = super()._admit(candidate, fidelity)
+        self.begun.append(candidate.identity)
+        self.eight.wait(timeout=60)
+        return session
+
+
 def test_side_by_side_nobody_is_begun_who_may_be_left_with_one_seed() -> None:
     """In a run on `symbol` eight trainings fitted at a time and the second round did not: three of five contenders had
     two seeds."""
-    results = planted_search(Surface(), 0, 30)
-    costs = plan(seconds_per_step=1.0).costs
-    contenders = [Contender(each, {}) for each in pick_finalists(results, LAYERS, 4)]
-    running: set[tuple[str, int]] = set()
-    while len(running) < 8:
-        clock = Clock(lambda: 2.1 * 180 * 1.15, costs)
-        found = _next(contenders, [1, 2, 3], running, len(running), clock, plan(), 8, Objective.LOSS)
-        assert found is not None
-        running.add((found.candidate.identity, found.seed))
-    assert sorted(Counter(identity for identity, _ in running).values()) == [2, 2, 2, 2]
+    pool = PatientPool(Surface(), size=8)
+    confirmed(
+        pool,
+        planted_search(Surface(), 0, 30),
+        wall_left=lambda: 2.1 * 180 * 1.15,
+        stop=lambda: len(pool.begun) == 8,
+        confirm_seeds=3,
+        seconds_per_step=1.0,
+    )
+    assert sorted(Counter(pool.begun).values()) == [2, 2, 2, 2]

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from surface import LAYERS
+from surface import profile
 
-from bandsearch.search.correlation import proxy_correlation
+from bandsearch.search.correlation import signals
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate, Role
 from bandsearch.values.trial import Point, TrialResult, TrialState
@@ -45,18 +45,21 @@ def test_rungs_are_compared_with_mean_confirmed_losses_within_and_across_widths(
         *results(0, 11, (0.54, 0.56), (0.34,)),
         *results(5, 2, (0.99,), ()),
     ]
-    first, last = proxy_correlation(everything, LAYERS)
-    assert (first.steps, first.pairs) == (10, 6)
+    first, last, probe, width = signals(everything, profile(), (10, 30))
+    assert (first.predictor, first.outcome, first.pairs) == ("loss after 10 steps", "confirmed loss", 6)
     assert first.within == pytest.approx(1.0)
     assert first.across == pytest.approx(1 - 6 * 54 / (6 * 35))
-    assert (last.steps, last.pairs) == (30, 6)
+    assert (last.predictor, last.pairs) == ("loss after 30 steps", 6)
     assert last.across == pytest.approx(1 - 6 * 2 / (6 * 35))
     assert last.within == pytest.approx((1.0 + 0.5) / 2)
-    assert first.width is not None
-    assert first.width < 0
+    # A probe that finds all layers alike says no more than the width.
+    assert probe.outcome == width.outcome == "loss after 30 steps"
+    assert probe.across == pytest.approx(width.across)
+    assert width.within is None
 
 
 def test_too_few_to_say() -> None:
-    assert proxy_correlation(results(0, 3, (0.9,), (0.2,)), LAYERS) == ()
-    (entry,) = proxy_correlation([*results(0, 3, (0.9,), (0.2,)), *results(1, 4, (0.8,), (0.1,))], LAYERS)
-    assert (entry.pairs, entry.across, entry.within) == (2, None, None)
+    two = [*results(0, 3, (0.9,), (0.2,)), *results(1, 4, (0.8,), (0.1,))]
+    assert signals(two, profile(), (10,)) == ()
+    (entry,) = signals([*two, *results(2, 5, (0.7,), (0.0,))], profile(), (10,))
+    assert (entry.pairs, entry.across, entry.within) == (3, pytest.approx(1.0), None)

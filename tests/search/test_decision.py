@@ -106,14 +106,16 @@ def test_one_that_is_barely_stable_does_not_make_noise_of_what_the_others_differ
 def test_reasons_name_their_numbers() -> None:
     won = decided([[0.40, 0.41, 0.42], [0.20, 0.21, 0.23]])
     assert won.choice is Choice.BEATS_BASELINE
-    assert "The band of layers 1-11 (rank 8, all) reaches a validation loss of 0.2133 against 0.4100" in won.reason
+    assert won.reason.startswith("LoRA on layers 1-11 (rank 8, all) reaches a validation loss of 0.2133 against 0.4100")
     assert "It trains 90% of the baseline's parameters." in won.reason
-    equal = decided([[0.40, 0.41, 0.42], [0.401, 0.408, 0.421], [0.5, 0.55, 0.56]])
+    equal = decided([[0.40, 0.41, 0.42], [0.402, 0.409, 0.423], [0.5, 0.55, 0.56]])
     assert equal.choice is Choice.SMALLEST_WITHIN_NOISE
     assert equal.reason.startswith(
-        "No candidate beats tuned full-depth LoRA (0.4100 on validation, 3 seeds, 100 steps)"
+        "No candidate beats tuned full-depth LoRA beyond noise: on validation (3 seeds, 100 steps) the best is 0.0013 "
+        "worse than its 0.4100; a win needs at least "
     )
-    assert [finalist.losses[0] for finalist in equal.finalists] == [0.40, 0.401, 0.5]
+    assert "better (one-sided 95 % test, corrected for 2 candidates). Confirmation chose LoRA on" in equal.reason
+    assert [finalist.losses[0] for finalist in equal.finalists] == [0.40, 0.402, 0.5]
 
 
 def test_one_seed_or_none_is_no_evidence() -> None:

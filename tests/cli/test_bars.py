@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from bandsearch.probe.bars import bar, draw
+from bandsearch.cli.bars import bar, draw
 from bandsearch.probe.proposals import propose
 from bandsearch.probe.scores import layer_scores
 from bandsearch.values.profile import LayerViews, ModuleSensitivity, RateRange, SensitivityProfile
