@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from bandsearch.data.encoding import Encoded, encode
 from bandsearch.data.problems import refuse
 from bandsearch.data.reading import Table, read
-from bandsearch.data.shapes import Recognised, Shape, recognise
+from bandsearch.data.shapes import TEXT_AND_LABEL, Recognised, Shape, recognise
 from bandsearch.data.splits import SHARE, Distinct, content_of, divided, held_out, ranked, sampled, without_duplicates
 from bandsearch.data.template import template_for
 from bandsearch.values.errors import DataError
@@ -21,6 +21,8 @@ from bandsearch.values.spec import DataSpec
 __all__ = ["Counts", "Dataset", "Encoded", "prepare"]
 
 FEWEST_ROWS = 10
+# Of the columns that are not used, so many are named.
+MOST_COLUMNS = 12
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int) -> Da
         counts=counts,
     )
     own = [name for name, part in (("validation", parts[1]), ("test", parts[2])) if part.examples]
-    return replace(dataset, notes=tuple(_notes(dataset, recognised.columns, spec, own)))
+    return replace(dataset, notes=tuple(_notes(dataset, recognised, spec, own)))
 
 
 def _distinct(table: Table, recognised: Recognised) -> tuple[Distinct, Distinct, Distinct]:
@@ -169,10 +171,15 @@ def _fingerprint(shape: Shape, *parts: Distinct) -> str:
     return digest.hexdigest()[:16]
 
 
-def _notes(dataset: Dataset, columns: tuple[str, ...], spec: DataSpec, own: list[str]) -> Iterator[str]:
+def _notes(dataset: Dataset, recognised: Recognised, spec: DataSpec, own: list[str]) -> Iterator[str]:
     """`own` are the splits that the data set brings."""
     counts, max_length = dataset.counts, dataset.max_length
-    yield f"{_count(counts.read, 'row')} of {dataset.shape} ({', '.join(columns)})."
+    yield f"{_count(counts.read, 'row')} of {dataset.shape} ({', '.join(recognised.columns)})."
+    if recognised.columns == TEXT_AND_LABEL:
+        yield "The label is learned as the answer to the text; remove that column to learn the text itself."
+    if recognised.unused:
+        shown = ", ".join(recognised.unused[:MOST_COLUMNS]) + (", …" if len(recognised.unused) > MOST_COLUMNS else "")
+        yield f"Columns not used: {shown}."
     yield f"Template: {dataset.template}."
     if counts.duplicates:
         yield f"{_count(counts.duplicates, 'duplicate row')} dropped."

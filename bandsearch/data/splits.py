@@ -40,7 +40,7 @@ def key_of(example: Example) -> str:
     else:
         said = [example.text]
     return _digest([" ".join(part.split()).casefold() for part in said]) + _digest(
-        [*said, example.given, repr(example.tools)]
+        [*said, *(example.answers or (0,)), repr(example.tools)]
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -237,3 +238,98 @@ def test_unknown_columns_are_listed_with_the_accepted_shapes(jsonl: Write, plain
         prepared(jsonl([{"body": "x", "label": 1}] * 20), plain)
     for column in ("messages", "conversations", "prompt", "instruction", "question", "text"):
         assert column in caught.value.remedy
+
+
+BESIDE: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"system": "Be kind."}, {"prompt": "Hi {}", "completion": "Yes"}, "System: Be kind.\nUser: Hi 1\nAssistant: Yes"),
+    ({"system_prompt": "Be kind."}, {"question": "Hi {}", "answer": "Yes"}, "Be kind.\nQuestion: Hi 1\nAnswer: Yes"),
+    ({"context": "It rains."}, {"question": "Hi {}", "answer": "Yes"}, "Question: Hi 1\n\nIt rains.\nAnswer: Yes"),
+    (
+        {"context": ["It", "rains."]},
+        {"question": "Hi {}", "answer": "Yes"},
+        "Question: Hi 1\n\nIt\n\nrains.\nAnswer: Y",
+    ),
+    ({"Input": "It rains."}, {"prompt": "Hi {}", "completion": "Yes"}, "Hi 1\n\nIt rains.\nYes"),
+    (
+        {"system_prompt": "Be kind."},
+        {"instruction": "Hi {}", "output": "Yes"},
+        "Be kind.\n\n### Instruction:\nHi 1\n\n### Response:\nYes",
+    ),
+    (
+        {"system": "Be kind.", "context": "It rains."},
+        {"conversations": [{"from": "human", "value": "Hi {}"}, {"from": "gpt", "value": "Yes"}]},
+        "System: Be kind.\nUser: Hi 1\n\nIt rains.\nAssistant: Yes",
+    ),
+    (
+        {"system": "Be kind.", "context": "It rains."},
+        {"prompt": [said("user", "Hi {}")], "completion": [said("assistant", "Yes")]},
+        "System: Be kind.\nUser: Hi 1\n\nIt rains.\nAssistant: Yes",
+    ),
+    (
+        {"history": [["One?", "1"]]},
+        {"instruction": "Hi {}", "output": "Yes"},
+        "### Instruction:\nOne?\n\n### Response:\n1</s>\n\n### Instruction:\nHi 1\n\n### Response:\nYes",
+    ),
+    (
+        {"history": '[["One?", "1"]]'},
+        {"question": "Hi {}", "answer": "Yes"},
+        "Question: One?\nAnswer: 1</s>\nQuestion: Hi 1\nAnswer: Yes",
+    ),
+    (
+        {"history": [said("user", "One?"), said("assistant", "1")]},
+        {"prompt": "Hi {}", "completion": "Yes"},
+        "User: One?\nAssistant: 1</s>\nUser: Hi 1\nAssistant: Yes",
+    ),
+]
+
+
+@pytest.mark.parametrize(("extra", "row", "text"), BESIDE)
+def test_columns_that_the_answer_depends_on_are_part_of_the_question(
+    extra: dict[str, Any], row: dict[str, Any], text: str, jsonl: Write, plain: PreTrainedTokenizerBase
+) -> None:
+    rows = [json.loads(json.dumps(row).replace("{}", str(i))) | extra | {"id": i} for i in range(1, 21)]
+    dataset = prepared(jsonl(rows), plain, max_length=512)
+    assert whole(row_at(dataset, 1), plain).startswith(text)
+    assert "Columns not used: id." in dataset.notes
+
+
+def test_a_system_message_and_a_context_are_not_said_twice(jsonl: Write, plain: PreTrainedTokenizerBase) -> None:
+    chat = [{"messages": [said("system", "A"), said("user", f"{i}"), said("assistant", "x")]} for i in range(20)]
+    dataset = prepared(jsonl([{**row, "system": "B"} for row in chat]), plain)
+    assert whole(row_at(dataset, 2), plain) == "System: A\nUser: 1\nAssistant: x</s>"
+    assert "Columns not used: system." in dataset.notes
+    rows = [{"context": "It rains.", "prompt": f"It rains. Hi {i}", "completion": "Yes"} for i in range(20)]
+    assert whole(row_at(prepared(jsonl(rows), plain), 2), plain) == "It rains. Hi 1\nYes</s>"
+
+
+def test_earlier_turns_are_learned_too(jsonl: Write, plain: PreTrainedTokenizerBase) -> None:
+    rows = [{"instruction": f"{i}", "output": "Yes", "history": [["One?", "1"]]} for i in range(20)]
+    assert learned(prepared(jsonl(rows), plain).train[0], plain) == "1</s>Yes</s>"
+
+
+@pytest.mark.parametrize(
+    ("history", "message"),
+    [
+        ("before", "'history' is text, not a list of [question, answer]"),
+        ([["One?"]], "history[0] is not a pair of question and answer"),
+        ([["One?", None]], "'history[0]' is null, not text"),
+    ],
+)
+def test_a_history_that_is_none_is_refused(
+    history: Any, message: str, jsonl: Write, plain: PreTrainedTokenizerBase
+) -> None:
+    rows = [{"instruction": f"{i}", "output": "Yes", "history": history} for i in range(20)]
+    with pytest.raises(DataError) as caught:
+        prepared(jsonl(rows), plain)
+    assert message in caught.value.message
+
+
+def test_a_context_that_is_no_text_is_named_as_unused(jsonl: Write, plain: PreTrainedTokenizerBase) -> None:
+    rows = [{"question": f"{i}", "answer": "x", "context": {"title": "T"}, "url": ""} for i in range(20)]
+    assert "Columns not used: context." in prepared(jsonl(rows), plain).notes
+
+
+def test_a_label_is_learned_as_the_answer_to_its_text(jsonl: Write, plain: PreTrainedTokenizerBase) -> None:
+    dataset = prepared(jsonl([{"text": f"Good {i}", "label": "praise"} for i in range(20)]), plain)
+    assert learned(dataset.train[0], plain) == "praise</s>"
+    assert any(note.startswith("The label is learned as the answer to the text") for note in dataset.notes)

@@ -1,0 +1,115 @@
+"""Messages of a conversation, read from what data sets write them as."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+_ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "function_call": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "ipython": "tool",
+    "observation": "tool",
+    "function_response": "tool",
+}
+_EXTRAS = ("name", "tool_calls", "tool_call_id", "reasoning_content")
+
+
+@dataclass(frozen=True)
+class Message:
+    """`role` is system, user, assistant or tool. `extras` are what chat templates know besides, as tool calls.
+
+    An assistant's message that is not `learned` is context.
+    """
+
+    role: str
+    content: str
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    learned: bool = True
+
+
+class UnusableError(Exception):
+    """Why one row cannot be used; becomes a Problem at the row's place."""
+
+
+def messages_of(value: Any, column: str) -> tuple[Message, ...]:
+    """A list of messages, also one written as JSON text, as in CSV and some parquet files. Raises UnusableError."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        value = listed(value)
+    if not isinstance(value, list | tuple):
+        raise UnusableError(f"{column!r} is {kind_of(value)}, not a list of messages")
+    if not value:
+        raise UnusableError(f"{column!r} is empty")
+    return tuple(_message(each, f"{column}[{index}]") for index, each in enumerate(value))
+
+
+def text_of(value: Any, column: str) -> str:
+    """What a cell says. Raises UnusableError where that is nothing, or no text."""
+    if not isinstance(value, str):
+        raise UnusableError(f"{column!r} is {kind_of(value)}, not text")
+    if not value.strip():
+        raise UnusableError(f"{column!r} is empty")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UnusableError(f"{column!r} holds half of a surrogate pair (character {error.start + 1})") from error
+    return value
+
+
+def listed(value: Any) -> tuple[Any, ...]:
+    """A list, also one written as JSON text; anything else is no list."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return ()
+    return tuple(value) if isinstance(value, list) else ()
+
+
+def kind_of(value: Any) -> str:
+    if value is None:
+        return "null"
+    kinds = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    return kinds.get(type(value), "text" if isinstance(value, str) else f"a {type(value).__name__}")
+
+
+def _message(value: Any, where: str) -> Message:
+    if not isinstance(value, dict):
+        raise UnusableError(f"{where} is {kind_of(value)}, not a message with role and content")
+    role_key, content_key = ("from", "value") if "from" in value else ("role", "content")
+    said = value.get(role_key)
+    role = _ROLES.get(said.strip().lower()) if isinstance(said, str) else None
+    if role is None:
+        raise UnusableError(f"{where} has the {role_key} {said!r}, none of system, user, assistant, tool")
+    extras = {key: value[key] for key in _EXTRAS if value.get(key)}
+    content = value.get(content_key)
+    if content is None and content_key not in value and not extras.get("tool_calls"):
+        raise UnusableError(f"{where} has no {content_key!r}")
+    if isinstance(content, list):
+        content = _parts(content, where)
+    if content in (None, "") and extras.get("tool_calls"):
+        return Message(role, "", extras)
+    if role == "tool" and content == "":
+        return Message(role, "", extras)
+    return Message(role, text_of(content, f"{where}.{content_key}"), extras)
+
+
+def _parts(parts: list[Any], where: str) -> str:
+    """Content given in parts, as in OpenAI's format; only text can be learned from."""
+    for part in parts:
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            kind = part.get("type") if isinstance(part, dict) else kind_of(part)
+            raise UnusableError(f"{where} holds content of type {kind!r}; only text is supported")
+    return "".join(part["text"] for part in parts)
