@@ -13,7 +13,7 @@ from bandsearch.data.encoding import Encoded, encode
 from bandsearch.data.problems import refuse
 from bandsearch.data.reading import Table, read
 from bandsearch.data.shapes import TEXT_AND_LABEL, Recognised, Shape, recognise
-from bandsearch.data.splits import SHARE, Distinct, content_of, divided, held_out, ranked, sampled, without_duplicates
+from bandsearch.data.splits import SHARE, Distinct, Key, divided, held_out, ranked, sampled, without_duplicates
 from bandsearch.data.template import template_for
 from bandsearch.values.errors import DataError
 from bandsearch.values.spec import DataSpec
@@ -64,13 +64,13 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int) -> Da
     """Read a data set and make it ready to train on. Raises DataError.
 
     `seed` chooses the rows where `spec.max_examples` leaves some out; which split a row belongs to depends on its
-    content alone. Splits that the data set brings are used as they are, without rows that stand in two of them.
+    content alone. Splits that the data set brings are used as they are, without rows that ask what another one asks.
     """
     table = read(spec)
     recognised = recognise(table.name, table.train)
-    parts = _distinct(table, recognised)
+    parts, by_prompt = _distinct(table, recognised)
     by_key = {key: example for part in parts for key, example in part.examples.items()}
-    different = len({content_of(key) for key in by_key})
+    different = len({key.content for key in by_key})
     if different < FEWEST_ROWS:
         raise DataError(
             f"{table.name} holds {_count(different, 'different row')}, too few to train, validate and test on.",
@@ -112,23 +112,33 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int) -> Da
         counts=counts,
     )
     own = [name for name, part in (("validation", parts[1]), ("test", parts[2])) if part.examples]
-    return replace(dataset, notes=tuple(_notes(dataset, recognised, spec, own)))
+    return replace(dataset, notes=tuple(_notes(dataset, recognised, spec, own, by_prompt)))
 
 
-def _distinct(table: Table, recognised: Recognised) -> tuple[Distinct, Distinct, Distinct]:
-    """(train, validation, test). A row in two splits stays in the one that measures."""
+def _distinct(table: Table, recognised: Recognised) -> tuple[tuple[Distinct, Distinct, Distinct], bool]:
+    """((train, validation, test), whether rows are grouped by prompt). What stands in two splits stays in the one that
+    measures.
+
+    Where there are too few prompts to divide, or most training prompts are measured on too, groups are equal rows.
+    """
     own = {
         split: recognise(f"{table.name}, {split}", rows, like=recognised).examples if rows else ()
         for split, rows in (("validation", table.validation), ("test", table.test))
     }
-    test = without_duplicates(own["test"])
-    validation = without_duplicates(own["validation"], test)
-    return without_duplicates(recognised.examples, test, validation), validation, test
+    for by_prompt in (True, False):
+        test = without_duplicates(own["test"], by_prompt=by_prompt)
+        validation = without_duplicates(own["validation"], test, by_prompt=by_prompt)
+        train = without_duplicates(recognised.examples, test, validation, by_prompt=by_prompt)
+        prompts = {key.group for part in (train, validation, test) for key in part.examples}
+        enough = len(prompts) >= FEWEST_ROWS and 2 * train.leaked <= len(recognised.examples)
+        if enough or recognised.shape is Shape.TEXT:
+            break
+    return (train, validation, test), by_prompt
 
 
 def _chosen(
     train: Distinct, validation: Distinct, test: Distinct, *, limit: int | None, seed: int
-) -> tuple[list[str], list[str], list[str]]:
+) -> tuple[list[Key], list[Key], list[Key]]:
     """Keys of the rows to use: `limit` in all, of which a split that the data set brings gets a tenth."""
     if limit is None:
         return list(train.examples), list(validation.examples), list(test.examples)
@@ -138,7 +148,7 @@ def _chosen(
     return sampled(train.examples, room, seed), measuring[0], measuring[1]
 
 
-def _split(chosen: list[list[str]]) -> tuple[list[str], list[str], list[str]]:
+def _split(chosen: list[list[Key]]) -> tuple[list[Key], list[Key], list[Key]]:
     train, validation, test = chosen
     if not validation and not test:
         train, validation, test = divided(train)
@@ -167,12 +177,12 @@ def _fingerprint(shape: Shape, *parts: Distinct) -> str:
     for part in parts:
         digest.update(b"|")
         for key in sorted(part.examples):
-            digest.update(key.encode())
+            digest.update(key.content.encode() + key.exact.encode())
     return digest.hexdigest()[:16]
 
 
-def _notes(dataset: Dataset, recognised: Recognised, spec: DataSpec, own: list[str]) -> Iterator[str]:
-    """`own` are the splits that the data set brings."""
+def _notes(dataset: Dataset, recognised: Recognised, spec: DataSpec, own: list[str], by_prompt: bool) -> Iterator[str]:
+    """`own` are the splits that the data set brings; rows of one prompt are kept in one split if `by_prompt`."""
     counts, max_length = dataset.counts, dataset.max_length
     yield f"{_count(counts.read, 'row')} of {dataset.shape} ({', '.join(recognised.columns)})."
     if recognised.columns == TEXT_AND_LABEL:
@@ -184,7 +194,10 @@ def _notes(dataset: Dataset, recognised: Recognised, spec: DataSpec, own: list[s
     if counts.duplicates:
         yield f"{_count(counts.duplicates, 'duplicate row')} dropped."
     if counts.leaked:
-        yield f"{_count(counts.leaked, 'row')} dropped because validation or test hold the same content."
+        same = "ask" if by_prompt else "say"
+        yield f"{_count(counts.leaked, 'row')} dropped because validation or test {same} the same."
+    if not by_prompt:
+        yield "Few different prompts: one that trains may be asked in validation and test too, with another answer."
     if counts.not_sampled:
         yield f"{_count(counts.not_sampled, 'row')} left out by --max-examples."
     if max_length < spec.max_length and (counts.truncated or counts.dropped):
