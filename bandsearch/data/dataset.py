@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from transformers import PreTrainedTokenizerBase
 
 from bandsearch.data.encoding import Encoded, encode
-from bandsearch.data.problems import refuse
-from bandsearch.data.reading import Table, read
+from bandsearch.data.problems import Problem, left_out, refuse, too_many
+from bandsearch.data.reading import read
 from bandsearch.data.shapes import TEXT_AND_LABEL, Recognised, Shape, recognise
 from bandsearch.data.splits import SHARE, Distinct, Key, divided, held_out, ranked, sampled, without_duplicates
 from bandsearch.data.template import template_for
@@ -37,6 +38,7 @@ class Counts:
     dropped: int = 0
     rewritten: int = 0
     turns_cut: int = 0
+    unusable: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,12 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int) -> Da
     """
     table = read(spec)
     recognised = recognise(table.name, table.train)
-    parts, by_prompt = _distinct(table, recognised)
+    own = {
+        split: recognise(f"{table.name}, {split}", rows, like=recognised)
+        for split, rows in (("validation", table.validation), ("test", table.test))
+        if rows
+    }
+    parts, by_prompt = _distinct(recognised, own)
     by_key = {key: example for part in parts for key, example in part.examples.items()}
     different = len({key.content for key in by_key})
     if different < FEWEST_ROWS:
@@ -81,8 +88,10 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int) -> Da
     template = template_for(tokenizer, recognised.shape, tuple(by_key.values()))
     max_length = min(spec.max_length, tokenizer.model_max_length)
     encoding = encode([by_key[key] for key in keys], template, tokenizer, max_length)
-    if encoding.problems:
+    if too_many(encoding.problems, len(keys)):
         raise refuse(table.name, encoding.problems, len(keys), "Mend or remove these rows.")
+    unusable = (recognised.problems, *(part.problems for part in own.values()), encoding.problems)
+    problems = tuple(itertools.chain.from_iterable(unusable))
     encoded = {key: each for key, each in zip(keys, encoding.encoded, strict=True) if each is not None}
     splits = _split([[key for key in part if key in encoded] for part in chosen])
     if len(encoded) < FEWEST_ROWS or not all(splits):
@@ -96,6 +105,7 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int) -> Da
         dropped=len(encoding.dropped_lengths),
         rewritten=encoding.rewritten,
         turns_cut=sum(example.turns_cut for example in by_key.values()),
+        unusable=len(problems),
     )
     train, validation, test = (tuple(encoded[key] for key in split) for split in splits)
     dataset = Dataset(
@@ -111,23 +121,22 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int) -> Da
         max_length=max_length,
         counts=counts,
     )
-    own = [name for name, part in (("validation", parts[1]), ("test", parts[2])) if part.examples]
-    return replace(dataset, notes=tuple(_notes(dataset, recognised, spec, own, by_prompt)))
+    brought = [name for name, part in (("validation", parts[1]), ("test", parts[2])) if part.examples]
+    return replace(dataset, notes=tuple(_notes(dataset, recognised, spec, brought, by_prompt, problems)))
 
 
-def _distinct(table: Table, recognised: Recognised) -> tuple[tuple[Distinct, Distinct, Distinct], bool]:
+def _distinct(
+    recognised: Recognised, own: Mapping[str, Recognised]
+) -> tuple[tuple[Distinct, Distinct, Distinct], bool]:
     """((train, validation, test), whether rows are grouped by prompt). What stands in two splits stays in the one that
     measures.
 
     Where there are too few prompts to divide, or most training prompts are measured on too, groups are equal rows.
     """
-    own = {
-        split: recognise(f"{table.name}, {split}", rows, like=recognised).examples if rows else ()
-        for split, rows in (("validation", table.validation), ("test", table.test))
-    }
+    measured = {split: own[split].examples if split in own else () for split in ("validation", "test")}
     for by_prompt in (True, False):
-        test = without_duplicates(own["test"], by_prompt=by_prompt)
-        validation = without_duplicates(own["validation"], test, by_prompt=by_prompt)
+        test = without_duplicates(measured["test"], by_prompt=by_prompt)
+        validation = without_duplicates(measured["validation"], test, by_prompt=by_prompt)
         train = without_duplicates(recognised.examples, test, validation, by_prompt=by_prompt)
         prompts = {key.group for part in (train, validation, test) for key in part.examples}
         enough = len(prompts) >= FEWEST_ROWS and 2 * train.leaked <= len(recognised.examples)
@@ -181,8 +190,16 @@ def _fingerprint(shape: Shape, *parts: Distinct) -> str:
     return digest.hexdigest()[:16]
 
 
-def _notes(dataset: Dataset, recognised: Recognised, spec: DataSpec, own: list[str], by_prompt: bool) -> Iterator[str]:
-    """`own` are the splits that the data set brings; rows of one prompt are kept in one split if `by_prompt`."""
+def _notes(
+    dataset: Dataset,
+    recognised: Recognised,
+    spec: DataSpec,
+    own: Sequence[str],
+    by_prompt: bool,
+    problems: Sequence[Problem],
+) -> Iterator[str]:
+    """`own` are the splits that the data set brings; rows of one prompt are kept in one split if `by_prompt`; the rows
+    of `problems` are left out."""
     counts, max_length = dataset.counts, dataset.max_length
     yield f"{_count(counts.read, 'row')} of {dataset.shape} ({', '.join(recognised.columns)})."
     if recognised.columns == TEXT_AND_LABEL:
@@ -191,6 +208,8 @@ def _notes(dataset: Dataset, recognised: Recognised, spec: DataSpec, own: list[s
         shown = ", ".join(recognised.unused[:MOST_COLUMNS]) + (", …" if len(recognised.unused) > MOST_COLUMNS else "")
         yield f"Columns not used: {shown}."
     yield f"Template: {dataset.template}."
+    if problems:
+        yield left_out(problems)
     if counts.duplicates:
         yield f"{_count(counts.duplicates, 'duplicate row')} dropped."
     if counts.leaked:

@@ -14,6 +14,7 @@ _ROLES = {
     "human": "user",
     "assistant": "assistant",
     "gpt": "assistant",
+    "ai": "assistant",
     "chatgpt": "assistant",
     "bot": "assistant",
     "model": "assistant",
@@ -45,18 +46,24 @@ class UnusableError(Exception):
 
 
 def messages_of(value: Any, column: str) -> tuple[Message, ...]:
-    """A list of messages, also one written as JSON text, as in CSV and some parquet files. Raises UnusableError."""
+    """A list of messages, also one written as JSON text, as in CSV and some parquet files. Raises UnusableError.
+
+    System messages that say nothing are left out.
+    """
     if isinstance(value, str) and value.lstrip().startswith("["):
         value = listed(value)
     if not isinstance(value, list | tuple):
         raise UnusableError(f"{column!r} is {kind_of(value)}, not a list of messages")
     if not value:
         raise UnusableError(f"{column!r} is empty")
-    return tuple(_message(each, f"{column}[{index}]") for index, each in enumerate(value))
+    read = (_message(each, f"{column}[{index}]") for index, each in enumerate(value))
+    return tuple(message for message in read if message.content or message.role != "system")
 
 
 def text_of(value: Any, column: str) -> str:
-    """What a cell says. Raises UnusableError where that is nothing, or no text."""
+    """What a cell says; whole numbers, true and false as JSON writes them. Raises UnusableError where it is no text."""
+    if isinstance(value, int):
+        return json.dumps(value)
     if not isinstance(value, str):
         raise UnusableError(f"{column!r} is {kind_of(value)}, not text")
     if not value.strip():
@@ -95,13 +102,12 @@ def _message(value: Any, where: str) -> Message:
         raise UnusableError(f"{where} has the {role_key} {said!r}, none of system, user, assistant, tool")
     extras = {key: value[key] for key in _EXTRAS if value.get(key)}
     content = value.get(content_key)
-    if content is None and content_key not in value and not extras.get("tool_calls"):
+    if content_key not in value and not extras.get("tool_calls"):
         raise UnusableError(f"{where} has no {content_key!r}")
     if isinstance(content, list):
         content = _parts(content, where)
-    if content in (None, "") and extras.get("tool_calls"):
-        return Message(role, "", extras)
-    if role == "tool" and content == "":
+    silent = content is None or (isinstance(content, str) and not content.strip())
+    if silent and (role == "system" or extras.get("tool_calls") or (role == "tool" and content is not None)):
         return Message(role, "", extras)
     return Message(role, text_of(content, f"{where}.{content_key}"), extras)
 

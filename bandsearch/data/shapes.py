@@ -10,7 +10,7 @@ from typing import Any
 
 from bandsearch.data.cells import Cells, fold
 from bandsearch.data.messages import Message, UnusableError, messages_of, text_of
-from bandsearch.data.problems import Problem, refuse
+from bandsearch.data.problems import Problem, refuse, too_many
 from bandsearch.data.reading import Row
 from bandsearch.values.errors import DataError
 
@@ -48,12 +48,16 @@ class Example:
 
 @dataclass(frozen=True)
 class Recognised:
-    """`columns` hold questions and answers; `unused` are columns that hold something and became part of no example."""
+    """`columns` hold questions and answers; `unused` are columns that hold something and became part of no example.
+
+    The rows of `problems` are left out.
+    """
 
     shape: Shape
     columns: tuple[str, ...]
     examples: tuple[Example, ...]
     unused: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
 
 
 # Classification: who has labels wants them learned.
@@ -82,7 +86,7 @@ _Match = tuple[Shape, tuple[str, ...]]
 
 
 def recognise(name: str, rows: Sequence[Row], like: Recognised | None = None) -> Recognised:
-    """The shape of the data set `name` and its rows as examples. Raises DataError that lists all unusable rows.
+    """The shape of the data set `name` and its rows as examples. Raises DataError where many rows are unusable.
 
     The shape is that of most rows, or the one of `like`, an earlier part of the same data set.
     """
@@ -98,14 +102,16 @@ def recognise(name: str, rows: Sequence[Row], like: Recognised | None = None) ->
     problems: list[Problem] = []
     for row, match in zip(rows, matches, strict=True):
         try:
+            if row.problem:
+                raise UnusableError(row.problem)
             if match is None or match[0] is not shape:
                 raise UnusableError(_mismatch(row, match, shape, columns))
             examples.append(_READERS[shape](row.place, Cells(row.values, used), match[1]))
         except UnusableError as reason:
             problems.append(Problem(row.place, str(reason)))
-    if problems:
+    if too_many(problems, len(rows)):
         raise refuse(name, problems, len(rows), "Mend or remove these rows.")
-    return Recognised(shape, columns, tuple(examples), _unused(rows, used))
+    return Recognised(shape, columns, tuple(examples), _unused(rows, used), tuple(problems))
 
 
 def _unused(rows: Sequence[Row], used: set[str]) -> tuple[str, ...]:

@@ -177,8 +177,7 @@ def test_tools_are_read_and_not_learned(jsonl: Write, plain: PreTrainedTokenizer
     [
         ({"prompt": "Hi"}, "has no 'completion' (only prompt)"),
         ({"prompt": "Hi", "completion": None}, "'completion' is null, not text"),
-        ({"prompt": "Hi", "completion": 42}, "'completion' is a number, not text"),
-        ({"prompt": "Hi", "completion": True}, "'completion' is true or false, not text"),
+        ({"prompt": "Hi", "completion": 4.2}, "'completion' is a number, not text"),
         ({"prompt": "Hi", "completion": " \n"}, "'completion' is empty"),
         ({"prompt": "", "completion": "x"}, "'prompt' is empty"),
         ({"prompt": "\ud800", "completion": "x"}, "'prompt' holds half of a surrogate pair"),
@@ -186,14 +185,15 @@ def test_tools_are_read_and_not_learned(jsonl: Write, plain: PreTrainedTokenizer
         ({}, "has no 'prompt' and 'completion' (only an empty object)"),
     ],
 )
-def test_an_unusable_row_is_named_with_its_line(
+def test_an_unusable_row_is_left_out_and_named_with_its_line(
     bad: dict[str, Any], message: str, jsonl: Write, plain: PreTrainedTokenizerBase
 ) -> None:
     good: list[Any] = [{"prompt": f"Hi {i}", "completion": "Yes"} for i in range(16)]
-    with pytest.raises(DataError) as caught:
-        prepared(jsonl([*good, bad]), plain)
-    assert caught.value.message.startswith(f"my.jsonl:17: {message}")
-    assert caught.value.remedy
+    dataset = prepared(jsonl([*good, bad]), plain)
+    note = next(note for note in dataset.notes if "left out" in note)
+    assert note.startswith(f"1 row that cannot be used is left out: my.jsonl:17: {message}")
+    assert len(dataset.train + dataset.validation + dataset.test) == 16
+    assert dataset.counts.unusable == 1
 
 
 @pytest.mark.parametrize(
@@ -213,13 +213,47 @@ def test_an_unusable_row_is_named_with_its_line(
         ([said("assistant", "x")], "the conversation has no question"),
     ],
 )
-def test_an_unusable_conversation_is_named_with_its_line(
+def test_an_unusable_conversation_is_left_out_and_named_with_its_line(
     messages: Any, message: str, jsonl: Write, plain: PreTrainedTokenizerBase
 ) -> None:
     good: list[Any] = [{"messages": [said("user", f"{i}"), said("assistant", "x")]} for i in range(16)]
-    with pytest.raises(DataError) as caught:
-        prepared(jsonl([*good, {"messages": messages}]), plain)
-    assert caught.value.message.startswith(f"my.jsonl:17: {message}")
+    dataset = prepared(jsonl([*good, {"messages": messages}]), plain)
+    note = next(note for note in dataset.notes if "left out" in note)
+    assert note.startswith(f"1 row that cannot be used is left out: my.jsonl:17: {message}")
+
+
+@pytest.mark.parametrize(("rows", "bad"), [(10, 2), (20, 3), (60, 3), (200, 10)])
+def test_a_few_bad_rows_do_not_stop_a_run_and_more_do(
+    rows: int, bad: int, jsonl: Write, plain: PreTrainedTokenizerBase
+) -> None:
+    def write(bad: int) -> str:
+        good = [{"question": f"{i}", "answer": "x"} for i in range(rows + 10 - bad)]
+        return jsonl([*[{"question": "x"}] * bad, *good[10:], *good[:10]][: rows + 10 if rows == 10 else rows])
+
+    assert prepared(write(bad), plain).counts.unusable == bad
+    with pytest.raises(DataError, match=f"{bad + 2} of .* rows cannot be used"):
+        prepared(write(bad + 2), plain)
+
+
+def test_silent_system_messages_are_left_out(jsonl: Write, plain: PreTrainedTokenizerBase) -> None:
+    rows = [
+        {"messages": [said("system", (None, "", " ")[i % 3]), said("user", f"{i}"), said("assistant", "x")]}
+        for i in range(20)
+    ]
+    assert whole(row_at(prepared(jsonl(rows), plain), 2), plain) == "User: 1\nAssistant: x</s>"
+
+
+@pytest.mark.parametrize(("answer", "text"), [(42, "42"), (True, "true"), (False, "false")])
+def test_whole_numbers_and_truths_are_answers(
+    answer: Any, text: str, jsonl: Write, plain: PreTrainedTokenizerBase
+) -> None:
+    dataset = prepared(jsonl([{"prompt": f"Hi {i}", "completion": answer} for i in range(20)]), plain)
+    assert learned(dataset.train[0], plain) == f"{text}</s>"
+
+
+def test_an_ai_is_an_assistant(jsonl: Write, plain: PreTrainedTokenizerBase) -> None:
+    rows = [{"conversations": [{"from": "human", "value": f"{i}"}, {"from": "ai", "value": "Yes"}]} for i in range(20)]
+    assert learned(prepared(jsonl(rows), plain).train[0], plain) == " Yes</s>"
 
 
 def test_all_unusable_rows_are_counted_and_the_first_are_shown(jsonl: Write, plain: PreTrainedTokenizerBase) -> None:
