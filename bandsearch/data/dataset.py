@@ -122,7 +122,8 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int) -> Da
         counts=counts,
     )
     brought = [name for name, part in (("validation", parts[1]), ("test", parts[2])) if part.examples]
-    return replace(dataset, notes=tuple(_notes(dataset, recognised, spec, brought, by_prompt, problems)))
+    notes = _notes(dataset, recognised, encoding.adapted, spec, brought, by_prompt, problems)
+    return replace(dataset, notes=tuple(notes))
 
 
 def _distinct(
@@ -193,13 +194,14 @@ def _fingerprint(shape: Shape, *parts: Distinct) -> str:
 def _notes(
     dataset: Dataset,
     recognised: Recognised,
+    adapted: Mapping[str, int],
     spec: DataSpec,
     own: Sequence[str],
     by_prompt: bool,
     problems: Sequence[Problem],
 ) -> Iterator[str]:
-    """`own` are the splits that the data set brings; rows of one prompt are kept in one split if `by_prompt`; the rows
-    of `problems` are left out."""
+    """`adapted` says what was done for the sake of the template, and to how many rows; `own` are the splits that the
+    data set brings; rows of one prompt are kept in one split if `by_prompt`; those of `problems` are left out."""
     counts, max_length = dataset.counts, dataset.max_length
     yield f"{_count(counts.read, 'row')} of {dataset.shape} ({', '.join(recognised.columns)})."
     if recognised.columns == TEXT_AND_LABEL:
@@ -208,6 +210,8 @@ def _notes(
         shown = ", ".join(recognised.unused[:MOST_COLUMNS]) + (", …" if len(recognised.unused) > MOST_COLUMNS else "")
         yield f"Columns not used: {shown}."
     yield f"Template: {dataset.template}."
+    for change, times in adapted.items():
+        yield f"In {_count(times, 'row')} {change}."
     if problems:
         yield left_out(problems)
     if counts.duplicates:

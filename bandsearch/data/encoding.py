@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice, takewhile
 
@@ -41,6 +42,7 @@ class Encoding:
 
     `dropped_lengths` are the full lengths of those. `rewritten` conversations teach their last answer alone, because
     the chat template writes earlier answers differently once others follow. `stops` are the tokens that end answers.
+    `adapted` says of each adaptation for the template why, and in how many examples it changed anything.
     """
 
     encoded: tuple[Encoded | None, ...]
@@ -49,6 +51,7 @@ class Encoding:
     rewritten: int
     stops: frozenset[int]
     problems: tuple[Problem, ...]
+    adapted: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ def encode(
         encoder.rewritten,
         frozenset(encoder.stops),
         tuple(encoder.problems),
+        encoder.adapted,
     )
 
 
@@ -101,8 +105,10 @@ class _Encoder:
         self.rewritten = 0
         self.stops: set[int] = set()
         self.problems: list[Problem] = []
+        self.adapted: Counter[str] = Counter()
 
     def add(self, examples: Sequence[Example]) -> None:
+        examples = [self._adapt(example) for example in examples]
         written = [self._write(example) for example in examples]
         tokens = iter(self._tokenize([text for each in written if each for text in each.texts]))
         for example, texts in zip(examples, written, strict=True):
@@ -112,6 +118,14 @@ class _Encoder:
             whole = next(tokens)
             openings, closings = list(islice(tokens, len(texts.openings))), list(islice(tokens, len(texts.closings)))
             self.encoded.append(self._encode(example, whole, openings, closings))
+
+    def _adapt(self, example: Example) -> Example:
+        for adaptation in self._template.adaptations:
+            messages = adaptation.change(example.messages)
+            if messages != example.messages:
+                self.adapted[adaptation.reason] += 1
+                example = replace(example, messages=messages)
+        return example
 
     def _write(self, example: Example) -> _Written | None:
         render, count, answers = self._template.render, len(example.messages), example.answers

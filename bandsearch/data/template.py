@@ -21,12 +21,22 @@ class TemplateRefusedError(Exception):
 
 
 @dataclass(frozen=True)
+class Adaptation:
+    """What has to be done to conversations before a chat template writes all of them; `reason` is for a note."""
+
+    change: Callable[[tuple[Message, ...]], tuple[Message, ...]]
+    reason: str
+
+
+@dataclass(frozen=True)
 class Template:
-    """`prefix` are the tokens put in front of everything; chat templates write theirs themselves."""
+    """`prefix` are the tokens put in front of everything; chat templates write theirs themselves. `render` writes
+    examples after the `adaptations`, in this order."""
 
     description: str
     render: Render
     prefix: tuple[int, ...] = ()
+    adaptations: tuple[Adaptation, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,9 @@ class Style:
     lead: str = ""
 
 
+SYSTEM_FOLDED = "the system message is written with the first question: the chat template has no place for it"
+NEIGHBOURS_MERGED = "neighbouring messages of one role are written as one: the chat template refuses them"
+_SENTINEL = "Be brief and kind."
 _CONVERSATION = Style({"system": "System: ", "user": "User: ", "assistant": "Assistant:", "tool": "Tool: "}, "\n", " ")
 _STYLES = {
     Shape.CHAT: _CONVERSATION,
@@ -57,16 +70,14 @@ def template_for(tokenizer: PreTrainedTokenizerBase, shape: Shape, examples: Seq
     if shape is Shape.TEXT:
         return Template("none (plain text)", lambda example, count, opened: example.text, _opening_tokens(tokenizer))
     if tokenizer.chat_template:
-        return Template("the model's chat template", _chat_renderer(tokenizer))
+        return Template("the model's chat template", _chat_renderer(tokenizer), adaptations=_adaptations(tokenizer))
     style = _STYLES.get(shape) or _prompt_style(examples)
     return Template(_describe(style), _plain_renderer(style, tokenizer.eos_token or ""), _opening_tokens(tokenizer))
 
 
 def _chat_renderer(tokenizer: PreTrainedTokenizerBase) -> Render:
-    adjust = _keep if _accepts_system(tokenizer) else _fold_system
-
     def render(example: Example, count: int, opened: bool) -> str:
-        messages = [_as_dict(message) for message in adjust(example.messages[:count])]
+        messages = [_as_dict(message) for message in example.messages[:count]]
         try:
             text = tokenizer.apply_chat_template(
                 messages, tools=list(example.tools) or None, add_generation_prompt=opened, tokenize=False
@@ -79,26 +90,45 @@ def _chat_renderer(tokenizer: PreTrainedTokenizerBase) -> Render:
     return render
 
 
-def _accepts_system(tokenizer: PreTrainedTokenizerBase) -> bool:
-    roles = ("system", "user", "assistant")
-    try:
-        tokenizer.apply_chat_template([{"role": role, "content": "x"} for role in roles], tokenize=False)
-    except jinja2.TemplateError:
-        return False
-    return True
+def _adaptations(tokenizer: PreTrainedTokenizerBase) -> tuple[Adaptation, ...]:
+    """What this chat template needs, found by trying it."""
+    render = _chat_renderer(tokenizer)
+
+    def written(*messages: Message) -> str:
+        try:
+            return render(Example("", messages), len(messages), False)
+        except TemplateRefusedError:
+            return ""
+
+    user, answer = Message("user", "question"), Message("assistant", "answer")
+    found = []
+    # Some templates refuse a system message, others leave it out without a word.
+    if _SENTINEL not in written(Message("system", _SENTINEL), user, answer):
+        found.append(Adaptation(_fold_system, SYSTEM_FOLDED))
+    if written(user, answer) and not written(user, user, answer):
+        found.append(Adaptation(_merge_neighbours, NEIGHBOURS_MERGED))
+    return tuple(found)
 
 
-def _keep(messages: Sequence[Message]) -> Sequence[Message]:
-    return messages
-
-
-def _fold_system(messages: Sequence[Message]) -> Sequence[Message]:
+def _fold_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     """The system message in front of the first user message, for templates such as Gemma's that know no system."""
     said = "\n\n".join(message.content for message in messages if message.role == "system")
     rest = [message for message in messages if message.role != "system"]
     if said and rest:
         rest[0] = replace(rest[0], content=f"{said}\n\n{rest[0].content}")
-    return rest
+    return tuple(rest)
+
+
+def _merge_neighbours(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    merged: list[Message] = []
+    for message in messages:
+        last = merged[-1] if merged else None
+        alike = last and (last.role, last.learned, last.extras) == (message.role, message.learned, {})
+        if last and alike and not message.extras and message.role != "tool":
+            merged[-1] = replace(last, content=f"{last.content}\n\n{message.content}")
+        else:
+            merged.append(message)
+    return tuple(merged)
 
 
 def _as_dict(message: Message) -> dict[str, Any]:

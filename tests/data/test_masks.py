@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bandsearch.data.encoding import Encoded, Encoding, encode
 from bandsearch.data.shapes import Example, Message, Shape
-from bandsearch.data.template import template_for
+from bandsearch.data.template import NEIGHBOURS_MERGED, SYSTEM_FOLDED, template_for
 
 Load = Callable[[str], PreTrainedTokenizerBase]
 
@@ -225,6 +225,46 @@ def test_a_template_without_system_gets_it_with_the_first_question(tokenizer_of:
     example = encoded(Example("here", messages), tokenizer, Shape.CHAT)
     assert tokenizer.decode(example.input_ids).startswith("<|im_start|>user\nBe kind.\n\nHi<|im_end|>")
     assert learned(example, tokenizer) == "Yes<|im_end|></s>"
+
+
+def test_a_template_that_leaves_the_system_out_gets_it_with_the_first_question(tokenizer_of: Load) -> None:
+    tokenizer = tokenizer_of("llama")
+    tokenizer.chat_template = LOOP + "{% if m['role'] != 'system' %}" + TURN + "{% endif %}{% endfor %}" + OPEN
+    messages = (Message("system", "Be kind."), Message("user", "Hi"), Message("assistant", "Yes"))
+    result = encoding([Example("here", messages), asked("Hi", "Yes")], tokenizer, Shape.CHAT)
+    example = result.encoded[0]
+    assert example is not None
+    assert tokenizer.decode(example.input_ids).startswith("<|im_start|>user\nBe kind.\n\nHi<|im_end|>")
+    assert learned(example, tokenizer) == "Yes<|im_end|></s>"
+    assert result.adapted == {SYSTEM_FOLDED: 1}
+
+
+ALTERNATE = (
+    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Roles must alternate') }}{% endif %}{% endfor %}"
+)
+
+
+def test_neighbours_of_one_role_are_one_where_a_template_refuses_them(tokenizer_of: Load) -> None:
+    tokenizer = tokenizer_of("llama")
+    turns = (
+        ("user", "Hi"),
+        ("user", "there"),
+        ("assistant", "Yes"),
+        ("assistant", "and"),
+        ("user", "a"),
+        ("assistant", "b"),
+    )
+    example = Example("here", tuple(Message(*turn) for turn in turns))
+    # A template that takes them gets them as they are.
+    assert learned(encoded(example, tokenizer, Shape.CHAT), tokenizer) == "Yes<|im_end|>and<|im_end|>b<|im_end|></s>"
+    tokenizer.chat_template = ALTERNATE + LOOP + TURN + "{% endfor %}" + OPEN
+    result = encoding([example, conversation("Hi", "Yes")], tokenizer, Shape.CHAT)
+    assert result.adapted == {NEIGHBOURS_MERGED: 1}
+    merged = result.encoded[0]
+    assert merged is not None
+    assert tokenizer.decode(merged.input_ids).startswith("<|im_start|>user\nHi\n\nthere<|im_end|>")
+    assert learned(merged, tokenizer) == "Yes\n\nand<|im_end|>b<|im_end|></s>"
 
 
 def test_what_a_template_refuses_is_passed_on(tokenizer_of: Load) -> None:

@@ -367,3 +367,13 @@ def test_a_label_is_learned_as_the_answer_to_its_text(jsonl: Write, plain: PreTr
     dataset = prepared(jsonl([{"text": f"Good {i}", "label": "praise"} for i in range(20)]), plain)
     assert learned(dataset.train[0], plain) == "praise</s>"
     assert any(note.startswith("The label is learned as the answer to the text") for note in dataset.notes)
+
+
+def test_what_the_chat_template_needs_done_is_said(jsonl: Write, chat: PreTrainedTokenizerBase) -> None:
+    chat.chat_template = str(chat.chat_template).replace(
+        "{{ message['content'] }}", "{% if message['role'] != 'system' %}{{ message['content'] }}{% endif %}"
+    )
+    rows: list[Any] = [{"question": f"{i}", "answer": "x", "system": "Be kind."} for i in range(15)]
+    dataset = prepared(jsonl([*rows, *({"question": f"And {i}", "answer": "x"} for i in range(5))]), chat)
+    assert any(note.startswith("In 15 rows the system message is written with the first") for note in dataset.notes)
+    assert "user\nBe kind.\n\n0<" in whole(row_at(dataset, 1), chat)
