@@ -25,8 +25,8 @@ class Encoded:
     """One example as the engine trains on it.
 
     `supervised` is as long as `input_ids`: position i is true if token i is to be predicted (never the first).
-    `prompt_ids` are the tokens up to the last answer and `answer` is its text, for generation; both are empty for
-    plain text, which asks nothing. `place` is where the row came from.
+    `prompt_ids` are the tokens up to the last answer and `answer` is its text, for generation, tool calls as the
+    template writes them; both are empty for plain text, which asks nothing. `place` is where the row came from.
     """
 
     input_ids: tuple[int, ...]
@@ -194,7 +194,7 @@ class _Encoder:
             self.dropped_lengths.append(len(whole))
             return None
         self.truncated += len(whole) > self._max_length
-        prompt, answer = self._question(example, whole, [start + len(prefix) for start, _ in spans])
+        prompt, answer = self._question(example, whole, [(a + len(prefix), b + len(prefix)) for a, b in spans])
         shared = self._shared.__getitem__
         return Encoded(
             tuple(map(shared, whole[: self._max_length])),
@@ -204,15 +204,16 @@ class _Encoder:
             example.place,
         )
 
-    def _question(self, example: Example, whole: list[int], starts: list[int]) -> tuple[list[int], str]:
+    def _question(self, example: Example, whole: list[int], spans: list[tuple[int, int]]) -> tuple[list[int], str]:
         """The last answer that begins within the largest length, and the tokens before it."""
         if not example.messages:
             return [], ""
-        within = [
-            pair for pair in zip(starts, example.answers[-len(starts) :], strict=True) if pair[0] < self._max_length
-        ]
-        start, index = within[-1]
-        return whole[:start], example.messages[index].content
+        answers = zip(spans, example.answers[-len(spans) :], strict=True)
+        (start, end), index = [each for each in answers if each[0][0] < self._max_length][-1]
+        message = example.messages[index]
+        if message.extras.get("tool_calls"):
+            return whole[:start], str(self._tokenizer.decode(whole[start:end], skip_special_tokens=True)).strip()
+        return whole[:start], message.content
 
     def _turn_end(self, whole: list[int], start: int, end: int) -> int:
         """Where an answer ends: after the token that ends the turn, if only blanks follow it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable
 from itertools import takewhile
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -196,6 +197,26 @@ def test_a_template_that_rewrites_earlier_answers_teaches_the_last(tokenizer_of:
     assert single is not None
     assert learned(both, tokenizer) == "<t>empty</t>No<|im_end|></s>"
     assert learned(single, tokenizer) == "<t>empty</t>Yes<|im_end|></s>"
+
+
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+
+
+def calling(call: dict[str, Any]) -> Example:
+    return Example("here", (Message("user", "Add"), Message("assistant", "", {"tool_calls": [call]})))
+
+
+def with_calls(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    call = "{% for c in m['tool_calls'] or [] %}<call>{{ c['function'] | tojson }}</call>{% endfor %}"
+    tokenizer.chat_template = (
+        LOOP + TURN.replace("<|im_end|>", "' }}" + call + "{{ '<|im_end|>") + "{% endfor %}" + OPEN
+    )
+    return tokenizer
+
+
+def test_an_answer_that_only_calls_a_tool_is_the_call(tokenizer_of: Load) -> None:
+    example = encoded(calling(CALL), with_calls(tokenizer_of("llama")), Shape.CHAT)
+    assert example.answer == '<call>{"name": "add", "arguments": {"a": 1}}</call>'
 
 
 def test_an_answer_whose_end_was_rewritten_is_not_learned_in_part(tokenizer_of: Load) -> None:
