@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,6 +75,18 @@ def text_of(value: Any, column: str) -> str:
     return value
 
 
+def with_arguments(calls: Iterable[Any], convert: Callable[[Any], Any]) -> list[Any]:
+    """Tool calls with their arguments converted."""
+
+    def converted(call: Any) -> Any:
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or "arguments" not in function:
+            return call
+        return {**call, "function": {**function, "arguments": convert(function["arguments"])}}
+
+    return [converted(call) for call in calls]
+
+
 def listed(value: Any) -> tuple[Any, ...]:
     """A list, also one written as JSON text; anything else is no list."""
     if isinstance(value, str):
@@ -101,15 +113,28 @@ def _message(value: Any, where: str) -> Message:
     if role is None:
         raise UnusableError(f"{where} has the {role_key} {said!r}, none of system, user, assistant, tool")
     extras = {key: value[key] for key in _EXTRAS if value.get(key)}
+    if "tool_calls" in extras:
+        extras["tool_calls"] = with_arguments(listed(extras["tool_calls"]), _parsed)
     content = value.get(content_key)
     if content_key not in value and not extras.get("tool_calls"):
         raise UnusableError(f"{where} has no {content_key!r}")
     if isinstance(content, list):
         content = _parts(content, where)
+    # OpenAI's files say `weight`, others `train`.
+    learned = value.get("weight") != 0 and value.get("train") is not False
     silent = content is None or (isinstance(content, str) and not content.strip())
     if silent and (role == "system" or extras.get("tool_calls") or (role == "tool" and content is not None)):
-        return Message(role, "", extras)
-    return Message(role, text_of(content, f"{where}.{content_key}"), extras)
+        return Message(role, "", extras, learned)
+    return Message(role, text_of(content, f"{where}.{content_key}"), extras, learned)
+
+
+def _parsed(arguments: Any) -> Any:
+    """Arguments as an object: those in OpenAI's form, JSON text, templates would write as JSON once more."""
+    try:
+        value = json.loads(arguments or "{}") if isinstance(arguments, str) else arguments
+    except (ValueError, RecursionError):
+        return arguments
+    return value if isinstance(value, dict) else arguments
 
 
 def _parts(parts: list[Any], where: str) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
-from bandsearch.data.shapes import Example, Message, Shape
+from bandsearch.data.messages import Message, with_arguments
+from bandsearch.data.shapes import Example, Shape
 
 # The text of an example's first so many messages, followed by the opening of an answer if the last argument is true.
 Render = Callable[[Example, int, bool], str]
@@ -54,6 +55,12 @@ class Style:
 
 SYSTEM_FOLDED = "the system message is written with the first question: the chat template has no place for it"
 NEIGHBOURS_MERGED = "neighbouring messages of one role are written as one: the chat template refuses them"
+ARGUMENTS_WRITTEN = "the arguments of tool calls are given as JSON text: the chat template takes no objects"
+_CALLING = Message(
+    "assistant",
+    "",
+    {"tool_calls": [{"id": "a1b2c3d4e", "type": "function", "function": {"name": "f", "arguments": {}}}]},
+)
 _SENTINEL = "Be brief and kind."
 _CONVERSATION = Style({"system": "System: ", "user": "User: ", "assistant": "Assistant:", "tool": "Tool: "}, "\n", " ")
 _STYLES = {
@@ -105,6 +112,8 @@ def _adaptations(tokenizer: PreTrainedTokenizerBase) -> tuple[Adaptation, ...]:
     # Some templates refuse a system message, others leave it out without a word.
     if _SENTINEL not in written(Message("system", _SENTINEL), user, answer):
         found.append(Adaptation(_fold_system, SYSTEM_FOLDED))
+    if not written(user, _CALLING) and written(user, *_write_arguments((_CALLING,))):
+        found.append(Adaptation(_write_arguments, ARGUMENTS_WRITTEN))
     if written(user, answer) and not written(user, user, answer):
         found.append(Adaptation(_merge_neighbours, NEIGHBOURS_MERGED))
     return tuple(found)
@@ -117,6 +126,20 @@ def _fold_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     if said and rest:
         rest[0] = replace(rest[0], content=f"{said}\n\n{rest[0].content}")
     return tuple(rest)
+
+
+def _write_arguments(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Tool calls as OpenAI writes them, for templates that put the arguments together with other text."""
+
+    def written(arguments: Any) -> Any:
+        return json.dumps(arguments, ensure_ascii=False) if isinstance(arguments, dict) else arguments
+
+    return tuple(
+        replace(message, extras={**message.extras, "tool_calls": with_arguments(calls, written)})
+        if (calls := message.extras.get("tool_calls"))
+        else message
+        for message in messages
+    )
 
 
 def _merge_neighbours(messages: tuple[Message, ...]) -> tuple[Message, ...]:

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bandsearch.data.encoding import Encoded, Encoding, encode
 from bandsearch.data.shapes import Example, Message, Shape
-from bandsearch.data.template import NEIGHBOURS_MERGED, SYSTEM_FOLDED, template_for
+from bandsearch.data.template import ARGUMENTS_WRITTEN, NEIGHBOURS_MERGED, SYSTEM_FOLDED, template_for
 
 Load = Callable[[str], PreTrainedTokenizerBase]
 
@@ -217,6 +217,17 @@ def with_calls(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
 def test_an_answer_that_only_calls_a_tool_is_the_call(tokenizer_of: Load) -> None:
     example = encoded(calling(CALL), with_calls(tokenizer_of("llama")), Shape.CHAT)
     assert example.answer == '<call>{"name": "add", "arguments": {"a": 1}}</call>'
+
+
+def test_a_template_that_takes_arguments_as_text_gets_them_as_text(tokenizer_of: Load) -> None:
+    tokenizer = with_calls(tokenizer_of("llama"))
+    tokenizer.chat_template = str(tokenizer.chat_template).replace(
+        "c['function'] | tojson", "c['function']['name'] + ' ' + c['function']['arguments']"
+    )
+    result = encoding([calling(CALL)], tokenizer, Shape.CHAT)
+    assert result.adapted == {ARGUMENTS_WRITTEN: 1}
+    assert result.encoded[0] is not None
+    assert result.encoded[0].answer == '<call>add {"a": 1}</call>'
 
 
 def test_an_answer_whose_end_was_rewritten_is_not_learned_in_part(tokenizer_of: Load) -> None:

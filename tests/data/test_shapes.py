@@ -377,3 +377,38 @@ def test_what_the_chat_template_needs_done_is_said(jsonl: Write, chat: PreTraine
     dataset = prepared(jsonl([*rows, *({"question": f"And {i}", "answer": "x"} for i in range(5))]), chat)
     assert any(note.startswith("In 15 rows the system message is written with the first") for note in dataset.notes)
     assert "user\nBe kind.\n\n0<" in whole(row_at(dataset, 1), chat)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [('{"a": 1}', '{"a": 1}'), ("", "{}"), ({"a": 1}, '{"a": 1}'), ("one", '"one"'), ("[1]", '"[1]"')],
+)
+def test_the_arguments_of_a_tool_call_are_written_once(
+    arguments: Any, text: str, jsonl: Write, chat: PreTrainedTokenizerBase
+) -> None:
+    chat.chat_template = str(chat.chat_template).replace(
+        "{{ message['content'] }}",
+        "{{ message['content'] }}{% for c in message['tool_calls'] %}{{ c.function.arguments | tojson }}{% endfor %}",
+    )
+    calls = [{"type": "function", "function": {"name": "add", "arguments": arguments}}]
+    rows = [
+        {"messages": [said("user", f"{i}"), {"role": "assistant", "content": "", "tool_calls": calls}]}
+        for i in range(20)
+    ]
+    assert learned(prepared(jsonl(rows), chat).train[0], chat) == f"{text}<|im_end|></s>"
+
+
+@pytest.mark.parametrize("mark", [{"weight": 0}, {"train": False}])
+def test_answers_that_are_marked_as_such_are_context(
+    mark: dict[str, Any], jsonl: Write, chat: PreTrainedTokenizerBase
+) -> None:
+    first, last = said("assistant", "A"), said("assistant", "B")
+    rows = [{"messages": [said("user", f"{i}"), first | mark, said("user", "And?"), last]} for i in range(20)]
+    example = prepared(jsonl(rows), chat).train[0]
+    assert learned(example, chat) == "B<|im_end|></s>"
+    rows = [{"messages": [said("user", f"{i}"), first, said("user", "And?"), last | mark]} for i in range(20)]
+    dataset = prepared(jsonl(rows), chat)
+    assert learned(dataset.train[0], chat) == "A<|im_end|></s>"
+    assert dataset.counts.turns_cut == 40
+    with pytest.raises(DataError, match="no message of an assistant"):
+        prepared(jsonl([{"messages": [said("user", f"{i}"), first | mark]} for i in range(20)]), chat)
