@@ -200,8 +200,8 @@ def _notes(
     by_prompt: bool,
     problems: Sequence[Problem],
 ) -> Iterator[str]:
-    """`adapted` says what was done for the sake of the template, and to how many rows; `own` are the splits that the
-    data set brings; rows of one prompt are kept in one split if `by_prompt`; those of `problems` are left out."""
+    """`adapted` says what was done for the template or left out by it, and in how many rows; `own` are the splits that
+    the data set brings; rows of one prompt are kept in one split if `by_prompt`; those of `problems` are left out."""
     counts, max_length = dataset.counts, dataset.max_length
     yield f"{_count(counts.read, 'row')} of {dataset.shape} ({', '.join(recognised.columns)})."
     if recognised.columns == TEXT_AND_LABEL:

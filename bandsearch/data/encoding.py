@@ -18,6 +18,7 @@ from bandsearch.data.template import Template, TemplateRefusedError
 # (an empty thinking block). More than that, and the template has rewritten the prompt.
 _BORDER = 8
 _CHUNK = 4096
+THOUGHT_LOST = "the thought before the answer is not learned: the template leaves it out"
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Encoding:
 
     `dropped_lengths` are the full lengths of those. `rewritten` conversations teach their last answer alone, because
     the chat template writes earlier answers differently once others follow. `stops` are the tokens that end answers.
-    `adapted` says of each adaptation for the template why, and in how many examples it changed anything.
+    `adapted` says what was changed for the template or left out by it, and in how many examples.
     """
 
     encoded: tuple[Encoded | None, ...]
@@ -142,6 +143,12 @@ class _Encoder:
         except UnicodeEncodeError:
             self.problems.append(Problem(example.place, "holds half of a surrogate pair"))
             return None
+        said = [example.messages[index] for index in answers]
+        if not all(_stands_in(message.answer, written.whole) for message in said):
+            self.problems.append(Problem(example.place, "the template leaves an answer out"))
+            return None
+        if said and not _stands_in(said[-1].thought, written.whole):
+            self.adapted[THOUGHT_LOST] += 1
         return written
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
@@ -221,6 +228,11 @@ class _Encoder:
         while last > start and whole[last - 1] not in self._specials and self._is_blank(whole[last - 1]):
             last -= 1
         return last if last > start and whole[last - 1] in self._specials else end
+
+
+def _stands_in(part: str, whole: str) -> bool:
+    """Whether `whole` holds `part` but for white space, which templates trim."""
+    return part.strip() in whole or " ".join(part.split()) in " ".join(whole.split())
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:

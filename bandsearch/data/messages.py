@@ -25,6 +25,7 @@ _ROLES = {
     "observation": "tool",
     "function_response": "tool",
 }
+_THOUGHT_BEGINS, _THOUGHT_ENDS = "<think>", "</think>"
 _EXTRAS = ("name", "tool_calls", "tool_call_id", "reasoning_content")
 
 
@@ -39,6 +40,21 @@ class Message:
     content: str
     extras: Mapping[str, Any] = field(default_factory=dict)
     learned: bool = True
+
+    @property
+    def thought(self) -> str:
+        """What is thought before the answer, in a field of its own or within the content."""
+        within = self.content.rpartition(_THOUGHT_ENDS)[0].removeprefix(_THOUGHT_BEGINS)
+        return str(self.extras.get("reasoning_content", within))
+
+    @property
+    def answer(self) -> str:
+        """What is said behind the thought; of tool calls, beside which templates may leave it out, the first's name."""
+        calls = self.extras.get("tool_calls")
+        if not calls:
+            return self.content.rpartition(_THOUGHT_ENDS)[2]
+        function = calls[0].get("function") if isinstance(calls[0], dict) else None
+        return str(function.get("name", "")) if isinstance(function, dict) else ""
 
 
 class UnusableError(Exception):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase
 
-from bandsearch.data.encoding import Encoded, Encoding, encode
+from bandsearch.data.encoding import THOUGHT_LOST, Encoded, Encoding, encode
 from bandsearch.data.shapes import Example, Message, Shape
 from bandsearch.data.template import ARGUMENTS_WRITTEN, NEIGHBOURS_MERGED, SYSTEM_FOLDED, template_for
 
@@ -297,6 +297,31 @@ def test_neighbours_of_one_role_are_one_where_a_template_refuses_them(tokenizer_
     assert merged is not None
     assert tokenizer.decode(merged.input_ids).startswith("<|im_start|>user\nHi\n\nthere<|im_end|>")
     assert learned(merged, tokenizer) == "Yes\n\nand<|im_end|>b<|im_end|></s>"
+
+
+def test_an_answer_that_a_template_leaves_out_is_a_problem(tokenizer_of: Load) -> None:
+    tokenizer = tokenizer_of("llama")
+    tokenizer.chat_template = LOOP + TURN.replace("m['content']", "m['content'][:9]") + "{% endfor %}" + OPEN
+    result = encoding([asked("Hi", "Yes, of course"), asked("Hi", " Yes\n")], tokenizer)
+    assert [problem.message for problem in result.problems] == ["the template leaves an answer out"]
+    assert result.encoded[1] is not None
+    tokenizer.chat_template = LOOP + TURN + "{% endfor %}" + OPEN
+    assert [problem.message for problem in encoding([calling(CALL)], tokenizer, Shape.CHAT).problems] == [
+        "the template leaves an answer out"
+    ]
+
+
+def test_a_thought_that_a_template_leaves_out_is_counted(tokenizer_of: Load) -> None:
+    tokenizer = tokenizer_of("llama")
+    within = asked("Hi", "<think>\nLong ago\n</think>\n\nYes")
+    apart = Example("here", (Message("user", "Hi"), Message("assistant", "Yes", {"reasoning_content": "Long ago"})))
+    assert encoding([within, asked("Hi", "Yes")], tokenizer).adapted == {}
+    assert encoding([within, apart], tokenizer).adapted == {THOUGHT_LOST: 1}
+    last = "{{ '<|im_start|>' + m['role'] + '\n' + m['content'].split('</think>')[-1] + '<|im_end|>\n' }}"
+    tokenizer.chat_template = LOOP + last + "{% endfor %}" + OPEN
+    result = encoding([within, apart, asked("Hi", "Yes")], tokenizer)
+    assert result.adapted == {THOUGHT_LOST: 2}
+    assert all(example is not None for example in result.encoded)
 
 
 def test_what_a_template_refuses_is_passed_on(tokenizer_of: Load) -> None:

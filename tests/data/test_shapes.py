@@ -388,14 +388,15 @@ def test_the_arguments_of_a_tool_call_are_written_once(
 ) -> None:
     chat.chat_template = str(chat.chat_template).replace(
         "{{ message['content'] }}",
-        "{{ message['content'] }}{% for c in message['tool_calls'] %}{{ c.function.arguments | tojson }}{% endfor %}",
+        "{{ message['content'] }}{% for c in message['tool_calls'] %}{{ c.function | tojson }}{% endfor %}",
     )
     calls = [{"type": "function", "function": {"name": "add", "arguments": arguments}}]
     rows = [
         {"messages": [said("user", f"{i}"), {"role": "assistant", "content": "", "tool_calls": calls}]}
         for i in range(20)
     ]
-    assert learned(prepared(jsonl(rows), chat).train[0], chat) == f"{text}<|im_end|></s>"
+    written = learned(prepared(jsonl(rows), chat).train[0], chat)
+    assert written == f'{{"name": "add", "arguments": {text}}}<|im_end|></s>'
 
 
 @pytest.mark.parametrize("mark", [{"weight": 0}, {"train": False}])
