@@ -63,6 +63,9 @@ _CALLING = Message(
 )
 _SENTINEL = "Be brief and kind."
 _CONVERSATION = Style({"system": "System: ", "user": "User: ", "assistant": "Assistant:", "tool": "Tool: "}, "\n", " ")
+_AS_IT_IS = Style({"user": "", "assistant": ""}, "")
+# What stands for turns in templates of tokenizers that have no special tokens for them.
+_TURNS = ("[INST]",)
 _STYLES = {
     Shape.CHAT: _CONVERSATION,
     Shape.SHAREGPT: _CONVERSATION,
@@ -73,13 +76,27 @@ _STYLES = {
 
 
 def template_for(tokenizer: PreTrainedTokenizerBase, shape: Shape, examples: Sequence[Example]) -> Template:
-    """The tokenizer's chat template, or a plain one where it has none. Plain text gets neither."""
+    """The tokenizer's chat template, or a plain one where it has none. Plain text gets neither, nor do prompts with the
+    model's own tokens for turns: a template would wrap them once more."""
     if shape is Shape.TEXT:
         return Template("none (plain text)", lambda example, count, opened: example.text, _opening_tokens(tokenizer))
+    if _already_formatted(tokenizer, examples):
+        described = "none (the prompts are written in the model's own turns already)"
+        return Template(described, _plain_renderer(_AS_IT_IS, ""), _opening_tokens(tokenizer))
     if tokenizer.chat_template:
         return Template("the model's chat template", _chat_renderer(tokenizer), adaptations=_adaptations(tokenizer))
     style = _STYLES.get(shape) or _prompt_style(examples)
     return Template(_describe(style), _plain_renderer(style, tokenizer.eos_token or ""), _opening_tokens(tokenizer))
+
+
+def _already_formatted(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> bool:
+    """Whether more than half of the examples are a prompt with a special token inside and its completion."""
+    named = {getattr(tokenizer, f"{name}_token", None) for name in ("bos", "eos", "pad", "unk")}
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    written = [turn for turn in _TURNS if turn in str(tokenizer.chat_template or turn)]
+    turns = [token for token in (*special, *written) if token not in named]
+    prompts = [example.messages[0].content for example in examples if len(example.messages) == 2]
+    return 2 * sum(any(token in prompt for token in turns) for prompt in prompts) > len(examples)
 
 
 def _chat_renderer(tokenizer: PreTrainedTokenizerBase) -> Render:

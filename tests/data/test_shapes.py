@@ -413,3 +413,23 @@ def test_answers_that_are_marked_as_such_are_context(
     assert dataset.counts.turns_cut == 40
     with pytest.raises(DataError, match="no message of an assistant"):
         prepared(jsonl([{"messages": [said("user", f"{i}"), first | mark]} for i in range(20)]), chat)
+
+
+@pytest.mark.parametrize("completion", ["Yes", "Yes<|im_end|>", "Yes<|im_end|>\n"])
+def test_prompts_that_are_formatted_already_are_taken_as_they_are(
+    completion: str, jsonl: Write, chat: PreTrainedTokenizerBase
+) -> None:
+    prompt = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+    rows = [{"prompt": prompt.format(i), "completion": completion} for i in range(20)]
+    dataset = prepared(jsonl(rows), chat)
+    example = row_at(dataset, 2)
+    assert chat.decode(example.prompt_ids) == prompt.format(1)
+    assert learned(example, chat) == completion.strip() + "</s>"
+    assert "Template: none (the prompts are written in the model's own turns already)." in dataset.notes
+    # One row among many that quotes such a token is a question like the others.
+    quoting = [{"prompt": f"What is {i}?", "completion": "x"} for i in range(19)] + rows[:1]
+    assert prepared(jsonl(quoting), chat).template == "the model's chat template"
+    llama2 = [{"instruction": f"[INST] Hi {i} [/INST]", "output": " Yes"} for i in range(20)]
+    assert prepared(jsonl(llama2), chat).template == "the model's chat template"
+    chat.chat_template = "{% for m in messages %}{{ '[INST] ' + m['content'] + ' [/INST]' }}{% endfor %}"
+    assert whole(row_at(prepared(jsonl(llama2), chat), 2), chat) == "[INST] Hi 1 [/INST] Yes</s>"
