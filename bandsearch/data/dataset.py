@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from transformers import PreTrainedTokenizerBase
 
 from bandsearch.data.encoding import Encoded, encode
-from bandsearch.data.problems import refuse
-from bandsearch.data.reading import Table, read
-from bandsearch.data.shapes import Recognised, Shape, recognise
-from bandsearch.data.splits import SHARE, Distinct, content_of, divided, held_out, ranked, sampled, without_duplicates
+from bandsearch.data.problems import Problem, left_out, refuse, too_many
+from bandsearch.data.reading import read
+from bandsearch.data.shapes import TEXT_AND_LABEL, Recognised, Shape, recognise
+from bandsearch.data.splits import SHARE, Distinct, Key, divided, held_out, ranked, sampled, without_duplicates
 from bandsearch.data.template import template_for
 from bandsearch.values.errors import DataError
 from bandsearch.values.spec import DataSpec
@@ -21,6 +22,8 @@ from bandsearch.values.spec import DataSpec
 __all__ = ["Counts", "Dataset", "Encoded", "prepare"]
 
 FEWEST_ROWS = 10
+# Of the columns that are not used, so many are named.
+MOST_COLUMNS = 12
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Counts:
     dropped: int = 0
     rewritten: int = 0
     turns_cut: int = 0
+    unusable: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,13 +66,18 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int) -> Da
     """Read a data set and make it ready to train on. Raises DataError.
 
     `seed` chooses the rows where `spec.max_examples` leaves some out; which split a row belongs to depends on its
-    content alone. Splits that the data set brings are used as they are, without rows that stand in two of them.
+    content alone. Splits that the data set brings are used as they are, without rows that ask what another one asks.
     """
     table = read(spec)
     recognised = recognise(table.name, table.train)
-    parts = _distinct(table, recognised)
+    own = {
+        split: recognise(f"{table.name}, {split}", rows, like=recognised)
+        for split, rows in (("validation", table.validation), ("test", table.test))
+        if rows
+    }
+    parts, by_prompt = _distinct(recognised, own)
     by_key = {key: example for part in parts for key, example in part.examples.items()}
-    different = len({content_of(key) for key in by_key})
+    different = len({key.content for key in by_key})
     if different < FEWEST_ROWS:
         raise DataError(
             f"{table.name} holds {_count(different, 'different row')}, too few to train, validate and test on.",
@@ -79,8 +88,10 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int) -> Da
     template = template_for(tokenizer, recognised.shape, tuple(by_key.values()))
     max_length = min(spec.max_length, tokenizer.model_max_length)
     encoding = encode([by_key[key] for key in keys], template, tokenizer, max_length)
-    if encoding.problems:
+    if too_many(encoding.problems, len(keys)):
         raise refuse(table.name, encoding.problems, len(keys), "Mend or remove these rows.")
+    unusable = (recognised.problems, *(part.problems for part in own.values()), encoding.problems)
+    problems = tuple(itertools.chain.from_iterable(unusable))
     encoded = {key: each for key, each in zip(keys, encoding.encoded, strict=True) if each is not None}
     splits = _split([[key for key in part if key in encoded] for part in chosen])
     if len(encoded) < FEWEST_ROWS or not all(splits):
@@ -94,6 +105,7 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int) -> Da
         dropped=len(encoding.dropped_lengths),
         rewritten=encoding.rewritten,
         turns_cut=sum(example.turns_cut for example in by_key.values()),
+        unusable=len(problems),
     )
     train, validation, test = (tuple(encoded[key] for key in split) for split in splits)
     dataset = Dataset(
@@ -109,24 +121,34 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int) -> Da
         max_length=max_length,
         counts=counts,
     )
-    own = [name for name, part in (("validation", parts[1]), ("test", parts[2])) if part.examples]
-    return replace(dataset, notes=tuple(_notes(dataset, recognised.columns, spec, own)))
+    brought = [name for name, part in (("validation", parts[1]), ("test", parts[2])) if part.examples]
+    notes = _notes(dataset, recognised, encoding.adapted, spec, brought, by_prompt, problems)
+    return replace(dataset, notes=tuple(notes))
 
 
-def _distinct(table: Table, recognised: Recognised) -> tuple[Distinct, Distinct, Distinct]:
-    """(train, validation, test). A row in two splits stays in the one that measures."""
-    own = {
-        split: recognise(f"{table.name}, {split}", rows, like=recognised).examples if rows else ()
-        for split, rows in (("validation", table.validation), ("test", table.test))
-    }
-    test = without_duplicates(own["test"])
-    validation = without_duplicates(own["validation"], test)
-    return without_duplicates(recognised.examples, test, validation), validation, test
+def _distinct(
+    recognised: Recognised, own: Mapping[str, Recognised]
+) -> tuple[tuple[Distinct, Distinct, Distinct], bool]:
+    """((train, validation, test), whether rows are grouped by prompt). What stands in two splits stays in the one that
+    measures.
+
+    Where there are too few prompts to divide, or most training prompts are measured on too, groups are equal rows.
+    """
+    measured = {split: own[split].examples if split in own else () for split in ("validation", "test")}
+    for by_prompt in (True, False):
+        test = without_duplicates(measured["test"], by_prompt=by_prompt)
+        validation = without_duplicates(measured["validation"], test, by_prompt=by_prompt)
+        train = without_duplicates(recognised.examples, test, validation, by_prompt=by_prompt)
+        prompts = {key.group for part in (train, validation, test) for key in part.examples}
+        enough = len(prompts) >= FEWEST_ROWS and 2 * train.leaked <= len(recognised.examples)
+        if enough or recognised.shape is Shape.TEXT:
+            break
+    return (train, validation, test), by_prompt
 
 
 def _chosen(
     train: Distinct, validation: Distinct, test: Distinct, *, limit: int | None, seed: int
-) -> tuple[list[str], list[str], list[str]]:
+) -> tuple[list[Key], list[Key], list[Key]]:
     """Keys of the rows to use: `limit` in all, of which a split that the data set brings gets a tenth."""
     if limit is None:
         return list(train.examples), list(validation.examples), list(test.examples)
@@ -136,7 +158,7 @@ def _chosen(
     return sampled(train.examples, room, seed), measuring[0], measuring[1]
 
 
-def _split(chosen: list[list[str]]) -> tuple[list[str], list[str], list[str]]:
+def _split(chosen: list[list[Key]]) -> tuple[list[Key], list[Key], list[Key]]:
     train, validation, test = chosen
     if not validation and not test:
         train, validation, test = divided(train)
@@ -165,19 +187,40 @@ def _fingerprint(shape: Shape, *parts: Distinct) -> str:
     for part in parts:
         digest.update(b"|")
         for key in sorted(part.examples):
-            digest.update(key.encode())
+            digest.update(key.content.encode() + key.exact.encode())
     return digest.hexdigest()[:16]
 
 
-def _notes(dataset: Dataset, columns: tuple[str, ...], spec: DataSpec, own: list[str]) -> Iterator[str]:
-    """`own` are the splits that the data set brings."""
+def _notes(
+    dataset: Dataset,
+    recognised: Recognised,
+    adapted: Mapping[str, int],
+    spec: DataSpec,
+    own: Sequence[str],
+    by_prompt: bool,
+    problems: Sequence[Problem],
+) -> Iterator[str]:
+    """`adapted` says what was done for the template or left out by it, and in how many rows; `own` are the splits that
+    the data set brings; rows of one prompt are kept in one split if `by_prompt`; those of `problems` are left out."""
     counts, max_length = dataset.counts, dataset.max_length
-    yield f"{_count(counts.read, 'row')} of {dataset.shape} ({', '.join(columns)})."
+    yield f"{_count(counts.read, 'row')} of {dataset.shape} ({', '.join(recognised.columns)})."
+    if recognised.columns == TEXT_AND_LABEL:
+        yield "The label is learned as the answer to the text; remove that column to learn the text itself."
+    if recognised.unused:
+        shown = ", ".join(recognised.unused[:MOST_COLUMNS]) + (", …" if len(recognised.unused) > MOST_COLUMNS else "")
+        yield f"Columns not used: {shown}."
     yield f"Template: {dataset.template}."
+    for change, times in adapted.items():
+        yield f"In {_count(times, 'row')} {change}."
+    if problems:
+        yield left_out(problems)
     if counts.duplicates:
         yield f"{_count(counts.duplicates, 'duplicate row')} dropped."
     if counts.leaked:
-        yield f"{_count(counts.leaked, 'row')} dropped because validation or test hold the same content."
+        same = "ask" if by_prompt else "say"
+        yield f"{_count(counts.leaked, 'row')} dropped because validation or test {same} the same."
+    if not by_prompt:
+        yield "Few different prompts: one that trains may be asked in validation and test too, with another answer."
     if counts.not_sampled:
         yield f"{_count(counts.not_sampled, 'row')} left out by --max-examples."
     if max_length < spec.max_length and (counts.truncated or counts.dropped):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice, takewhile
 
@@ -17,6 +18,7 @@ from bandsearch.data.template import Template, TemplateRefusedError
 # (an empty thinking block). More than that, and the template has rewritten the prompt.
 _BORDER = 8
 _CHUNK = 4096
+THOUGHT_LOST = "the thought before the answer is not learned: the template leaves it out"
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,8 @@ class Encoded:
     """One example as the engine trains on it.
 
     `supervised` is as long as `input_ids`: position i is true if token i is to be predicted (never the first).
-    `prompt_ids` are the tokens up to the last answer and `answer` is its text, for generation; both are empty for
-    plain text, which asks nothing. `place` is where the row came from.
+    `prompt_ids` are the tokens up to the last answer and `answer` is its text, for generation, tool calls as the
+    template writes them; both are empty for plain text, which asks nothing. `place` is where the row came from.
     """
 
     input_ids: tuple[int, ...]
@@ -41,6 +43,7 @@ class Encoding:
 
     `dropped_lengths` are the full lengths of those. `rewritten` conversations teach their last answer alone, because
     the chat template writes earlier answers differently once others follow. `stops` are the tokens that end answers.
+    `adapted` says what was changed for the template or left out by it, and in how many examples.
     """
 
     encoded: tuple[Encoded | None, ...]
@@ -49,6 +52,7 @@ class Encoding:
     rewritten: int
     stops: frozenset[int]
     problems: tuple[Problem, ...]
+    adapted: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ def encode(
         encoder.rewritten,
         frozenset(encoder.stops),
         tuple(encoder.problems),
+        encoder.adapted,
     )
 
 
@@ -101,8 +106,10 @@ class _Encoder:
         self.rewritten = 0
         self.stops: set[int] = set()
         self.problems: list[Problem] = []
+        self.adapted: Counter[str] = Counter()
 
     def add(self, examples: Sequence[Example]) -> None:
+        examples = [self._adapt(example) for example in examples]
         written = [self._write(example) for example in examples]
         tokens = iter(self._tokenize([text for each in written if each for text in each.texts]))
         for example, texts in zip(examples, written, strict=True):
@@ -112,6 +119,14 @@ class _Encoder:
             whole = next(tokens)
             openings, closings = list(islice(tokens, len(texts.openings))), list(islice(tokens, len(texts.closings)))
             self.encoded.append(self._encode(example, whole, openings, closings))
+
+    def _adapt(self, example: Example) -> Example:
+        for adaptation in self._template.adaptations:
+            messages = adaptation.change(example.messages)
+            if messages != example.messages:
+                self.adapted[adaptation.reason] += 1
+                example = replace(example, messages=messages)
+        return example
 
     def _write(self, example: Example) -> _Written | None:
         render, count, answers = self._template.render, len(example.messages), example.answers
@@ -128,6 +143,12 @@ class _Encoder:
         except UnicodeEncodeError:
             self.problems.append(Problem(example.place, "holds half of a surrogate pair"))
             return None
+        said = [example.messages[index] for index in answers]
+        if not all(_stands_in(message.answer, written.whole) for message in said):
+            self.problems.append(Problem(example.place, "the template leaves an answer out"))
+            return None
+        if said and not _stands_in(said[-1].thought, written.whole):
+            self.adapted[THOUGHT_LOST] += 1
         return written
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
@@ -180,7 +201,7 @@ class _Encoder:
             self.dropped_lengths.append(len(whole))
             return None
         self.truncated += len(whole) > self._max_length
-        prompt, answer = self._question(example, whole, [start + len(prefix) for start, _ in spans])
+        prompt, answer = self._question(example, whole, [(a + len(prefix), b + len(prefix)) for a, b in spans])
         shared = self._shared.__getitem__
         return Encoded(
             tuple(map(shared, whole[: self._max_length])),
@@ -190,15 +211,16 @@ class _Encoder:
             example.place,
         )
 
-    def _question(self, example: Example, whole: list[int], starts: list[int]) -> tuple[list[int], str]:
+    def _question(self, example: Example, whole: list[int], spans: list[tuple[int, int]]) -> tuple[list[int], str]:
         """The last answer that begins within the largest length, and the tokens before it."""
         if not example.messages:
             return [], ""
-        within = [
-            pair for pair in zip(starts, example.answers[-len(starts) :], strict=True) if pair[0] < self._max_length
-        ]
-        start, index = within[-1]
-        return whole[:start], example.messages[index].content
+        answers = zip(spans, example.answers[-len(spans) :], strict=True)
+        (start, end), index = [each for each in answers if each[0][0] < self._max_length][-1]
+        message = example.messages[index]
+        if message.extras.get("tool_calls"):
+            return whole[:start], str(self._tokenizer.decode(whole[start:end], skip_special_tokens=True)).strip()
+        return whole[:start], message.content
 
     def _turn_end(self, whole: list[int], start: int, end: int) -> int:
         """Where an answer ends: after the token that ends the turn, if only blanks follow it."""
@@ -206,6 +228,11 @@ class _Encoder:
         while last > start and whole[last - 1] not in self._specials and self._is_blank(whole[last - 1]):
             last -= 1
         return last if last > start and whole[last - 1] in self._specials else end
+
+
+def _stands_in(part: str, whole: str) -> bool:
+    """Whether `whole` holds `part` but for white space, which templates trim."""
+    return part.strip() in whole or " ".join(part.split()) in " ".join(whole.split())
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:

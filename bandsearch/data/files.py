@@ -7,12 +7,13 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bandsearch.data.problems import Problem, refuse
+from bandsearch.data.problems import Problem, refuse, too_many
 from bandsearch.data.reading import SUFFIXES, Row, is_data_file
 from bandsearch.values.errors import DataError
 
@@ -27,7 +28,10 @@ _FOREIGN_MARKS = {
 
 
 def read_file(path: Path) -> tuple[Row, ...]:
-    """The rows of a data file, at least one. Raises DataError with file and line."""
+    """The rows of a data file, at least one. Raises DataError with file and line.
+
+    Where only a few rows are broken they come with what is wrong with them.
+    """
     if not is_data_file(path):
         raise DataError(f"{path.name} is not a kind of data file that is read.", f"Give {', '.join(SUFFIXES)}.")
     kind = Path(path.name.lower().removesuffix(".gz")).suffix
@@ -84,8 +88,10 @@ def _decoded(content: bytes, path: Path) -> str:
     except UnicodeDecodeError as error:
         line = body.count(b"\n", 0, error.start) + 1
         position = error.start - body.rfind(b"\n", 0, error.start)
-        found = f"byte {position} of the line (0x{body[error.start]:02x}) is not UTF-8; it looks like Latin-1"
-        raise _encoding_error(path, line, found, "LATIN1") from error
+        # Between 0x80 and 0x9F Latin-1 has control characters, Windows-1252 dashes and quotes.
+        name, encoding = ("Windows-1252", "CP1252") if re.search(rb"[\x80-\x9f]", body) else ("Latin-1", "LATIN1")
+        found = f"byte {position} of the line (0x{body[error.start]:02x}) is not UTF-8; it looks like {name}"
+        raise _encoding_error(path, line, found, encoding) from error
 
 
 def _encoding_error(path: Path, line: int, found: str, encoding: str) -> DataError:
@@ -101,25 +107,30 @@ def _json(text: str, name: str) -> tuple[Row, ...]:
         return _array(text, name)
     # Not splitlines: that also breaks at characters such as U+2028, which JSON strings may hold.
     lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    rows: list[Row] = []
-    problems: list[Problem] = []
-    for number, line in lines:
-        place = f"{name}:{number}"
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            problems.append(Problem(place, f"not valid JSON ({_reason(error)})"))
-            continue
-        if isinstance(value, dict):
-            rows.append(Row(place, value))
-        else:
-            problems.append(Problem(place, f"{_kind(value)}, not an object with fields"))
-    if problems:
-        if not rows and isinstance(_whole(text), dict):
-            raise DataError(
-                f"{name} is one JSON object, not rows.", "Give one object per line, or an array of objects."
-            )
-        raise refuse(name, problems, len(lines), "Each line is one JSON object; mend or remove these lines.")
+    rows = [_line(f"{name}:{number}", line) for number, line in lines]
+    if all(row.problem for row in rows) and isinstance(_whole(text), dict):
+        raise DataError(f"{name} is one JSON object, not rows.", "Give one object per line, or an array of objects.")
+    return _readable(name, rows, "Each line is one JSON object; mend or remove these lines.")
+
+
+def _line(place: str, line: str) -> Row:
+    try:
+        return _object(place, json.loads(line))
+    except (ValueError, RecursionError) as error:
+        return Row(place, {}, f"not valid JSON ({_reason(error)})")
+
+
+def _object(place: str, value: Any) -> Row:
+    if isinstance(value, dict):
+        return Row(place, value)
+    return Row(place, {}, f"{_kind(value)}, not an object with fields")
+
+
+def _readable(name: str, rows: Sequence[Row], remedy: str) -> tuple[Row, ...]:
+    """The rows, unless many of them could not be read."""
+    problems = [Problem(row.place, row.problem) for row in rows if row.problem]
+    if too_many(problems, len(rows)):
+        raise refuse(name, problems, len(rows), remedy)
     return tuple(rows)
 
 
@@ -132,15 +143,8 @@ def _array(text: str, name: str) -> tuple[Row, ...]:
         ) from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{name}: not valid JSON ({_reason(error)}).", "Mend the file.") from error
-    places = [f"{name} row {number}" for number in range(1, len(values) + 1)]
-    problems = [
-        Problem(place, f"{_kind(value)}, not an object with fields")
-        for place, value in zip(places, values, strict=True)
-        if not isinstance(value, dict)
-    ]
-    if problems:
-        raise refuse(name, problems, len(values), "Every row is a JSON object.")
-    return tuple(Row(place, value) for place, value in zip(places, values, strict=True))
+    rows = [_object(f"{name} row {number}", value) for number, value in enumerate(values, start=1)]
+    return _readable(name, rows, "Every row is a JSON object.")
 
 
 def _whole(text: str) -> Any:
@@ -168,7 +172,6 @@ def _separated(text: str, name: str, kind: str) -> tuple[Row, ...]:
     # The largest cell csv accepts is a setting of the process; 128 KiB is less than some documents.
     csv.field_size_limit(2**31 - 1)
     rows: list[Row] = []
-    problems: list[Problem] = []
     try:
         cells = filter(None, reader)
         columns = next(cells, [])
@@ -179,14 +182,12 @@ def _separated(text: str, name: str, kind: str) -> tuple[Row, ...]:
                 rows.append(Row(f"{name} row {number}", dict(zip(columns, values, strict=True))))
             else:
                 cut = f"{len(values)} cells, but the header has {len(columns)}"
-                problems.append(Problem(f"{name} row {number} (line {reader.line_num})", cut))
+                rows.append(Row(f"{name} row {number} (line {reader.line_num})", {}, cut))
     except csv.Error as error:
         raise DataError(
             f"{name}:{reader.line_num}: not valid CSV ({error}).", "Check the quotes around here."
         ) from error
-    if problems:
-        raise refuse(name, problems, len(rows) + len(problems), "Put quotes around cells that hold the separator.")
-    return tuple(rows)
+    return _readable(name, rows, "Put quotes around cells that hold the separator.")
 
 
 def _parquet(content: bytes, name: str) -> tuple[Row, ...]:

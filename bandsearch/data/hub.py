@@ -75,7 +75,16 @@ def _name_of(known: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
 
 def _rows(spec: DataSpec, split: str, rows: Any) -> tuple[Row, ...]:
     name = "/".join(filter(None, (spec.name, spec.config, split)))
-    return tuple(Row(f"{name} row {number}", row) for number, row in enumerate(rows.to_list(), start=1))
+    labels = {column: kind.names for column, kind in rows.features.items() if hasattr(kind, "names")}
+    return tuple(
+        Row(f"{name} row {number}", row | {column: _label(row[column], names) for column, names in labels.items()})
+        for number, row in enumerate(rows.to_list(), start=1)
+    )
+
+
+def _label(value: Any, names: list[str]) -> Any:
+    """A class by its name; -1 stands for an unknown one."""
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else None
 
 
 @contextmanager

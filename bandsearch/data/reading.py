@@ -19,10 +19,11 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 @dataclass(frozen=True)
 class Row:
-    """`place` says where a person finds it: "my.jsonl:17", "my.csv row 4"."""
+    """`place` says where a person finds it: "my.jsonl:17", "my.csv row 4". A row with a `problem` could not be read."""
 
     place: str
     values: Mapping[str, Any]
+    problem: str = ""
 
 
 @dataclass(frozen=True)

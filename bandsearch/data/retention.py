@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bandsearch.data.dataset import Encoded
 from bandsearch.data.encoding import encode
-from bandsearch.data.problems import refuse
+from bandsearch.data.problems import refuse, too_many
 from bandsearch.data.reading import Table, read
 from bandsearch.data.shapes import recognise
 from bandsearch.data.splits import sampled, without_duplicates
@@ -45,7 +45,7 @@ def retention_texts(name: str | None, tokenizer: PreTrainedTokenizerBase, max_le
     template = template_for(tokenizer, recognised.shape, tuple(distinct.examples.values()))
     length = min(max_length, MOST_TOKENS, tokenizer.model_max_length)
     encoding = encode(chosen, template, tokenizer, length)
-    if encoding.problems:
+    if too_many(encoding.problems, len(chosen)):
         raise refuse(table.name, encoding.problems, len(chosen), "Mend or remove these rows.")
     texts = tuple(text for text in encoding.encoded if text is not None)
     if not texts:

@@ -1,8 +1,8 @@
 """Which rows train, validate and test: decided by what a row says, not by where it stands.
 
-A row is known by its key, a hash of its content that ignores white space and case, followed by a hash of what it says
-exactly. The first half decides the split, so that rows that differ in spaces alone stay together; the second tells
-duplicates. Functions here take and give keys in orders of their own: the order of rows changes nothing.
+A row is known by its key. Rows of one group, by default those that ask the same, stand in one split: otherwise the
+second answer to a training prompt would be a test. Functions here take and give keys in orders of their own: the order
+of rows changes nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from bandsearch.data.messages import Message
 from bandsearch.data.shapes import Example
 
 # Validation and test get a tenth each: at least a row, and never so many that evaluation outweighs training.
@@ -21,76 +23,99 @@ LARGEST = 2000
 _DIGEST = 16
 
 
+class Key(NamedTuple):
+    """Hashes in hex: of what a row says but for white space and case, of exactly what it says, and of what rows that
+    belong into one split have in common."""
+
+    content: str
+    exact: str
+    group: str
+
+
 @dataclass(frozen=True)
 class Distinct:
-    """Examples by key. `duplicates` were left out because an equal one is here, `leaked` because the content is
+    """Examples by key. `duplicates` were left out because an equal one is here, `leaked` because one of their group is
     elsewhere."""
 
-    examples: Mapping[str, Example]
+    examples: Mapping[Key, Example]
     duplicates: int = 0
     leaked: int = 0
 
 
-def key_of(example: Example) -> str:
-    """Hash of the content, then hash of the exact text, in hex."""
-    if example.messages:
-        said = [
-            part for m in example.messages for part in (m.role, m.content, repr(dict(m.extras)) if m.extras else "")
-        ]
-    else:
-        said = [example.text]
-    return _digest([" ".join(part.split()).casefold() for part in said]) + _digest(
-        [*said, example.given, repr(example.tools)]
-    )
+def key_of(example: Example, *, by_prompt: bool = True) -> Key:
+    """Rows are grouped by the messages before the first learned answer; plain text, or without `by_prompt`, by all that
+    they say."""
+    if not example.messages:
+        content = _digest(_folded([example.text]))
+        return Key(content, _digest([example.text, 0, "()"]), content)
+    said = _said(example.messages)
+    content = _digest(_folded(said))
+    exact = _digest([*said, *example.answers, repr(example.tools)])
+    asked = _said(example.messages[: example.answers[0]])
+    return Key(content, exact, _digest(_folded(asked)) if by_prompt else content)
 
 
-def content_of(key: str) -> str:
-    """The half of a key that rows share which differ in white space and case alone."""
-    return key[: 2 * _DIGEST]
+def _said(messages: Sequence[Message]) -> list[str]:
+    return [part for m in messages for part in (m.role, m.content, repr(dict(m.extras)) if m.extras else "")]
+
+
+def _folded(said: Sequence[str]) -> list[str]:
+    return [" ".join(part.split()).casefold() for part in said]
 
 
 def _digest(content: object) -> str:
     return hashlib.blake2b(json.dumps(content).encode(), digest_size=_DIGEST).hexdigest()
 
 
-def without_duplicates(examples: Sequence[Example], *others: Distinct) -> Distinct:
-    """One of equal examples, none whose content is among the `others`."""
-    elsewhere = {content_of(key) for other in others for key in other.examples}
-    kept: dict[str, Example] = {}
+def without_duplicates(examples: Sequence[Example], *others: Distinct, by_prompt: bool = True) -> Distinct:
+    """One of equal examples, none whose group is among the `others`."""
+    elsewhere = {key.group for other in others for key in other.examples}
+    kept: dict[Key, Example] = {}
     leaked = 0
     for example in examples:
-        key = key_of(example)
-        if content_of(key) in elsewhere:
+        key = key_of(example, by_prompt=by_prompt)
+        if key.group in elsewhere:
             leaked += 1
         else:
             kept.setdefault(key, example)
     return Distinct(kept, duplicates=len(examples) - leaked - len(kept), leaked=leaked)
 
 
-def sampled(keys: Iterable[str], count: int, seed: int) -> list[str]:
+def sampled(keys: Iterable[Key], count: int, seed: int) -> list[Key]:
     """`count` of the keys, or all where there are fewer."""
     return ranked(keys, f"sample {seed}")[:count]
 
 
-def divided(keys: Iterable[str]) -> tuple[list[str], list[str], list[str]]:
+def divided(keys: Iterable[Key]) -> tuple[list[Key], list[Key], list[Key]]:
     """(train, validation, test)."""
     rest, test = held_out(keys, "test", SHARE)
     train, validation = held_out(rest, "validation", SHARE / (1 - SHARE))
     return train, validation, test
 
 
-def held_out(keys: Iterable[str], split: str, share: float = SHARE) -> tuple[list[str], list[str]]:
-    """(rest, a share of the keys): those whose content's hash under the name of the split is lowest."""
+def held_out(keys: Iterable[Key], split: str, share: float = SHARE) -> tuple[list[Key], list[Key]]:
+    """(rest, about a share of the keys): groups in the order of a content's hash under the name of the split.
+
+    A group of more than twice the share stays in the rest, unless there are no others.
+    """
     order = ranked(keys, split)
     count = min(max(1, round(share * len(order))), LARGEST)
-    while count < len(order) and content_of(order[count]) == content_of(order[count - 1]):
-        count += 1
-    return order[count:], order[:count]
+    groups: dict[str, list[Key]] = {}
+    for key in order:
+        groups.setdefault(key.group, []).append(key)
+    small = [group for group in groups.values() if len(group) <= 2 * count]
+    held: list[Key] = []
+    for group in small or sorted(groups.values(), key=len):
+        if len(held) >= count:
+            break
+        held += group
+    out = set(held)
+    return [key for key in order if key not in out], held
 
 
-def ranked(keys: Iterable[str], salt: str) -> list[str]:
+def ranked(keys: Iterable[Key], salt: str) -> list[Key]:
     """The keys in an order that is random for every `salt`, equal contents side by side."""
-    return sorted(keys, key=lambda key: (_salted(content_of(key), salt), key))
+    return sorted(keys, key=lambda key: (_salted(key.content, salt), key))
 
 
 def _salted(content: str, salt: str) -> str:

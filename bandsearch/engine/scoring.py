@@ -112,7 +112,11 @@ def greedy_answers(
     if not all(example.prompt_ids for example in examples):
         return []
     if max_new_tokens is None:
-        answers = [len(tokenizer(example.answer)["input_ids"]) for example in examples]
+        # What is learned may be longer than the answer's text: a template opens it with an (empty) thought.
+        answers = [
+            max(len(tokenizer(example.answer)["input_ids"]), len(example.input_ids) - len(example.prompt_ids))
+            for example in examples
+        ]
         max_new_tokens = min(LONGEST_ANSWER, max(answers, default=0) * 5 // 4 + 4)
     stops = list(dataset.stop_ids) or None
     texts: list[str] = []

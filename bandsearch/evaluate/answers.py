@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 _MARK = "####"
+_THOUGHT = "</think>"
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
 
 
@@ -23,7 +24,9 @@ def final_answer(text: str) -> str:
 
 
 def is_right(generated: str, reference: str) -> bool:
-    """Exact match of final answers. Where the reference carries the mark, the generated text must carry it too."""
-    if _MARK in reference and _MARK not in generated:
+    """Exact match of final answers, behind what a model thinks first. Where the reference carries the mark, the
+    generated text must carry it too. Nothing is right where the reference says nothing."""
+    said, wanted = (text.rpartition(_THOUGHT)[2] for text in (generated, reference))
+    if _MARK in wanted and _MARK not in said:
         return False
-    return final_answer(generated) == final_answer(reference)
+    return bool(final_answer(wanted)) and final_answer(said) == final_answer(wanted)

@@ -91,15 +91,30 @@ def test_messages_written_as_json_in_a_cell(tmp_path: Path, plain: PreTrainedTok
 def test_a_broken_line_is_named_with_its_number(tmp_path: Path) -> None:
     lines = LINES.split(b"\n")
     lines[16] = b'{"question": "x" "answer": "y"}'
-    assert broken(tmp_path, b"\n".join(lines)) == "my.jsonl:17: not valid JSON (Expecting ',' delimiter at column 18)."
-    lines[3], lines[4] = b"[1]", b"null"
+    lines[3], lines[4], lines[5] = b"[1]", b"null", b"1"
     text = broken(tmp_path, b"\n".join(lines))
-    assert "3 of 20 rows" in text
+    assert "4 of 20 rows" in text
+    assert "my.jsonl:17: not valid JSON (Expecting ',' delimiter at column 18)" in text
     assert "my.jsonl:4: a list, not an object with fields" in text
     assert "my.jsonl:5: null, not an object" in text
     assert broken(tmp_path, b"{" * 100_000).startswith("my.jsonl:1: not valid JSON (")
     assert broken(tmp_path, b'{"a": ' * 100_000).startswith("my.jsonl:1: not valid JSON (")
     assert broken(tmp_path, b'{"a": ' + b"9" * 5000 + b"}").startswith("my.jsonl:1: not valid JSON (")
+
+
+def test_a_few_broken_rows_are_left_out_and_named(tmp_path: Path, plain: PreTrainedTokenizerBase) -> None:
+    lines = LINES.splitlines()
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join([*lines, lines[0][:20]]))
+    (tmp_path / "b.json").write_text(json.dumps([*ROWS, 7]))
+    (tmp_path / "c.csv").write_text("question,answer\n" + "".join(f"{i},x\n" for i in range(20)) + "a,b,c\n")
+    for name, problem in (
+        ("a.jsonl", "a.jsonl:21: not valid JSON (Unterminated string starting at at column 14)"),
+        ("b.json", "b.json row 21: a number, not an object with fields"),
+        ("c.csv", "c.csv row 21 (line 22): 3 cells, but the header has 2"),
+    ):
+        dataset = prepare(DataSpec(name=str(tmp_path / name)), plain, 0)
+        assert f"1 row that cannot be used is left out: {problem}." in dataset.notes
+        assert len(dataset.train + dataset.validation + dataset.test) == 20
 
 
 @pytest.mark.parametrize("content", [b"", b" \n\n", b"\xef\xbb\xbf"])
@@ -114,6 +129,9 @@ def test_other_encodings_are_named_with_line_and_remedy(tmp_path: Path) -> None:
     error = refusal(path)
     assert error.message == "my.jsonl:2: byte 10 of the line (0xf6) is not UTF-8; it looks like Latin-1."
     assert error.remedy == "Convert it: iconv -f LATIN1 -t UTF-8 my.jsonl > utf8-my.jsonl"
+    path.write_bytes(b'{"a": "Gr\xf6\xdfe \x96 \x93x\x94"}\n')
+    assert refusal(path).message.endswith("it looks like Windows-1252.")
+    assert "iconv -f CP1252 " in refusal(path).remedy
     path.write_bytes(LINES.decode().encode("utf-16"))
     error = refusal(path)
     assert error.message == "my.jsonl:1: the file is UTF-16."

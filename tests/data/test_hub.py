@@ -90,6 +90,14 @@ def test_a_data_set_saved_to_disk(tmp_path: Path) -> None:
     assert "--dataset-split" in refusal(name=str(tmp_path / "two"), split="nope").remedy
 
 
+def test_labels_are_read_by_their_names(tmp_path: Path) -> None:
+    kinds = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])})
+    rows = datasets.Dataset.from_dict({"text": ["a", "b", "c"], "label": [1, 0, -1]}, features=kinds)
+    rows.save_to_disk(tmp_path / "one")
+    table = read(DataSpec(name=str(tmp_path / "one")))
+    assert [row.values["label"] for row in table.train] == ["good", "bad", None]
+
+
 def test_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     error = refusal(name="openai/gsm8k", config="main")
     assert "the hub cannot be reached" in error.message

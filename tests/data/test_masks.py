@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable
 from itertools import takewhile
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,9 +13,9 @@ from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase
 
-from bandsearch.data.encoding import Encoded, Encoding, encode
+from bandsearch.data.encoding import THOUGHT_LOST, Encoded, Encoding, encode
 from bandsearch.data.shapes import Example, Message, Shape
-from bandsearch.data.template import template_for
+from bandsearch.data.template import ARGUMENTS_WRITTEN, NEIGHBOURS_MERGED, SYSTEM_FOLDED, template_for
 
 Load = Callable[[str], PreTrainedTokenizerBase]
 
@@ -198,6 +199,37 @@ def test_a_template_that_rewrites_earlier_answers_teaches_the_last(tokenizer_of:
     assert learned(single, tokenizer) == "<t>empty</t>Yes<|im_end|></s>"
 
 
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+
+
+def calling(call: dict[str, Any]) -> Example:
+    return Example("here", (Message("user", "Add"), Message("assistant", "", {"tool_calls": [call]})))
+
+
+def with_calls(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    call = "{% for c in m['tool_calls'] or [] %}<call>{{ c['function'] | tojson }}</call>{% endfor %}"
+    tokenizer.chat_template = (
+        LOOP + TURN.replace("<|im_end|>", "' }}" + call + "{{ '<|im_end|>") + "{% endfor %}" + OPEN
+    )
+    return tokenizer
+
+
+def test_an_answer_that_only_calls_a_tool_is_the_call(tokenizer_of: Load) -> None:
+    example = encoded(calling(CALL), with_calls(tokenizer_of("llama")), Shape.CHAT)
+    assert example.answer == '<call>{"name": "add", "arguments": {"a": 1}}</call>'
+
+
+def test_a_template_that_takes_arguments_as_text_gets_them_as_text(tokenizer_of: Load) -> None:
+    tokenizer = with_calls(tokenizer_of("llama"))
+    tokenizer.chat_template = str(tokenizer.chat_template).replace(
+        "c['function'] | tojson", "c['function']['name'] + ' ' + c['function']['arguments']"
+    )
+    result = encoding([calling(CALL)], tokenizer, Shape.CHAT)
+    assert result.adapted == {ARGUMENTS_WRITTEN: 1}
+    assert result.encoded[0] is not None
+    assert result.encoded[0].answer == '<call>add {"a": 1}</call>'
+
+
 def test_an_answer_whose_end_was_rewritten_is_not_learned_in_part(tokenizer_of: Load) -> None:
     tokenizer = tokenizer_of("llama")
     note = "{{ '<|im_start|>assistant\n' + m['content'] + ' (nobody has asked for anything else)<|im_end|>\n' }}"
@@ -225,6 +257,71 @@ def test_a_template_without_system_gets_it_with_the_first_question(tokenizer_of:
     example = encoded(Example("here", messages), tokenizer, Shape.CHAT)
     assert tokenizer.decode(example.input_ids).startswith("<|im_start|>user\nBe kind.\n\nHi<|im_end|>")
     assert learned(example, tokenizer) == "Yes<|im_end|></s>"
+
+
+def test_a_template_that_leaves_the_system_out_gets_it_with_the_first_question(tokenizer_of: Load) -> None:
+    tokenizer = tokenizer_of("llama")
+    tokenizer.chat_template = LOOP + "{% if m['role'] != 'system' %}" + TURN + "{% endif %}{% endfor %}" + OPEN
+    messages = (Message("system", "Be kind."), Message("user", "Hi"), Message("assistant", "Yes"))
+    result = encoding([Example("here", messages), asked("Hi", "Yes")], tokenizer, Shape.CHAT)
+    example = result.encoded[0]
+    assert example is not None
+    assert tokenizer.decode(example.input_ids).startswith("<|im_start|>user\nBe kind.\n\nHi<|im_end|>")
+    assert learned(example, tokenizer) == "Yes<|im_end|></s>"
+    assert result.adapted == {SYSTEM_FOLDED: 1}
+
+
+ALTERNATE = (
+    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Roles must alternate') }}{% endif %}{% endfor %}"
+)
+
+
+def test_neighbours_of_one_role_are_one_where_a_template_refuses_them(tokenizer_of: Load) -> None:
+    tokenizer = tokenizer_of("llama")
+    turns = (
+        ("user", "Hi"),
+        ("user", "there"),
+        ("assistant", "Yes"),
+        ("assistant", "and"),
+        ("user", "a"),
+        ("assistant", "b"),
+    )
+    example = Example("here", tuple(Message(*turn) for turn in turns))
+    # A template that takes them gets them as they are.
+    assert learned(encoded(example, tokenizer, Shape.CHAT), tokenizer) == "Yes<|im_end|>and<|im_end|>b<|im_end|></s>"
+    tokenizer.chat_template = ALTERNATE + LOOP + TURN + "{% endfor %}" + OPEN
+    result = encoding([example, conversation("Hi", "Yes")], tokenizer, Shape.CHAT)
+    assert result.adapted == {NEIGHBOURS_MERGED: 1}
+    merged = result.encoded[0]
+    assert merged is not None
+    assert tokenizer.decode(merged.input_ids).startswith("<|im_start|>user\nHi\n\nthere<|im_end|>")
+    assert learned(merged, tokenizer) == "Yes\n\nand<|im_end|>b<|im_end|></s>"
+
+
+def test_an_answer_that_a_template_leaves_out_is_a_problem(tokenizer_of: Load) -> None:
+    tokenizer = tokenizer_of("llama")
+    tokenizer.chat_template = LOOP + TURN.replace("m['content']", "m['content'][:9]") + "{% endfor %}" + OPEN
+    result = encoding([asked("Hi", "Yes, of course"), asked("Hi", " Yes\n")], tokenizer)
+    assert [problem.message for problem in result.problems] == ["the template leaves an answer out"]
+    assert result.encoded[1] is not None
+    tokenizer.chat_template = LOOP + TURN + "{% endfor %}" + OPEN
+    assert [problem.message for problem in encoding([calling(CALL)], tokenizer, Shape.CHAT).problems] == [
+        "the template leaves an answer out"
+    ]
+
+
+def test_a_thought_that_a_template_leaves_out_is_counted(tokenizer_of: Load) -> None:
+    tokenizer = tokenizer_of("llama")
+    within = asked("Hi", "<think>\nLong ago\n</think>\n\nYes")
+    apart = Example("here", (Message("user", "Hi"), Message("assistant", "Yes", {"reasoning_content": "Long ago"})))
+    assert encoding([within, asked("Hi", "Yes")], tokenizer).adapted == {}
+    assert encoding([within, apart], tokenizer).adapted == {THOUGHT_LOST: 1}
+    last = "{{ '<|im_start|>' + m['role'] + '\n' + m['content'].split('</think>')[-1] + '<|im_end|>\n' }}"
+    tokenizer.chat_template = LOOP + last + "{% endfor %}" + OPEN
+    result = encoding([within, apart, asked("Hi", "Yes")], tokenizer)
+    assert result.adapted == {THOUGHT_LOST: 2}
+    assert all(example is not None for example in result.encoded)
 
 
 def test_what_a_template_refuses_is_passed_on(tokenizer_of: Load) -> None:

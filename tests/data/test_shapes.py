@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -176,8 +177,7 @@ def test_tools_are_read_and_not_learned(jsonl: Write, plain: PreTrainedTokenizer
     [
         ({"prompt": "Hi"}, "has no 'completion' (only prompt)"),
         ({"prompt": "Hi", "completion": None}, "'completion' is null, not text"),
-        ({"prompt": "Hi", "completion": 42}, "'completion' is a number, not text"),
-        ({"prompt": "Hi", "completion": True}, "'completion' is true or false, not text"),
+        ({"prompt": "Hi", "completion": 4.2}, "'completion' is a number, not text"),
         ({"prompt": "Hi", "completion": " \n"}, "'completion' is empty"),
         ({"prompt": "", "completion": "x"}, "'prompt' is empty"),
         ({"prompt": "\ud800", "completion": "x"}, "'prompt' holds half of a surrogate pair"),
@@ -185,14 +185,15 @@ def test_tools_are_read_and_not_learned(jsonl: Write, plain: PreTrainedTokenizer
         ({}, "has no 'prompt' and 'completion' (only an empty object)"),
     ],
 )
-def test_an_unusable_row_is_named_with_its_line(
+def test_an_unusable_row_is_left_out_and_named_with_its_line(
     bad: dict[str, Any], message: str, jsonl: Write, plain: PreTrainedTokenizerBase
 ) -> None:
     good: list[Any] = [{"prompt": f"Hi {i}", "completion": "Yes"} for i in range(16)]
-    with pytest.raises(DataError) as caught:
-        prepared(jsonl([*good, bad]), plain)
-    assert caught.value.message.startswith(f"my.jsonl:17: {message}")
-    assert caught.value.remedy
+    dataset = prepared(jsonl([*good, bad]), plain)
+    note = next(note for note in dataset.notes if "left out" in note)
+    assert note.startswith(f"1 row that cannot be used is left out: my.jsonl:17: {message}")
+    assert len(dataset.train + dataset.validation + dataset.test) == 16
+    assert dataset.counts.unusable == 1
 
 
 @pytest.mark.parametrize(
@@ -212,13 +213,47 @@ def test_an_unusable_row_is_named_with_its_line(
         ([said("assistant", "x")], "the conversation has no question"),
     ],
 )
-def test_an_unusable_conversation_is_named_with_its_line(
+def test_an_unusable_conversation_is_left_out_and_named_with_its_line(
     messages: Any, message: str, jsonl: Write, plain: PreTrainedTokenizerBase
 ) -> None:
     good: list[Any] = [{"messages": [said("user", f"{i}"), said("assistant", "x")]} for i in range(16)]
-    with pytest.raises(DataError) as caught:
-        prepared(jsonl([*good, {"messages": messages}]), plain)
-    assert caught.value.message.startswith(f"my.jsonl:17: {message}")
+    dataset = prepared(jsonl([*good, {"messages": messages}]), plain)
+    note = next(note for note in dataset.notes if "left out" in note)
+    assert note.startswith(f"1 row that cannot be used is left out: my.jsonl:17: {message}")
+
+
+@pytest.mark.parametrize(("rows", "bad"), [(10, 2), (20, 3), (60, 3), (200, 10)])
+def test_a_few_bad_rows_do_not_stop_a_run_and_more_do(
+    rows: int, bad: int, jsonl: Write, plain: PreTrainedTokenizerBase
+) -> None:
+    def write(bad: int) -> str:
+        good = [{"question": f"{i}", "answer": "x"} for i in range(rows + 10 - bad)]
+        return jsonl([*[{"question": "x"}] * bad, *good[10:], *good[:10]][: rows + 10 if rows == 10 else rows])
+
+    assert prepared(write(bad), plain).counts.unusable == bad
+    with pytest.raises(DataError, match=f"{bad + 2} of .* rows cannot be used"):
+        prepared(write(bad + 2), plain)
+
+
+def test_silent_system_messages_are_left_out(jsonl: Write, plain: PreTrainedTokenizerBase) -> None:
+    rows = [
+        {"messages": [said("system", (None, "", " ")[i % 3]), said("user", f"{i}"), said("assistant", "x")]}
+        for i in range(20)
+    ]
+    assert whole(row_at(prepared(jsonl(rows), plain), 2), plain) == "User: 1\nAssistant: x</s>"
+
+
+@pytest.mark.parametrize(("answer", "text"), [(42, "42"), (True, "true"), (False, "false")])
+def test_whole_numbers_and_truths_are_answers(
+    answer: Any, text: str, jsonl: Write, plain: PreTrainedTokenizerBase
+) -> None:
+    dataset = prepared(jsonl([{"prompt": f"Hi {i}", "completion": answer} for i in range(20)]), plain)
+    assert learned(dataset.train[0], plain) == f"{text}</s>"
+
+
+def test_an_ai_is_an_assistant(jsonl: Write, plain: PreTrainedTokenizerBase) -> None:
+    rows = [{"conversations": [{"from": "human", "value": f"{i}"}, {"from": "ai", "value": "Yes"}]} for i in range(20)]
+    assert learned(prepared(jsonl(rows), plain).train[0], plain) == " Yes</s>"
 
 
 def test_all_unusable_rows_are_counted_and_the_first_are_shown(jsonl: Write, plain: PreTrainedTokenizerBase) -> None:
@@ -237,3 +272,164 @@ def test_unknown_columns_are_listed_with_the_accepted_shapes(jsonl: Write, plain
         prepared(jsonl([{"body": "x", "label": 1}] * 20), plain)
     for column in ("messages", "conversations", "prompt", "instruction", "question", "text"):
         assert column in caught.value.remedy
+
+
+BESIDE: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"system": "Be kind."}, {"prompt": "Hi {}", "completion": "Yes"}, "System: Be kind.\nUser: Hi 1\nAssistant: Yes"),
+    ({"system_prompt": "Be kind."}, {"question": "Hi {}", "answer": "Yes"}, "Be kind.\nQuestion: Hi 1\nAnswer: Yes"),
+    ({"context": "It rains."}, {"question": "Hi {}", "answer": "Yes"}, "Question: Hi 1\n\nIt rains.\nAnswer: Yes"),
+    (
+        {"context": ["It", "rains."]},
+        {"question": "Hi {}", "answer": "Yes"},
+        "Question: Hi 1\n\nIt\n\nrains.\nAnswer: Y",
+    ),
+    ({"Input": "It rains."}, {"prompt": "Hi {}", "completion": "Yes"}, "Hi 1\n\nIt rains.\nYes"),
+    (
+        {"system_prompt": "Be kind."},
+        {"instruction": "Hi {}", "output": "Yes"},
+        "Be kind.\n\n### Instruction:\nHi 1\n\n### Response:\nYes",
+    ),
+    (
+        {"system": "Be kind.", "context": "It rains."},
+        {"conversations": [{"from": "human", "value": "Hi {}"}, {"from": "gpt", "value": "Yes"}]},
+        "System: Be kind.\nUser: Hi 1\n\nIt rains.\nAssistant: Yes",
+    ),
+    (
+        {"system": "Be kind.", "context": "It rains."},
+        {"prompt": [said("user", "Hi {}")], "completion": [said("assistant", "Yes")]},
+        "System: Be kind.\nUser: Hi 1\n\nIt rains.\nAssistant: Yes",
+    ),
+    (
+        {"history": [["One?", "1"]]},
+        {"instruction": "Hi {}", "output": "Yes"},
+        "### Instruction:\nOne?\n\n### Response:\n1</s>\n\n### Instruction:\nHi 1\n\n### Response:\nYes",
+    ),
+    (
+        {"history": '[["One?", "1"]]'},
+        {"question": "Hi {}", "answer": "Yes"},
+        "Question: One?\nAnswer: 1</s>\nQuestion: Hi 1\nAnswer: Yes",
+    ),
+    (
+        {"history": [said("user", "One?"), said("assistant", "1")]},
+        {"prompt": "Hi {}", "completion": "Yes"},
+        "User: One?\nAssistant: 1</s>\nUser: Hi 1\nAssistant: Yes",
+    ),
+]
+
+
+@pytest.mark.parametrize(("extra", "row", "text"), BESIDE)
+def test_columns_that_the_answer_depends_on_are_part_of_the_question(
+    extra: dict[str, Any], row: dict[str, Any], text: str, jsonl: Write, plain: PreTrainedTokenizerBase
+) -> None:
+    rows = [json.loads(json.dumps(row).replace("{}", str(i))) | extra | {"id": i} for i in range(1, 21)]
+    dataset = prepared(jsonl(rows), plain, max_length=512)
+    assert whole(row_at(dataset, 1), plain).startswith(text)
+    assert "Columns not used: id." in dataset.notes
+
+
+def test_a_system_message_and_a_context_are_not_said_twice(jsonl: Write, plain: PreTrainedTokenizerBase) -> None:
+    chat = [{"messages": [said("system", "A"), said("user", f"{i}"), said("assistant", "x")]} for i in range(20)]
+    dataset = prepared(jsonl([{**row, "system": "B"} for row in chat]), plain)
+    assert whole(row_at(dataset, 2), plain) == "System: A\nUser: 1\nAssistant: x</s>"
+    assert "Columns not used: system." in dataset.notes
+    rows = [{"context": "It rains.", "prompt": f"It rains. Hi {i}", "completion": "Yes"} for i in range(20)]
+    assert whole(row_at(prepared(jsonl(rows), plain), 2), plain) == "It rains. Hi 1\nYes</s>"
+
+
+def test_earlier_turns_are_learned_too(jsonl: Write, plain: PreTrainedTokenizerBase) -> None:
+    rows = [{"instruction": f"{i}", "output": "Yes", "history": [["One?", "1"]]} for i in range(20)]
+    assert learned(prepared(jsonl(rows), plain).train[0], plain) == "1</s>Yes</s>"
+
+
+@pytest.mark.parametrize(
+    ("history", "message"),
+    [
+        ("before", "'history' is text, not a list of [question, answer]"),
+        ([["One?"]], "history[0] is not a pair of question and answer"),
+        ([["One?", None]], "'history[0]' is null, not text"),
+    ],
+)
+def test_a_history_that_is_none_is_refused(
+    history: Any, message: str, jsonl: Write, plain: PreTrainedTokenizerBase
+) -> None:
+    rows = [{"instruction": f"{i}", "output": "Yes", "history": history} for i in range(20)]
+    with pytest.raises(DataError) as caught:
+        prepared(jsonl(rows), plain)
+    assert message in caught.value.message
+
+
+def test_a_context_that_is_no_text_is_named_as_unused(jsonl: Write, plain: PreTrainedTokenizerBase) -> None:
+    rows = [{"question": f"{i}", "answer": "x", "context": {"title": "T"}, "url": ""} for i in range(20)]
+    assert "Columns not used: context." in prepared(jsonl(rows), plain).notes
+
+
+def test_a_label_is_learned_as_the_answer_to_its_text(jsonl: Write, plain: PreTrainedTokenizerBase) -> None:
+    dataset = prepared(jsonl([{"text": f"Good {i}", "label": "praise"} for i in range(20)]), plain)
+    assert learned(dataset.train[0], plain) == "praise</s>"
+    assert any(note.startswith("The label is learned as the answer to the text") for note in dataset.notes)
+
+
+def test_what_the_chat_template_needs_done_is_said(jsonl: Write, chat: PreTrainedTokenizerBase) -> None:
+    chat.chat_template = str(chat.chat_template).replace(
+        "{{ message['content'] }}", "{% if message['role'] != 'system' %}{{ message['content'] }}{% endif %}"
+    )
+    rows: list[Any] = [{"question": f"{i}", "answer": "x", "system": "Be kind."} for i in range(15)]
+    dataset = prepared(jsonl([*rows, *({"question": f"And {i}", "answer": "x"} for i in range(5))]), chat)
+    assert any(note.startswith("In 15 rows the system message is written with the first") for note in dataset.notes)
+    assert "user\nBe kind.\n\n0<" in whole(row_at(dataset, 1), chat)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [('{"a": 1}', '{"a": 1}'), ("", "{}"), ({"a": 1}, '{"a": 1}'), ("one", '"one"'), ("[1]", '"[1]"')],
+)
+def test_the_arguments_of_a_tool_call_are_written_once(
+    arguments: Any, text: str, jsonl: Write, chat: PreTrainedTokenizerBase
+) -> None:
+    chat.chat_template = str(chat.chat_template).replace(
+        "{{ message['content'] }}",
+        "{{ message['content'] }}{% for c in message['tool_calls'] %}{{ c.function | tojson }}{% endfor %}",
+    )
+    calls = [{"type": "function", "function": {"name": "add", "arguments": arguments}}]
+    rows = [
+        {"messages": [said("user", f"{i}"), {"role": "assistant", "content": "", "tool_calls": calls}]}
+        for i in range(20)
+    ]
+    written = learned(prepared(jsonl(rows), chat).train[0], chat)
+    assert written == f'{{"name": "add", "arguments": {text}}}<|im_end|></s>'
+
+
+@pytest.mark.parametrize("mark", [{"weight": 0}, {"train": False}])
+def test_answers_that_are_marked_as_such_are_context(
+    mark: dict[str, Any], jsonl: Write, chat: PreTrainedTokenizerBase
+) -> None:
+    first, last = said("assistant", "A"), said("assistant", "B")
+    rows = [{"messages": [said("user", f"{i}"), first | mark, said("user", "And?"), last]} for i in range(20)]
+    example = prepared(jsonl(rows), chat).train[0]
+    assert learned(example, chat) == "B<|im_end|></s>"
+    rows = [{"messages": [said("user", f"{i}"), first, said("user", "And?"), last | mark]} for i in range(20)]
+    dataset = prepared(jsonl(rows), chat)
+    assert learned(dataset.train[0], chat) == "A<|im_end|></s>"
+    assert dataset.counts.turns_cut == 40
+    with pytest.raises(DataError, match="no message of an assistant"):
+        prepared(jsonl([{"messages": [said("user", f"{i}"), first | mark]} for i in range(20)]), chat)
+
+
+@pytest.mark.parametrize("completion", ["Yes", "Yes<|im_end|>", "Yes<|im_end|>\n"])
+def test_prompts_that_are_formatted_already_are_taken_as_they_are(
+    completion: str, jsonl: Write, chat: PreTrainedTokenizerBase
+) -> None:
+    prompt = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+    rows = [{"prompt": prompt.format(i), "completion": completion} for i in range(20)]
+    dataset = prepared(jsonl(rows), chat)
+    example = row_at(dataset, 2)
+    assert chat.decode(example.prompt_ids) == prompt.format(1)
+    assert learned(example, chat) == completion.strip() + "</s>"
+    assert "Template: none (the prompts are written in the model's own turns already)." in dataset.notes
+    # One row among many that quotes such a token is a question like the others.
+    quoting = [{"prompt": f"What is {i}?", "completion": "x"} for i in range(19)] + rows[:1]
+    assert prepared(jsonl(quoting), chat).template == "the model's chat template"
+    llama2 = [{"instruction": f"[INST] Hi {i} [/INST]", "output": " Yes"} for i in range(20)]
+    assert prepared(jsonl(llama2), chat).template == "the model's chat template"
+    chat.chat_template = "{% for m in messages %}{{ '[INST] ' + m['content'] + ' [/INST]' }}{% endfor %}"
+    assert whole(row_at(prepared(jsonl(llama2), chat), 2), chat) == "[INST] Hi 1 [/INST] Yes</s>"

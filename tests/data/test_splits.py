@@ -70,6 +70,45 @@ def test_a_duplicate_is_never_on_both_sides(
 
 
 @relaxed
+@given(prompts=st.integers(12, 40), answers=st.integers(1, 6), often=st.integers(0, 30), seed=st.integers(0, 10**6))
+def test_a_prompt_with_several_answers_is_never_on_both_sides(
+    jsonl: Write, plain: PreTrainedTokenizerBase, prompts: int, answers: int, often: int, seed: int
+) -> None:
+    source = random.Random(seed)
+    rows = [{"prompt": f"What is {i}?", "completion": f"{i} or {k}"} for i in range(prompts) for k in range(answers)]
+    rows += [{"prompt": "What is 0?", "completion": f"Perhaps {k}"} for k in range(often)]
+    rows = [varied(row, source) for row in rows]
+    source.shuffle(rows)
+    dataset = prepared(jsonl(rows), plain)
+    parts = (dataset.train, dataset.validation, dataset.test)
+    sides = [{said(rows[int(e.place.rsplit(":", 1)[1]) - 1])[0] for e in part} for part in parts]
+    assert sum(map(len, sides)) == len(set.union(*sides)) == prompts
+    assert len(dataset.train) >= sum(map(len, parts)) / 2
+    assert all(sides)
+
+
+def test_a_conversation_is_known_by_what_comes_before_its_first_learned_answer(
+    jsonl: Write, plain: PreTrainedTokenizerBase
+) -> None:
+    def said(*contents: str) -> list[dict[str, str]]:
+        return [{"role": ("user", "assistant")[i % 2], "content": content} for i, content in enumerate(contents)]
+
+    rows = [{"messages": said(f"What is {i}?", f"It is {k}", "And?", f"{k}")} for i in range(12) for k in range(4)]
+    dataset = prepared(jsonl(rows), plain)
+    sides = [{(int(e.place[9:]) - 1) // 4 for e in part} for part in (dataset.train, dataset.validation, dataset.test)]
+    assert sum(map(len, sides)) == 12
+
+
+def test_few_prompts_are_split_by_their_answers_and_this_is_said(jsonl: Write, plain: PreTrainedTokenizerBase) -> None:
+    rows = [{"prompt": f"Write poem {i % 3}.", "completion": f"Roses {i}"} for i in range(40)]
+    dataset = prepared(jsonl(rows), plain)
+    assert [len(part) for part in splits(dataset)] == [32, 4, 4]
+    assert any(note.startswith("Few different prompts") for note in dataset.notes)
+    many = prepared(jsonl(rows_of(40)), plain)
+    assert not any(note.startswith("Few different prompts") for note in many.notes)
+
+
+@relaxed
 @given(seed=st.integers(0, 10**6))
 def test_the_order_of_rows_changes_nothing(jsonl: Write, plain: PreTrainedTokenizerBase, seed: int) -> None:
     rows = [*rows_of(40), {"question": "what is 3?", "answer": "it is 3"}]
@@ -148,3 +187,25 @@ def test_splits_of_a_folder_are_used_and_kept_apart(tmp_path: Path, plain: PreTr
     assert len(dataset.train) == 40
     small = prepared(str(tmp_path), plain, max_examples=20)
     assert [len(part) for part in splits(small)] == [16, 2, 2]
+
+
+def test_training_rows_that_ask_what_the_own_test_asks_are_left_out(
+    tmp_path: Path, plain: PreTrainedTokenizerBase
+) -> None:
+    rows = rows_of(50)
+    again = [{"question": row["question"], "answer": "I do not know"} for row in rows[40:43]]
+
+    def write(train: list[dict[str, str]]) -> Dataset:
+        for name, part in (("train", train), ("test", rows[40:])):
+            (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+        return prepared(str(tmp_path), plain)
+
+    dataset = write(rows[:40] + again)
+    assert {e.answer for e in dataset.test} == {f"It is {i}" for i in range(40, 50)}
+    assert dataset.counts.leaked == 3
+    assert "3 rows dropped because validation or test ask the same." in dataset.notes
+    # Where most of the training data would go, it stays, and this is said.
+    dataset = write([{**row, "answer": f"No, {k}"} for row in rows[40:] for k in range(5)])
+    assert (dataset.counts.leaked, len(dataset.test)) == (0, 10)
+    assert len(dataset.train) + len(dataset.validation) == 50
+    assert any(note.startswith("Few different prompts") for note in dataset.notes)

@@ -19,6 +19,12 @@ from bandsearch.values.evaluation import ArmScores, ExampleScore
         (" forty  two\n", "forty two", True),
         ("forty two and", "forty two", False),
         ("", "x", False),
+        ("", "", False),
+        ("<think>\n\n</think>\n\nYes", "Yes", True),
+        ("<think>4 + 3 #### 8? </think> #### 7", "<think>so</think>#### 7", True),
+        ("<think>#### 7</think>8", "#### 7", False),
+        ("Yes", "<think>x</think> Yes", True),
+        ("", "<think>x</think>", False),
     ],
 )
 def test_when_an_answer_is_right(generated: str, reference: str, right: bool) -> None:

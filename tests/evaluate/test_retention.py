@@ -94,7 +94,7 @@ def test_texts_come_from_jsonl_and_from_paragraphs(source: Source, tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [("", "empty"), ('{"text": "good"}\n{"text": 3}\n', "retained.jsonl:2"), ('{"other": 1}', "no known shape")],
+    [("", "empty"), ('{"text": "good"}\n{"text": 3.5}\n', "retained.jsonl:2"), ('{"other": 1}', "no known shape")],
 )
 def test_a_bad_file_is_named_with_its_line(source: Source, tmp_path: Path, content: str, words: str) -> None:
     file = tmp_path / "retained.jsonl"
