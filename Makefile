@@ -35,13 +35,13 @@ bench: .venv/ready
 bench-quick: .venv/ready
 	.venv/bin/python -m benchmarks --quick --device $(or $(DEVICE),cpu)
 
-# Trains what the exhaustive tables of the demo tasks lack, about 4.3 hours for all on 2 quiet cores; after a kill the same
+# Trains what the exhaustive tables of the demo tasks lack, about 4.7 hours for all on 2 quiet cores; after a kill the same
 # command goes on. TASKS=swap,toss RANKS=4,16 TARGETS=mlp,all SEEDS=3 MINUTES=60 (then it stops, and what is there stays).
 bandbench: .venv/ready
 	.venv/bin/python -m benchmarks.bandbench build $(if $(TASKS),--tasks $(TASKS)) $(if $(RANKS),--ranks $(RANKS)) $(if $(TARGETS),--targets $(TARGETS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(MINUTES),--minutes $(MINUTES))
 
-# Replays searches on these tables; its last line is one JSON object. Five minutes; MINUTES=60 replays the dearest arms
-# as often as the others.
+# Replays searches on these tables; its last line is one JSON object. Five to seven minutes; MINUTES=60 replays the dearest
+# arms as often as the others.
 bandbench-summary: .venv/ready
 	OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.bandbench summary $(if $(TASKS),--tasks $(TASKS)) $(if $(MINUTES),--minutes $(MINUTES))
 

@@ -98,15 +98,15 @@ def specification(
     objective: Annotated[
         Literal["loss", "pareto", "retention"],
         typer.Option(
-            help="Validation loss; its Pareto front against parameters; or the loss, and of what is equal within noise "
-            "what stays closest to the base.",
+            help="loss: lowest validation loss. pareto: trade-off between loss and number of parameters. retention: as "
+            "loss, but among candidates equal within noise take the one that changed the base model least.",
             rich_help_panel=SEARCH,
         ),
     ] = "loss",
     prior: Annotated[
         Literal["none", "atlas"],
         typer.Option(
-            help="atlas: try first, in a few candidates, what won in earlier runs on this model or its family.",
+            help="atlas: begin with a few candidates that won in earlier runs on this model or its family.",
             rich_help_panel=SEARCH,
         ),
     ] = "none",
@@ -151,8 +151,8 @@ def specification(
     retention: Annotated[
         str | None,
         typer.Option(
-            help="Texts of the base's own kind, on which it is measured what is forgotten: JSONL, .txt, or whatever "
-            "--dataset takes. Default: a few neutral ones that come along.",
+            help="Texts that are not about the task, to measure what the base model forgets: JSONL, .txt, or whatever "
+            "--dataset takes. Default: neutral passages that come with bandsearch.",
             rich_help_panel=TASKS,
         ),
     ] = None,

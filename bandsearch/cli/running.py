@@ -48,7 +48,7 @@ def run(
 
 
 def resume(directory: RunPath, json: Json = False) -> None:
-    """Go on with a run that was interrupted. What is finished is kept; the ledger goes on.
+    """Go on with an interrupted run. Finished work is kept, and the budget it has spent stays spent.
 
     \b
     Examples:
