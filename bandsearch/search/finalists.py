@@ -55,8 +55,10 @@ def pick_finalists(
         kind = result.role if result.role.is_baseline else width_class(result.candidate, layer_count)
         best_of.setdefault(kind, result)
     own = [result for result in ranked if not result.role.is_baseline]
+    own = list({result.candidate.identity: result for result in reversed(own)}.values())[::-1]
     full = [result for result in ranked if result.role is Role.FULL_DEPTH]
     small = [each for each in own if full and 2 * each.trainable_parameters <= full[0].trainable_parameters][:1]
+    tried = [result.candidate.learning_rate for result in results]
     leaders = [result for result in own if result in best_of.values()]
     chosen = list(dict.fromkeys([*small, *leaders, *own]))[:searched]
     baselines = [result for result in ranked if result.role.is_baseline and result in best_of.values()]
@@ -66,6 +68,8 @@ def pick_finalists(
         [Proposal.of(result) for result in baselines if result.role is not Role.FULL_DEPTH],
         confirmed or {},
         excluded,
+        # Within what was searched: bounds that somebody has set hold for the confirmation too.
+        rates=(min(tried, default=0.0), max(tried, default=0.0)),
         free_number=max((result.number for result in results), default=-1) + 1,
     )
 
@@ -76,6 +80,7 @@ def _in_turn(
     others: list[Proposal],
     confirmed: Mapping[str, Mapping[int, float]],
     excluded: Collection[str],
+    rates: tuple[float, float],
     free_number: int,
 ) -> list[Proposal]:
     def losses(proposal: Proposal) -> Mapping[int, float]:
@@ -83,13 +88,23 @@ def _in_turn(
 
     proxy_was_right = is_ahead(*map(losses, full_depth)) if len(full_depth) == 2 else None
     if proxy_was_right is None:
-        return [*full_depth, *searched, *others]
+        return _distinct(full_depth, searched, others)
     best, worse = full_depth if proxy_was_right else full_depth[::-1]
     if not proxy_was_right:
         shift = best.candidate.learning_rate / worse.candidate.learning_rate
-        shifted = [_at_rate(each, shift, free_number + place) for place, each in enumerate(searched)]
+        shifted = [_at_rate(each, shift, rates, free_number + place) for place, each in enumerate(searched)]
         searched = _at_better_rates(searched, shifted, losses, excluded)
-    return [best, *searched, worse, *others]
+    return _distinct([best], searched, [worse, *others])
+
+
+def _distinct(first: list[Proposal], searched: list[Proposal], others: list[Proposal]) -> list[Proposal]:
+    """In this order, nobody twice: confirmed under two numbers, one candidate passes for two. A baseline stays one."""
+    taken = {proposal.candidate.identity for proposal in (*first, *others)}
+    kept: dict[str, Proposal] = {}
+    for proposal in searched:
+        if proposal.candidate.identity not in taken:
+            kept.setdefault(proposal.candidate.identity, proposal)
+    return [*first, *kept.values(), *others]
 
 
 def _at_better_rates(
@@ -109,8 +124,9 @@ def _at_better_rates(
     return [moved, *more, *own, first] if shift_is_right else [first, *own, moved]
 
 
-def _at_rate(proposal: Proposal, shift: float, number: int) -> Proposal:
-    rate = float(f"{shift * proposal.candidate.learning_rate:.4g}")
+def _at_rate(proposal: Proposal, shift: float, rates: tuple[float, float], number: int) -> Proposal:
+    low, high = rates
+    rate = min(max(float(f"{shift * proposal.candidate.learning_rate:.4g}"), low), high)
     candidate = proposal.candidate.model_copy(update={"learning_rate": rate})
     return proposal.model_copy(update={"number": number, "candidate": candidate, "proposed_by": "confirm"})
 

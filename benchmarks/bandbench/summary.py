@@ -17,17 +17,17 @@ from benchmarks.bandbench.table import Table
 
 # At these shares of the table's cost the curves are read.
 GRID = (*LADDER, 1 / 10, 1 / 5)
-OPTUNA, RANDOM = ("Optuna TPE", "Optuna GP"), "random search"
+OPTUNA, RANDOM, FULL_DEPTH = ("Optuna TPE", "Optuna GP"), "random search", "full depth"
 # Of these None is no long time but no merit: bandsearch itself was never there.
-MERITS = ("speedup_vs_optuna", "speedup_vs_random")
+MERITS = ("speedup_vs_optuna", "speedup_vs_random", "speedup_vs_full_depth")
 Spread = tuple[float | None, float | None, float | None]
 
 
 class ArmFigures(Value):
     """One arm on one task. `share_reached`: of the replays, whose hand-over came to stay within seed noise of the
     optimum. `seconds`: when (10 %, median, 90 %; None where not in sight). `curve`: regret in nats at GRID, likewise.
-    `horizon`: device seconds. Of bandsearch `regret` and `parameters` are those of its reported budget, of the others
-    those at the end.
+    `horizon`: device seconds for which the two were judged, for all arms as long as for bandsearch. Of bandsearch
+    `regret` and `parameters` are those of its reported budget, of the others those at the end.
     """
 
     replays: int
@@ -44,9 +44,9 @@ class TaskFigures(Value):
     fewest parameters, not worse than tuned full depth by more than an SD.
 
     `speedup_*` are ratios of median times, None where bandsearch never got there; where the other arm was not there by
-    its horizon, that stands for it (`speedups_at_least`). `second_task_cost` and `misled_cost` are the time to the
-    optimum with such an atlas, as a share of that without; None where one of them never got there. Regrets are those at
-    the reported budget.
+    its horizon, that stands for it (`speedups_at_least`). Full depth is tuned and needs no search. `second_task_cost`
+    and `misled_cost` are the time to the optimum with such an atlas, as a share of that without; None where one of them
+    never got there. Regrets are those at the reported budget.
     """
 
     task: str
@@ -68,6 +68,7 @@ class TaskFigures(Value):
     cost_fraction_of_exhaustive: float | None
     speedup_vs_optuna: float | None
     speedup_vs_random: float | None
+    speedup_vs_full_depth: float | None
     speedups_at_least: tuple[str, ...]
     median_regret_in_seed_sd: float | None
     parameter_fraction_of_full: float | None
@@ -107,6 +108,7 @@ class Summary(Value):
             "cost_fraction_of_exhaustive",
             "speedup_vs_optuna",
             "speedup_vs_random",
+            "speedup_vs_full_depth",
             "median_regret_in_seed_sd",
             "parameter_fraction_of_full",
             "worse_than_full_depth_rate",
@@ -160,8 +162,11 @@ def _task(table: Table, played: Sequence[Played]) -> TaskFigures:
         return (min(times) if times else max(arm.horizon for arm in known)) / mine
 
     def against_ours(name: str) -> float | None:
-        theirs = arms[name].seconds[1] if name in arms else None
-        return None if theirs is None or mine is None else theirs / mine
+        if name not in arms:
+            return None
+        theirs = arms[name].seconds[1]
+        own = median(reached(each, table, arms[name].horizon) for each in played if each.arm == OURS)
+        return None if theirs is None or own is None else theirs / own
 
     def regret_in_sd(name: str) -> float | None:
         known = arms[name].regret if name in arms else None
@@ -170,6 +175,7 @@ def _task(table: Table, played: Sequence[Played]) -> TaskFigures:
     handed = [step for each in played if each.arm == OURS and (step := headline(each)) is not None]
     full = table.regret(table.full_depth)
     vs_optuna, vs_random = speedup("speedup_vs_optuna", OPTUNA), speedup("speedup_vs_random", (RANDOM,))
+    vs_full_depth = speedup("speedup_vs_full_depth", (FULL_DEPTH,))
     return TaskFigures(
         task=table.header.task,
         control=table.header.control,
@@ -194,6 +200,7 @@ def _task(table: Table, played: Sequence[Played]) -> TaskFigures:
         cost_fraction_of_exhaustive=None if mine is None else mine / table.exhaustive_seconds,
         speedup_vs_optuna=vs_optuna,
         speedup_vs_random=vs_random,
+        speedup_vs_full_depth=vs_full_depth,
         speedups_at_least=tuple(at_least),
         median_regret_in_seed_sd=regret_in_sd(OURS),
         parameter_fraction_of_full=ours.parameters,
@@ -208,7 +215,8 @@ def _task(table: Table, played: Sequence[Played]) -> TaskFigures:
 
 
 def _arm(table: Table, runs: Sequence[Played]) -> ArmFigures:
-    times = [reached(run, table) for run in runs]
+    horizon = min(runs[0].horizon, LADDER[-1] * table.exhaustive_seconds)
+    times = [reached(run, table, horizon) for run in runs]
     last = [headline(run) for run in runs]
     curve = []
     for share in GRID:
@@ -219,7 +227,7 @@ def _arm(table: Table, runs: Sequence[Played]) -> ArmFigures:
         replays=len(runs),
         share_reached=sum(time is not None for time in times) / len(times),
         seconds=_spread(times),
-        horizon=runs[0].horizon,
+        horizon=horizon,
         regret=median(_regret(table, step) for step in last),
         parameters=median(
             None if step is None else table.options[step.option].parameters / table.habit_parameters for step in last
