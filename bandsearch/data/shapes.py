@@ -62,7 +62,8 @@ class Recognised:
 
 # Classification: who has labels wants them learned.
 TEXT_AND_LABEL = ("text", "label")
-# In order of precedence: alpaca files often bring a finished `text` column too, chat files a `prompt`.
+# In order of precedence: alpaca files often bring a finished `text` column too, chat files a `prompt`; names that say
+# little come last.
 _COLUMNS: tuple[tuple[Shape, tuple[str, ...]], ...] = (
     (Shape.CHAT, ("messages",)),
     (Shape.SHAREGPT, ("conversations",)),
@@ -70,13 +71,23 @@ _COLUMNS: tuple[tuple[Shape, tuple[str, ...]], ...] = (
     (Shape.PROMPT, ("prompt", "response")),
     (Shape.ALPACA, ("instruction", "output")),
     (Shape.ALPACA, ("instruction", "response")),
+    (Shape.ALPACA, ("instruction", "answer")),
     (Shape.QUESTION, ("question", "answer")),
+    (Shape.QUESTION, ("question", "response")),
+    (Shape.QUESTION, ("query", "response")),
+    (Shape.QUESTION, ("problem", "solution")),
+    (Shape.PROMPT, ("prompt", "answer")),
+    (Shape.PROMPT, ("prompt", "output")),
+    (Shape.PROMPT, ("dialogue", "summary")),
+    (Shape.PROMPT, ("document", "summary")),
+    (Shape.PROMPT, ("input", "output")),
+    (Shape.PROMPT, ("source", "target")),
     (Shape.PROMPT, TEXT_AND_LABEL),
     (Shape.TEXT, ("text",)),
 )
 _ACCEPTED = (
-    "Accepted are the columns messages (role, content), conversations (from, value), prompt + completion, "
-    "instruction (+ input) + output, question + answer, or text."
+    "Accepted are the columns messages (role, content), conversations (from, value), text, or a pair such as "
+    "prompt + completion, instruction (+ input) + output, question + answer, input + output; rename yours."
 )
 # What may stand beside questions and answers, the first that holds something.
 _SYSTEM = ("system", "system_prompt")

@@ -179,7 +179,8 @@ def _plain_renderer(style: Style, end: str) -> Render:
     def render(example: Example, count: int, opened: bool) -> str:
         parts = []
         for message in example.messages[:count]:
-            content = message.content or json.dumps(message.extras.get("tool_calls", ""), default=str)
+            calls = message.extras.get("tool_calls")
+            content = "\n".join(filter(None, (message.content, calls and json.dumps(calls, default=str))))
             lead, closing = (style.lead, end) if message.role == "assistant" else ("", "")
             parts.append(style.opening.get(message.role, "") + lead + content + closing)
         if opened:

@@ -230,6 +230,13 @@ def test_a_template_that_takes_arguments_as_text_gets_them_as_text(tokenizer_of:
     assert result.encoded[0].answer == '<call>add {"a": 1}</call>'
 
 
+def test_the_plain_template_writes_what_is_said_beside_a_call(tokenizer_of: Load) -> None:
+    tokenizer = tokenizer_of("gpt2")
+    messages = (Message("user", "Add"), Message("assistant", "So:", {"tool_calls": [CALL]}))
+    text = learned(encoded(Example("here", messages), tokenizer, Shape.CHAT), tokenizer)
+    assert text.startswith(' So:\n[{"type": "function", "function": {"name": "add"')
+
+
 def test_an_answer_whose_end_was_rewritten_is_not_learned_in_part(tokenizer_of: Load) -> None:
     tokenizer = tokenizer_of("llama")
     note = "{{ '<|im_start|>assistant\n' + m['content'] + ' (nobody has asked for anything else)<|im_end|>\n' }}"

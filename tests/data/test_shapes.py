@@ -433,3 +433,30 @@ def test_prompts_that_are_formatted_already_are_taken_as_they_are(
     assert prepared(jsonl(llama2), chat).template == "the model's chat template"
     chat.chat_template = "{% for m in messages %}{{ '[INST] ' + m['content'] + ' [/INST]' }}{% endfor %}"
     assert whole(row_at(prepared(jsonl(llama2), chat), 2), chat) == "[INST] Hi 1 [/INST] Yes</s>"
+
+
+@pytest.mark.parametrize(
+    ("columns", "shape"),
+    [
+        ("instruction answer", "alpaca"),
+        ("question response", "question/answer"),
+        ("query response", "question/answer"),
+        ("problem solution", "question/answer"),
+        ("prompt answer", "prompt/completion"),
+        ("prompt output", "prompt/completion"),
+        ("dialogue summary", "prompt/completion"),
+        ("document summary", "prompt/completion"),
+        ("input output", "prompt/completion"),
+        ("source target", "prompt/completion"),
+    ],
+)
+def test_pairs_of_columns_by_other_names(
+    columns: str, shape: str, jsonl: Write, plain: PreTrainedTokenizerBase
+) -> None:
+    asked, answered = columns.split()
+    rows = [{asked: f"Hi {i}", answered: "Yes", "text": "x", "topic": "y"} for i in range(20)]
+    dataset = prepared(jsonl(rows), plain)
+    assert dataset.notes[0] == f"20 rows of {shape} ({asked}, {answered})."
+    assert "Columns not used: text, topic." in dataset.notes
+    assert learned(dataset.train[0], plain).strip() == "Yes</s>"
+    assert "Hi" in plain.decode(dataset.train[0].prompt_ids)

@@ -33,12 +33,19 @@ def test_an_alias_a_hub_id_and_a_revision():
 
 @pytest.mark.parametrize(
     "name",
-    [f"qwen2.5-{size}b" for size in ("0.5", "1.5", "3", "7", "14", "32")]
+    [f"qwen2.5-{size}b{kind}" for size in ("0.5", "1.5", "3", "7", "14", "32", "72") for kind in ("", "-instruct")]
+    + ["gemma2-2b-it", "gemma2-9b-it", "gemma3-1b-it", "gemma3-4b-it", "mistral-7b-instruct", "qwen2.5-coder-7b"]
+    + ["llama3-8b", "llama3-8b-instruct", "llama3.1-70b", "llama3.1-70b-instruct", "qwen3-4b-instruct-2507"]
     + [f"olmo2-{size}b" for size in (1, 7, 13, 32)]
     + ["qwen3-0.6b", "qwen3-32b", "llama3.1-8b", "llama3.2-1b", "mistral-7b", "gemma2-2b", "gemma3-1b", "phi4-14b"],
 )
 def test_promised_aliases(name: str):
     assert named(name).location.count("/") == 1
+
+
+def test_no_two_aliases_are_the_same_model():
+    assert len(set(ALIASES.values())) == len(ALIASES)
+    assert all(alias == alias.lower() for alias in ALIASES)
 
 
 def test_a_directory(tiny_model, tmp_path: Path, monkeypatch):
