@@ -78,11 +78,14 @@ class Job:
         return 4 * trainable_parameters(largest, layout)
 
 
-def prepare_job(spec: RunSpec) -> Job:
-    """Find the model, read the data, look at the machine. Raises before any directory is made or device is held."""
+def prepare_job(spec: RunSpec, *, hold: bool = True) -> Job:
+    """Find the model, read the data, look at the machine. Raises before any directory is made or device is held.
+
+    Without `hold` it does not have to have the budget's devices: a finished run holds none.
+    """
     inventory = devices()
     held, wall = 1, None
-    if spec.budget is not None:
+    if spec.budget is not None and hold:
         held = spec.budget.devices(len(inventory.gpus), inventory.cores)
         wall = spec.budget.wall_seconds(len(inventory.gpus), inventory.cores)
     source = resolve(spec.model)

@@ -66,7 +66,7 @@ def run(spec: RunSpec, directory: Path | None = None, listen: Listener = silent,
 def resume(directory: Path, listen: Listener = silent, stop: Stop = never) -> RunOutcome:
     """Go on with the run in `directory`: what is finished is kept, what was under way is done again."""
     home = RunDirectory.open(directory)
-    return _complete(home, prepare_job(home.read_spec()), listen, stop)
+    return _complete(home, prepare_job(home.read_spec(), hold=not home.evaluation.exists()), listen, stop)
 
 
 def search(

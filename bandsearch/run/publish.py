@@ -11,7 +11,7 @@ from bandsearch.run.report import ReportFacts, Sample, write_report
 from bandsearch.run.verdict import verdict
 from bandsearch.rundir import Records, RunDirectory
 from bandsearch.values.atlas import Prior
-from bandsearch.values.ledger import read_ledger
+from bandsearch.values.ledger import devices_held, read_ledger
 
 SAMPLES = 8
 
@@ -31,7 +31,7 @@ def publish(home: RunDirectory, job: Job) -> None:
             evaluation=done.evaluation,
             verdict=verdict(done.winner, done.evaluation),
             ledger_by_stage=read_ledger(home.ledger),
-            devices=job.devices,
+            devices=devices_held(home.ledger),
             layer_count=job.summary.layout.layer_count,
             serve_command=serve_command(job.source, home.adapter, done.winner.candidate.rank),
             adapter=home.adapter.name,
@@ -46,7 +46,7 @@ def publish(home: RunDirectory, job: Job) -> None:
 
 
 def rebuild_report(directory: Path) -> Path:
-    """Write the report of a finished run again, from its files alone."""
+    """Write the report of a finished run again, from its files alone, on whatever machine they are now."""
     home = RunDirectory.open(directory)
-    publish(home, prepare_job(home.read_spec()))
+    publish(home, prepare_job(home.read_spec(), hold=False))
     return home.report

@@ -30,8 +30,8 @@ class Clock:
 
     @property
     def training_deadline(self) -> float | None:
-        """The same as a Unix time, which other processes of this machine can compare with theirs."""
-        return None if self.training_left is None else time.time() + self.training_left
+        """The same on the monotonic clock, which all processes of this machine share and nobody sets."""
+        return None if self.training_left is None else time.monotonic() + self.training_left
 
     @property
     def used_share(self) -> float | None:

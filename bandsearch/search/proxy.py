@@ -34,7 +34,7 @@ class Proxy(tune.Trainable):  # type: ignore[misc]
         try:
             if self._session is None:
                 self._session = self._call("admit", self._candidate, self._fidelity)
-            left = None if self._deadline is None else max(0.0, self._deadline - time.time())
+            left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
             point: Point = self._call("advance", self._session, self._rungs[self._rung], left)
         except DivergedError as error:
             return _reading(TrialState.DIVERGED, reason=str(error))

@@ -135,3 +135,9 @@ def read_ledger(path: Path) -> dict[str, float]:
                     f"{path}:{number} is not a ledger line.", "Restore the file, or start a run in a new directory."
                 ) from error
     return totals
+
+
+def devices_held(path: Path) -> int:
+    """How many devices a finished run was charged for at its end."""
+    *_, last = path.read_text(encoding="utf-8").splitlines()
+    return int(json.loads(last)["devices"])

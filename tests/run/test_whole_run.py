@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 ROOT = Path(__file__).parents[2]
 KEPT = ("spec.yaml", "plan.json", "profile.json", "trials.jsonl", "winner.json", "evaluation.json")
@@ -203,7 +205,28 @@ def test_report_status_and_export_work_from_the_files(finished: tuple[Path, list
     assert {file.name for file in (tmp_path / "copy").iterdir()} == {file.name for file in (out / "adapter").iterdir()}
 
 
-@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
+def test_a_finished_run_is_reported_where_its_devices_are_not(
+    finished: tuple[Path, list[dict]], tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(finished[0], copy)
+    spec = yaml.safe_load((copy / "spec.yaml").read_text())
+    unit = "cpu" if torch.cuda.is_available() else "gpu"
+    (copy / "spec.yaml").write_text(yaml.safe_dump(spec | {"budget": {"seconds": 28800.0, "unit": unit}}))
+    for command in ("report", "resume"):
+        (copy / "report.html").unlink()
+        done = bandsearch(command, copy)
+        assert done.returncode == 0, done.stderr
+        assert (copy / "report.html").exists()
+    (copy / "evaluation.json").unlink()
+    refused = bandsearch("resume", copy)
+    assert refused.returncode == 2
+    assert "visible" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "blow", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=["killed", "interrupted", "terminated"]
+)
 def test_stopped_in_the_search_and_resumed_it_comes_out_the_same(
     finished: tuple[Path, list[dict]], options: list[str | Path], blow: signal.Signals, tmp_path: Path
 ) -> None:
@@ -216,8 +239,8 @@ def test_stopped_in_the_search_and_resumed_it_comes_out_the_same(
         time.sleep(0.02)
     worker.send_signal(blow)
     _, said = worker.communicate(timeout=120)
-    assert worker.returncode == (130 if blow is signal.SIGINT else -signal.SIGKILL)
-    if blow is signal.SIGINT:
+    assert worker.returncode == (-signal.SIGKILL if blow is signal.SIGKILL else 130)
+    if blow is not signal.SIGKILL:
         assert f"bandsearch resume {out}" in said
         assert "Traceback" not in said
     assert not (out / "winner.json").exists()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bandsearch.values.errors import RunDirectoryError
-from bandsearch.values.ledger import Ledger, read_ledger
+from bandsearch.values.ledger import Ledger, devices_held, read_ledger
 
 
 def test_stages_are_charged_by_device(tmp_path: Path) -> None:
@@ -26,6 +26,7 @@ def test_stages_are_charged_by_device(tmp_path: Path) -> None:
     assert ledger.left == pytest.approx(100 - ledger.spent)
     assert ledger.wall_left == pytest.approx(ledger.left / 4)
     assert read_ledger(tmp_path / "ledger.jsonl") == pytest.approx(ledger.by_stage, abs=1e-3)
+    assert devices_held(tmp_path / "ledger.jsonl") == 4
 
 
 def test_a_new_session_goes_on_and_the_pause_is_free(tmp_path: Path) -> None:
