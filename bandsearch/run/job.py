@@ -20,7 +20,7 @@ from bandsearch.data.retention import RetentionTexts, retention_texts
 from bandsearch.engine.devices import DeviceInventory, devices
 from bandsearch.evaluate.lm_tasks import check_tasks
 from bandsearch.models.aliases import DEMO, Source, resolve
-from bandsearch.models.loading import ModelSummary, fingerprint, load_tokenizer, summarize
+from bandsearch.models.loading import ModelSummary, fetch_weights, fingerprint, load_tokenizer, summarize
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.errors import RunDirectoryError
 from bandsearch.values.spec import DataSpec, RunSpec
@@ -96,6 +96,9 @@ def prepare_job(spec: RunSpec, *, hold: bool = True) -> Job:
     data = spec.data.model_copy(update={"max_length": longest})
     dataset = prepare(data, tokenizer, spec.seed)
     retention = retention_texts(spec.retention, tokenizer, longest)
+    if hold:
+        # Before the budget is charged: of a large model they come for longer than a small budget lasts.
+        fetch_weights(source)
     return Job(_anchored(spec, source), data, source, summary, tokenizer, dataset, retention, inventory, held, wall)
 
 
