@@ -152,7 +152,7 @@ def _headline(winner: Winner, evaluation: Evaluation) -> tuple[str, str]:
     if winner.choice is Choice.UNCOMPARED:
         return "Nothing could be compared in this budget: full-depth LoRA is handed over.", "open"
     if winner.choice is Choice.BASELINE or comparison is None:
-        return "Nothing to gain: full depth is the best choice here.", "open"
+        return "No gain was shown: full depth is handed over.", "open"
     share = winner.trainable_parameters / winner.baseline_parameters
     size = f"{percent(share)} of the parameters"
     difference = comparison.difference

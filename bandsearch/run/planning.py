@@ -6,6 +6,7 @@ sums are upper bounds: they use the cost of full-depth LoRA, and a narrower band
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 import operator
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 from bandsearch.run.budgets import least_budget
 from bandsearch.values.errors import BudgetError
-from bandsearch.values.plan import Costs, Plan, StagePlan
+from bandsearch.values.plan import ETA, Costs, Plan, StagePlan
 from bandsearch.values.spec import Objective, RunSpec
 
 PROBE_SHARE = 0.03
@@ -33,7 +34,10 @@ SHARED_STEPS = 16
 ARMS = 2
 SMALLEST_FULL_STEPS = 20
 SMALLEST_RUNG = 30
-ETA = 3
+# Candidates of a search that is one: with fewer the rungs come sooner, as long as they stay telling.
+ENOUGH_CANDIDATES = 40
+# Who is compared at a rung: three width classes and four kinds of baseline. Of n in one of them about n/eta + 0.8 pass.
+STRATA, PASSED_BESIDE = 7, 0.8
 # Four kinds, full depth at two rates. Within a budget time is set aside for full depth; the others take what is left.
 BASELINES, FULL_DEPTHS = 5, 2
 # Ray Tune's own start, seconds; measured on 2 cores.
@@ -111,10 +115,20 @@ def make_plan(
         wall_seconds,
         fixed=costs.load_seconds + retrain + evaluate,
     )
-    trial_seconds = _trial_seconds(rungs, costs)
-    expected = spec.trials or int(max(0.0, search - SEARCH_START) * engines / trial_seconds)
+    expected = spec.trials
+    if expected is None:
+        device_seconds = max(0.0, search - SEARCH_START) * engines
+        expected = _candidates_for(device_seconds, rungs, costs)
+        while expected < ENOUGH_CANDIDATES and rungs[0] / ETA >= SMALLEST_RUNG:
+            rungs = tuple(round(rung / ETA) for rung in rungs)
+            expected = _candidates_for(device_seconds, rungs, costs)
     confirm_steps = max(rungs[-1], round(full_steps * confirm_choice.fraction))
-    more = ", more if time is left" if bounded and full_steps < wanted else ""
+    final_length = f"{full_steps} steps"
+    if full_steps < wanted:
+        final_length = f"{full_steps} of {wanted} steps{', more if time is left' if bounded else ''}"
+    baselines = f"{BASELINES} baselines"
+    if confirm_choice.baselines < BASELINES:
+        baselines = "full depth at two rates (other baselines where time is left)"
     stages = [
         StagePlan(
             name="load", seconds=costs.load_seconds, detail=f"{engines} engine(s), base model loaded once each, timed"
@@ -124,13 +138,13 @@ def make_plan(
         StagePlan(
             name="confirm",
             seconds=confirm,
-            detail=f"{confirm_choice.finalists} finalists and {BASELINES} baselines, {confirm_steps} steps, "
+            detail=f"{confirm_choice.finalists} finalists and {baselines}, {confirm_steps} steps, "
             f"{confirm_choice.seeds} seeds",
         ),
         StagePlan(
             name="retrain",
             seconds=retrain,
-            detail=f"winner and full-depth baseline, {full_steps} steps{more}{_together(final.engines)}",
+            detail=f"winner and full-depth baseline, {final_length}{_together(final.engines)}",
         ),
         StagePlan(
             name="evaluate",
@@ -267,19 +281,25 @@ def _rungs(full_steps: int) -> tuple[int, ...]:
     return tuple(rungs)
 
 
-def _trial_seconds(rungs: tuple[int, ...], costs: Costs) -> float:
-    """A mean proxy: all reach the first rung, a third each next one."""
-    steps, share, before = 0.0, 1.0, 0
-    validations = 0.0
+def _proxies_seconds(trials: int, rungs: tuple[int, ...], costs: Costs) -> float:
+    """Of so many candidates, one engine. All reach the first rung, a third each next one, and some in every stratum
+    because they were the first there."""
+    steps, validations, there, before = 0.0, 0.0, float(trials), 0
     for rung in rungs:
-        steps += share * (rung - before)
-        validations += share
-        share, before = share / ETA, rung
+        steps += there * (rung - before)
+        validations += there
+        there, before = min(there, there / ETA + STRATA * PASSED_BESIDE), rung
     return steps * costs.seconds_per_candidate_step * SAFETY + validations * costs.seconds_per_validation
 
 
+def _candidates_for(seconds: float, rungs: tuple[int, ...], costs: Costs) -> int:
+    """How many candidates `seconds` of one engine do for."""
+    most = int(seconds / _proxies_seconds(1, rungs[:1], costs))
+    return bisect.bisect_right(range(most + 1), seconds, key=lambda trials: _proxies_seconds(trials, rungs, costs)) - 1
+
+
 def _search_seconds(trials: int, rungs: tuple[int, ...], costs: Costs, *, engines: int) -> float:
-    return SEARCH_START + trials * _trial_seconds(rungs, costs) / engines
+    return SEARCH_START + _proxies_seconds(trials, rungs, costs) / engines
 
 
 class _EvaluationSize(NamedTuple):

@@ -22,7 +22,7 @@ def _on_the_task(winner: Winner, evaluation: Evaluation) -> str:
             "`bandsearch plan` says what a larger budget buys."
         )
     if winner.choice is Choice.BASELINE:
-        return f"Nothing to gain: {BASELINE} is handed over {parameters}. {winner.reason}"
+        return f"No gain was shown: {BASELINE} is handed over {parameters}. {winner.reason}"
     lora = f"LoRA on {place_of(winner)}"
     share = f"{percent(winner.trainable_parameters / winner.baseline_parameters)} of full depth's parameters"
     comparison = evaluation.comparison(Arm.WINNER, Arm.FULL_DEPTH, Metric.LOSS)

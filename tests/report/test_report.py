@@ -132,7 +132,7 @@ def test_text_from_data_and_models_is_escaped(tmp_path: Path) -> None:
         (0.001, Choice.BEATS_BASELINE, "No gain beyond noise", "open"),
         (0.001, Choice.SMALLEST_WITHIN_NOISE, "No gain beyond noise", "open"),
         (0.02, Choice.BEATS_BASELINE, "behind full depth on the test split", "bad"),
-        (0.001, Choice.BASELINE, "full depth is the best choice here", "open"),
+        (0.001, Choice.BASELINE, "No gain was shown: full depth is handed over", "open"),
     ],
 )
 def test_a_win_is_claimed_only_with_numbers(gain: float, choice: Choice, words: str, tone: str, tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_what_was_not_compared_is_not_judged(tmp_path: Path) -> None:
     assert "best choice" not in reader.text
     said = verdict(winner, facts.evaluation)
     assert said.startswith("Nothing could be compared in this budget: full-depth LoRA is handed over")
-    assert "Nothing to gain" not in said
+    assert "No gain was shown" not in said
 
 
 def test_a_candidate_on_several_bands_is_named_and_shaded(tmp_path: Path) -> None:

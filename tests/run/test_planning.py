@@ -258,3 +258,32 @@ def test_a_single_arm_is_longer_where_all_engines_share_it() -> None:
 
 def test_a_run_that_a_seed_decides_shares_no_steps() -> None:
     assert plan(None, trials=5, engines=4, shared={2: 0.05}).costs.shared_steps == ()
+
+
+def test_a_long_training_leaves_enough_candidates_to_search_among() -> None:
+    """In eight hours, at rungs of a twenty-seventh of so long a training, a dozen were tried, the sampler's none."""
+    made = plan(8 * 3600, step=1.0, engines=1, steps=3375)
+    assert made.expected_trials >= 40
+    assert made.rungs[0] >= 30
+    assert made.confirm_steps >= made.full_steps / 2
+
+
+@settings(deadline=None)
+@given(st.floats(300, 1e5), st.floats(0.01, 5), st.integers(1, 4))
+def test_the_search_has_time_for_the_candidates_that_it_expects(wall: float, step: float, engines: int) -> None:
+    """Counted by hand: all train to the first rung, and a third of those at a rung to the next at least."""
+    try:
+        made = plan(wall, step=step, engines=engines)
+    except BudgetError:
+        return
+    steps, there, before = 0.0, float(made.expected_trials), 0
+    for rung in made.rungs:
+        steps, there, before = steps + there * (rung - before), there / 3, rung
+    assert steps * step / engines <= made.seconds_of("search")
+
+
+def test_the_plan_says_how_much_of_what_was_asked_for_is_trained() -> None:
+    stages = {stage.name: stage.detail for stage in plan(150).stages}
+    assert re.search(r"\d+ of 375 steps, more if time is left", stages["retrain"])
+    assert "full depth at two rates" in stages["confirm"]
+    assert "375 steps" in {stage.name: stage.detail for stage in plan(30_000).stages}["retrain"]
