@@ -118,10 +118,10 @@ def make_plan(
     expected = spec.trials
     if expected is None:
         device_seconds = max(0.0, search - SEARCH_START) * engines
-        expected = _candidates_for(device_seconds, rungs, costs)
+        expected = candidates_for(device_seconds, rungs, costs)
         while expected < ENOUGH_CANDIDATES and rungs[0] / ETA >= SMALLEST_RUNG:
             rungs = tuple(round(rung / ETA) for rung in rungs)
-            expected = _candidates_for(device_seconds, rungs, costs)
+            expected = candidates_for(device_seconds, rungs, costs)
     confirm_steps = max(rungs[-1], round(full_steps * confirm_choice.fraction))
     final_length = f"{full_steps} steps"
     if full_steps < wanted:
@@ -292,7 +292,7 @@ def _proxies_seconds(trials: int, rungs: tuple[int, ...], costs: Costs) -> float
     return steps * costs.seconds_per_candidate_step * SAFETY + validations * costs.seconds_per_validation
 
 
-def _candidates_for(seconds: float, rungs: tuple[int, ...], costs: Costs) -> int:
+def candidates_for(seconds: float, rungs: tuple[int, ...], costs: Costs) -> int:
     """How many candidates `seconds` of one engine do for."""
     most = int(seconds / _proxies_seconds(1, rungs[:1], costs))
     return bisect.bisect_right(range(most + 1), seconds, key=lambda trials: _proxies_seconds(trials, rungs, costs)) - 1

@@ -6,7 +6,6 @@ confirmation, and what it hands over is judged. What it would have handed over h
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 
 from bandsearch.adapters.lora import trainable_parameters
 from bandsearch.engine.failures import DivergedError
-from bandsearch.run.planning import CONFIRM_SHARE, LEAST_TRAININGS, confirm_choices, confirm_share
+from bandsearch.run.planning import CONFIRM_SHARE, LEAST_TRAININGS, candidates_for, confirm_choices, confirm_share
 from bandsearch.search.campaign import Campaign
 from bandsearch.search.clock import MARGIN
 from bandsearch.search.confirm import confirm
@@ -128,9 +127,6 @@ def _plan(table: Table, free: float) -> Plan | None:
     if free < 2 * rungs[-1] * step / (1 - CONFIRM_SHARE):
         return None
     choice = fitting[0] if fitting else choices[-1]
-    # All reach the first rung, a third each next one.
-    parts = [(rung - before) / ETA**index for index, (before, rung) in enumerate(itertools.pairwise((0, *rungs)))]
-    expected = int((free - share) / (sum(parts) * step))
     costs = Costs(
         seconds_per_step=step,
         packing=1,
@@ -150,7 +146,7 @@ def _plan(table: Table, free: float) -> Plan | None:
         full_steps=full,
         rungs=rungs,
         trial_limit=None,
-        expected_trials=max(1, expected),
+        expected_trials=max(1, candidates_for(free - share, rungs, costs)),
         confirm_steps=full,
         confirm_seeds=choice.seeds,
         finalists=choice.finalists,
