@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -122,9 +123,9 @@ class EnginePool(EngineHandles):
 def _start_ray(setups: Sequence[EngineSetup]) -> None:
     """Raises LostEngineError where Ray does not start."""
     temporary = tempfile.gettempdir()
-    scratch = tempfile.mkdtemp(prefix="bs-", dir=temporary if len(temporary) <= LONGEST_TEMPORARY else "/tmp")
-    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
     try:
+        scratch = tempfile.mkdtemp(prefix="bs-", dir=temporary if len(temporary) <= LONGEST_TEMPORARY else "/tmp")
+        atexit.register(shutil.rmtree, scratch, ignore_errors=True)
         with _own_sigterm():
             ray.init(
                 address="local",
@@ -148,16 +149,17 @@ def _start_ray(setups: Sequence[EngineSetup]) -> None:
 
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """SIGTERM stays what it was for this process, and is nothing to the processes that are started here.
+    """SIGTERM stays what it was for this process, and on Linux is nothing to the processes that are started here.
 
     Ray would end itself at once; schedulers signal a whole group, and a run is to finish its step. Ray blocks SIGINT in
-    its processes in the same way.
+    its processes in the same way. Elsewhere it ends what a killed driver left with SIGTERM, and has to be heard.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     handler = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    unheard = {signal.SIGTERM} if sys.platform == "linux" else set()
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, unheard)
     try:
         yield
     finally:

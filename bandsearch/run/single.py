@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bandsearch.adapters.merge import merge_adapter, mount_adapter
-from bandsearch.adapters.verify import Severity, verify_adapter
+from bandsearch.adapters.verify import require_sound
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.measure import measure_costs
 from bandsearch.evaluate.arms import compare, score_arm
@@ -66,9 +66,7 @@ def evaluate_adapter(
     if spec.model.dtype == NF4:
         raise UsageError("An adapter cannot be folded exactly into a base in 4 bits.", "Use --dtype bf16 or fp32.")
     job = prepare_job(spec)
-    errors = [f for f in verify_adapter(adapter, job.summary.layout) if f.severity is Severity.ERROR]
-    if errors:
-        raise AdapterError(errors[0].message, errors[0].remedy)
+    require_sound(adapter, job.summary.layout)
     base = Engine.load(engine_setups(job)[0])
     arms = [_score(base, "base", spec, examples, listen)]
     base.close()
@@ -104,9 +102,7 @@ def export_run(directory: Path, destination: Path) -> Path:
     if destination.exists():
         raise AdapterError(f"{destination} exists.", "Choose a new directory.")
     layout = summarize(resolve(home.read_spec().model)).layout
-    errors = [finding for finding in verify_adapter(home.adapter, layout) if finding.severity is Severity.ERROR]
-    if errors:
-        raise AdapterError(f"{home.adapter} is not sound: {errors[0].message}", errors[0].remedy)
+    require_sound(home.adapter, layout)
     with disk_errors(destination):
         fresh = destination.with_name(f".{destination.name}.partial")
         shutil.rmtree(fresh, ignore_errors=True)

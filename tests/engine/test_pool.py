@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 import ray
+from ray import exceptions
 
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.failures import LostEngineError
+from bandsearch.engine.handles import engine_errors
 from bandsearch.engine.pool import EnginePool
 from bandsearch.engine.setup import EngineSetup
 from bandsearch.values.errors import DataError, ModelError
@@ -71,6 +73,15 @@ def test_memory_and_accelerator_are_a_sentence(pool: EnginePool, words: str, sen
         pool.apply(0, raises, RuntimeError(words))
 
 
+def test_rays_watch_over_the_memory_is_a_sentence() -> None:
+    words = "Task was killed due to the node running low on memory.\nMemory on the node was 7.9GB / 8GB"
+    with (
+        pytest.raises(LostEngineError, match=r"memory \(Task was .* low on memory\)\. .*--batch-size"),
+        engine_errors(),
+    ):
+        raise exceptions.OutOfMemoryError(words)
+
+
 def test_a_bug_is_no_lost_engine_and_keeps_its_trace(pool: EnginePool) -> None:
     with pytest.raises(KeyError, match=r"(?s)in bug.*KeyError: 'layer'"):
         pool.apply(0, bug)
@@ -97,6 +108,7 @@ DRIVER = """
 import os, signal, sys, time
 from pathlib import Path
 from bandsearch.cli.interrupt import stop_on_interrupt
+from bandsearch.engine.handles import engine_errors
 from bandsearch.engine.pool import EnginePool
 from bandsearch.engine.setup import EngineSetup
 
