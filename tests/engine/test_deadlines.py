@@ -34,6 +34,10 @@ class Slow:
     def next_length(self, session: str) -> int:
         return 1
 
+    def agree(self, *asked: Any) -> bool:
+        """Asked as an engine about a session, and as a session: it has no replicas."""
+        return bool(asked[-1])
+
     def train_together(self, sessions: list[str]) -> dict[str, Exception]:
         self.now, self.step = self.now + SECONDS, self.step + 1
         return {}
