@@ -134,7 +134,8 @@ def _start_ray(setups: Sequence[EngineSetup]) -> None:
                 logging_level=logging.ERROR,
                 configure_logging=False,
                 object_store_memory=OBJECT_STORE_BYTES,
-                num_cpus=max(4, len(setups) + 2),
+                # An engine each, and a twentieth for every trial of its pack.
+                num_cpus=max(4, 2 * len(setups) + 2),
                 num_gpus=sum(setup.device.startswith("cuda") for setup in setups),
                 _temp_dir=scratch,
             )

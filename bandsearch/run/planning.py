@@ -13,6 +13,8 @@ import operator
 from typing import NamedTuple
 
 from bandsearch.run.budgets import least_budget
+from bandsearch.run.evaluating import evaluation_seconds, evaluation_size
+from bandsearch.search.clock import MARGIN
 from bandsearch.values.errors import BudgetError
 from bandsearch.values.plan import ETA, Costs, Plan, StagePlan
 from bandsearch.values.spec import Objective, RunSpec
@@ -22,8 +24,6 @@ CONFIRM_SHARE, SEARCH_SHARE = 0.35, 0.40
 # Full depth at two rates, and its better one and a rival on two seeds: with fewer trainings nothing can be compared, so
 # a small budget gives the confirmation more of what is left.
 LEAST_TRAININGS, LARGEST_CONFIRM_SHARE = 5, 0.6
-LM_EVAL_SHARE = 0.10
-RETENTION_SHARE = 0.02
 # Promised is at most 2 % over; half of that and two seconds are kept back for what no measurement foresees.
 SLACK_SHARE = 0.01
 SLACK_SECONDS = 2.0
@@ -42,7 +42,6 @@ STRATA, PASSED_BESIDE = 7, 0.8
 BASELINES, FULL_DEPTHS = 5, 2
 # Ray Tune's own start, seconds; measured on 2 cores.
 SEARCH_START = 5.0
-SAFETY = 1.15
 
 
 def make_plan(
@@ -71,12 +70,12 @@ def make_plan(
     bounded = wall_seconds is not None and spec.trials is None
     final = costs.step_on(max(1, engines // ARMS))
     # One step of both arms.
-    step = math.ceil(ARMS / engines) * final.seconds * SAFETY
+    step = math.ceil(ARMS / engines) * final.seconds * MARGIN
     least = wanted if spec.train.steps or spec.trials else min(wanted, SMALLEST_FULL_STEPS)
 
     def free_and_needed(wall: float) -> tuple[float, float]:
-        size = _evaluation_size(costs, test_examples, retention_texts, engines, wall)
-        evaluation = _evaluation_seconds(spec, costs, size, engines, wall)
+        size = evaluation_size(costs, test_examples, retention_texts, engines, wall)
+        evaluation = evaluation_seconds(spec, costs, size, engines, wall)
         free = wall * (1 - SLACK_SHARE - PROBE_SHARE) - SLACK_SECONDS - costs.load_seconds - evaluation
         needed = least * step + _validations(costs, final.engines)
         if spec.trials is not None:
@@ -98,10 +97,10 @@ def make_plan(
             )
         if bounded and not spec.train.steps:
             # All engines are held while the arms are trained, whether they take part or not.
-            spread = engines * step + SHARED_STEPS * costs.seconds_per_candidate_step * SAFETY
+            spread = engines * step + SHARED_STEPS * costs.seconds_per_candidate_step * MARGIN
             full_steps = min(wanted, max(least, int(free * engines / spread)))
-    size = _evaluation_size(costs, test_examples, retention_texts, engines, wall_seconds)
-    evaluate = _evaluation_seconds(spec, costs, size, engines, wall_seconds)
+    size = evaluation_size(costs, test_examples, retention_texts, engines, wall_seconds)
+    evaluate = evaluation_seconds(spec, costs, size, engines, wall_seconds)
 
     rungs = _rungs(full_steps)
     retrain = full_steps * step + _validations(costs, final.engines)
@@ -192,7 +191,7 @@ def final_steps(plan: Plan, wall_left: float, arms: int) -> int:
     final = plan.costs.step_on(max(1, plan.engines // arms))
     # On their way, and twice at the end: what is handed over is read once more.
     validating = _validations(plan.costs, final.engines) + 2 * plan.costs.seconds_per_validation
-    fit = int((wall_left - rounds * validating) / (rounds * final.seconds * SAFETY))
+    fit = int((wall_left - rounds * validating) / (rounds * final.seconds * MARGIN))
     return max(plan.full_steps, min(plan.wanted_steps, fit))
 
 
@@ -269,7 +268,7 @@ def confirm_costs(spec: RunSpec, costs: Costs, texts: int) -> Costs:
 
 
 def confirm_seconds(trainings: int, steps: float, costs: Costs, engines: int) -> float:
-    training = steps * costs.seconds_per_candidate_step * SAFETY
+    training = steps * costs.seconds_per_candidate_step * MARGIN
     return math.ceil(trainings / engines) * (training + costs.seconds_per_validation)
 
 
@@ -289,7 +288,7 @@ def _proxies_seconds(trials: int, rungs: tuple[int, ...], costs: Costs) -> float
         steps += there * (rung - before)
         validations += there
         there, before = min(there, there / ETA + STRATA * PASSED_BESIDE), rung
-    return steps * costs.seconds_per_candidate_step * SAFETY + validations * costs.seconds_per_validation
+    return steps * costs.seconds_per_candidate_step * MARGIN + validations * costs.seconds_per_validation
 
 
 def candidates_for(seconds: float, rungs: tuple[int, ...], costs: Costs) -> int:
@@ -300,48 +299,6 @@ def candidates_for(seconds: float, rungs: tuple[int, ...], costs: Costs) -> int:
 
 def _search_seconds(trials: int, rungs: tuple[int, ...], costs: Costs, *, engines: int) -> float:
     return SEARCH_START + _proxies_seconds(trials, rungs, costs) / engines
-
-
-class _EvaluationSize(NamedTuple):
-    """Examples of the test split for the loss and for generation, and texts for what is forgotten."""
-
-    test: int
-    generated: int
-    retained: int
-
-
-def _evaluation_size(
-    costs: Costs, test_examples: int, retention_texts: int, engines: int, wall_seconds: float | None
-) -> _EvaluationSize:
-    """All that there are, or what 5 %, 10 % and 2 % of the time pay for."""
-    if wall_seconds is None:
-        return _EvaluationSize(test_examples, min(test_examples, 256), retention_texts)
-    rounds = math.ceil(3 / engines)
-
-    def paid(share: float, seconds_each: float) -> int:
-        return int(share * wall_seconds / rounds / max(seconds_each, 1e-9))
-
-    by_loss = paid(0.05, costs.seconds_per_test_loss)
-    by_generation = paid(0.10, costs.seconds_per_generation)
-    by_retention = paid(RETENTION_SHARE, costs.seconds_per_retention)
-    return _EvaluationSize(
-        max(1, min(test_examples, by_loss)),
-        max(0, min(test_examples, by_loss, by_generation)),
-        min(retention_texts, by_retention),
-    )
-
-
-def _evaluation_seconds(
-    spec: RunSpec, costs: Costs, size: _EvaluationSize, engines: int, wall_seconds: float | None
-) -> float:
-    rounds = math.ceil(3 / engines)
-    own = (
-        size.test * costs.seconds_per_test_loss
-        + size.generated * costs.seconds_per_generation
-        + size.retained * costs.seconds_per_retention
-    )
-    lm_eval = LM_EVAL_SHARE * wall_seconds if spec.tasks and wall_seconds is not None else 0.0
-    return rounds * own * SAFETY + lm_eval
 
 
 def _validations(costs: Costs, engines: int) -> float:
