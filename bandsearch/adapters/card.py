@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from bandsearch.adapters.limits import serve_command
+from bandsearch.data.template import CHAT_TEMPLATE
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.evaluation import ArmScores, Evaluation, Winner
 from bandsearch.values.layout import Layout, Serving
@@ -15,12 +16,18 @@ from bandsearch.values.source import Source
 
 
 def model_card(
-    winner: Winner, layout: Layout, source: Source, data: str, adapter: Path, evaluation: Evaluation | None = None
+    winner: Winner,
+    layout: Layout,
+    source: Source,
+    data: str,
+    template: str,
+    adapter: Path,
+    evaluation: Evaluation | None = None,
 ) -> str:
     """What the adapter is, how it was chosen, what it measures and how to use it.
 
-    `data` is the data set's name; `adapter` where the adapter lies. Without `evaluation` the numbers of the test split
-    are left out.
+    `data` is the data set's name, `template` how its examples were written as text; `adapter` where the adapter lies.
+    Without `evaluation` the numbers of the test split are left out.
     """
     name = f"{source.slug} adapter for {data}"
     parts = [
@@ -40,6 +47,7 @@ def model_card(
             )
     parts += [
         "## Use",
+        _prompts(template),
         "```python\n" + _python(source, adapter) + "\n```",
         _serving(winner, layout, source, adapter),
         f"The scale of the update is folded into the B factors (`lora_alpha` = `r` = {winner.candidate.rank}), so that "
@@ -52,13 +60,27 @@ def _header(source: Source) -> str:
     tags = ["lora", "peft", "bandsearch"]
     if not source.is_local:
         tags.append(f"base_model:adapter:{source.location}")
-    fields = {
-        "base_model": source.location,
+    # The hub knows no local directories, and a path is nobody else's business.
+    fields: dict[str, object] = {} if source.is_local else {"base_model": source.location}
+    fields |= {
         "library_name": "peft",
         "pipeline_tag": "text-generation",
         "tags": tags,
     }
     return "---\n" + yaml.safe_dump(fields, sort_keys=False).strip() + "\n---"
+
+
+def _prompts(template: str) -> str:
+    """An adapter knows the form it was trained in, and no other file of it says which that was."""
+    if template == CHAT_TEMPLATE:
+        return (
+            "It was trained on the model's chat template: ask through `tokenizer.apply_chat_template`, or vLLM's "
+            "`/v1/chat/completions`."
+        )
+    return (
+        f"It was trained on this form of prompt: `{_plain(template)}`. Ask in the same form; vLLM's `/v1/completions` "
+        "takes it as it is, `/v1/chat/completions` would write another."
+    )
 
 
 def _serving(winner: Winner, layout: Layout, source: Source, adapter: Path) -> str:
@@ -132,11 +154,12 @@ def _plain(text: str) -> str:
 
 
 def _python(source: Source, adapter: Path) -> str:
-    revision = f", revision={source.revision!r}" if source.revision else ""
+    options = f", revision={source.revision!r}" if source.revision else ""
+    options += ", trust_remote_code=True" if source.trust_remote_code else ""
     return (
         "from peft import PeftModel\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f"base = AutoModelForCausalLM.from_pretrained({source.location!r}{revision})\n"
-        f"tokenizer = AutoTokenizer.from_pretrained({source.location!r}{revision})\n"
+        f"base = AutoModelForCausalLM.from_pretrained({source.location!r}{options})\n"
+        f"tokenizer = AutoTokenizer.from_pretrained({source.location!r}{options})\n"
         f"model = PeftModel.from_pretrained(base, {str(adapter)!r})"
     )

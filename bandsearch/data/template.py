@@ -53,6 +53,7 @@ class Style:
     lead: str = ""
 
 
+CHAT_TEMPLATE = "the model's chat template"
 SYSTEM_FOLDED = "the system message is written with the first question: the chat template has no place for it"
 NEIGHBOURS_MERGED = "neighbouring messages of one role are written as one: the chat template refuses them"
 ARGUMENTS_WRITTEN = "the arguments of tool calls are given as JSON text: the chat template takes no objects"
@@ -84,7 +85,7 @@ def template_for(tokenizer: PreTrainedTokenizerBase, shape: Shape, examples: Seq
         described = "none (the prompts are written in the model's own turns already)"
         return Template(described, _plain_renderer(_AS_IT_IS, ""), _opening_tokens(tokenizer))
     if tokenizer.chat_template:
-        return Template("the model's chat template", _chat_renderer(tokenizer), adaptations=_adaptations(tokenizer))
+        return Template(CHAT_TEMPLATE, _chat_renderer(tokenizer), adaptations=_adaptations(tokenizer))
     style = _STYLES.get(shape) or _prompt_style(examples)
     return Template(_describe(style), _plain_renderer(style, tokenizer.eos_token or ""), _opening_tokens(tokenizer))
 

@@ -69,7 +69,7 @@ def export_winner(pool: EnginePool, home: RunDirectory, job: Job, winner: Winner
     checkpoint = best_checkpoint(home.scratch / "full", winner.candidate)
     candidate, tensors = pool.apply(0, _trained, checkpoint)
     layout = job.summary.layout
-    card = model_card(winner, layout, job.source, job.dataset.name, home.adapter)
+    card = model_card(winner, layout, job.source, job.dataset.name, job.dataset.template, home.adapter)
     export_adapter(tensors, candidate, layout, job.source, home.adapter, card)
     require_sound(home.adapter, layout)
 
@@ -122,7 +122,15 @@ def evaluate_arms(
     evaluation = Evaluation(arms=scores, comparisons=compare(scores), retention_texts=job.retention.name)
     write_card(
         home.adapter,
-        model_card(winner, job.summary.layout, job.source, job.dataset.name, home.adapter, evaluation),
+        model_card(
+            winner,
+            job.summary.layout,
+            job.source,
+            job.dataset.name,
+            job.dataset.template,
+            home.adapter,
+            evaluation,
+        ),
     )
     return evaluation
 
