@@ -8,7 +8,6 @@ from pathlib import Path
 import yaml
 
 from bandsearch.adapters.limits import serve_command
-from bandsearch.data.template import CHAT_TEMPLATE
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.evaluation import ArmScores, Evaluation, Winner
 from bandsearch.values.layout import Layout, Serving
@@ -20,13 +19,14 @@ def model_card(
     layout: Layout,
     source: Source,
     data: str,
-    template: str,
+    template: str | None,
     adapter: Path,
     evaluation: Evaluation | None = None,
 ) -> str:
     """What the adapter is, how it was chosen, what it measures and how to use it.
 
-    `data` is the data set's name, `template` how its examples were written as text; `adapter` where the adapter lies.
+    `data` is the data set's name, `template` how its examples were written as text, None for the model's
+    own chat template; `adapter` where the adapter lies.
     Without `evaluation` the numbers of the test split are left out.
     """
     name = f"{source.slug} adapter for {data}"
@@ -70,9 +70,9 @@ def _header(source: Source) -> str:
     return "---\n" + yaml.safe_dump(fields, sort_keys=False).strip() + "\n---"
 
 
-def _prompts(template: str) -> str:
+def _prompts(template: str | None) -> str:
     """An adapter knows the form it was trained in, and no other file of it says which that was."""
-    if template == CHAT_TEMPLATE:
+    if template is None:
         return (
             "It was trained on the model's chat template: ask through `tokenizer.apply_chat_template`, or vLLM's "
             "`/v1/chat/completions`."

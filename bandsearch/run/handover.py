@@ -14,6 +14,7 @@ from bandsearch.adapters.card import model_card
 from bandsearch.adapters.export import export_adapter, write_card
 from bandsearch.adapters.verify import require_sound
 from bandsearch.data.dataset import Encoded
+from bandsearch.data.template import CHAT_TEMPLATE
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.pool import EnginePool
 from bandsearch.evaluate.arms import compare, score_arm
@@ -69,7 +70,7 @@ def export_winner(pool: EnginePool, home: RunDirectory, job: Job, winner: Winner
     checkpoint = best_checkpoint(home.scratch / "full", winner.candidate)
     candidate, tensors = pool.apply(0, _trained, checkpoint)
     layout = job.summary.layout
-    card = model_card(winner, layout, job.source, job.dataset.name, job.dataset.template, home.adapter)
+    card = model_card(winner, layout, job.source, job.dataset.name, _own_template(job), home.adapter)
     export_adapter(tensors, candidate, layout, job.source, home.adapter, card)
     require_sound(home.adapter, layout)
 
@@ -127,12 +128,17 @@ def evaluate_arms(
             job.summary.layout,
             job.source,
             job.dataset.name,
-            job.dataset.template,
+            _own_template(job),
             home.adapter,
             evaluation,
         ),
     )
     return evaluation
+
+
+def _own_template(job: Job) -> str | None:
+    """How examples are written as text, where that is not by the model's chat template."""
+    return None if job.dataset.template == CHAT_TEMPLATE else job.dataset.template
 
 
 def _validation_losses(engine: Engine, checkpoint: Path, limit: int) -> list[float]:

@@ -10,7 +10,6 @@ import yaml
 
 from bandsearch.adapters.card import model_card
 from bandsearch.adapters.limits import max_lora_rank, serve_command
-from bandsearch.data.template import CHAT_TEMPLATE
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate, Role
 from bandsearch.values.evaluation import ArmScores, Choice, Comparison, Evaluation, ExampleScore, Interval, Winner
@@ -53,7 +52,7 @@ def an_evaluation() -> Evaluation:
 
 
 def test_the_card_carries_the_numbers_and_both_ways_to_use_it():
-    card = model_card(a_winner(), LAYOUT, HUB, "my.jsonl", CHAT_TEMPLATE, Path("run/adapter"), an_evaluation())
+    card = model_card(a_winner(), LAYOUT, HUB, "my.jsonl", None, Path("run/adapter"), an_evaluation())
     _, header, body = card.split("---\n", 2)
     fields = yaml.safe_load(header)
     assert fields["base_model"] == "Qwen/Qwen2.5-7B"
@@ -80,7 +79,7 @@ def test_a_card_can_be_written_before_the_evaluation():
 def test_the_card_says_how_to_ask():
     chat, plain = (
         model_card(a_winner(), LAYOUT, HUB, "x", template, Path("adapter"))
-        for template in (CHAT_TEMPLATE, "plain, User: {prompt}\\nAssistant: {completion}")
+        for template in (None, "plain, User: {prompt}\\nAssistant: {completion}")
     )
     assert "apply_chat_template" in chat
     assert "`plain, User: {prompt}\\nAssistant: {completion}`" in plain
@@ -88,15 +87,13 @@ def test_the_card_says_how_to_ask():
 
 
 def test_a_family_that_vllm_does_not_serve_gets_no_serve_command():
-    card = model_card(
-        a_winner(), LAYOUT.model_copy(update={"serving": Serving.NONE}), HUB, "x", CHAT_TEMPLATE, Path("adapter")
-    )
+    card = model_card(a_winner(), LAYOUT.model_copy(update={"serving": Serving.NONE}), HUB, "x", None, Path("adapter"))
     assert "vllm serve" not in card
     assert "merge_and_unload" in card
 
 
 def test_text_from_data_is_escaped():
-    card = model_card(a_winner(), LAYOUT, HUB, "a|b\n<script>`x`", CHAT_TEMPLATE, Path("adapter"))
+    card = model_card(a_winner(), LAYOUT, HUB, "a|b\n<script>`x`", None, Path("adapter"))
     assert "<script>" not in card
     assert "a\\|b &lt;script>'x'" in card
 
