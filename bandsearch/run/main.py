@@ -280,7 +280,7 @@ def _train(at: _Run, winner: Winner) -> Winner:
             planned = f"{at.plan.full_steps} were planned, and what is left of the budget pays for more"
             at.listen(Update(stage="retrain", message=f"{steps} steps: {planned}"))
         fidelity = full_fidelity(at.plan, steps, at.job.spec.seed)
-        shared = at.plan.costs.step_on(max(1, at.plan.engines // len(arms)))
+        shared = at.plan.costs.step_on(at.plan.engines // len(arms))
         teams = form_teams(at.pool, len(arms), shared.engines)
         retrain(teams, arms, fidelity, folder, lambda: wall_left() - reading, at.listen, at.stop)
         at.heed()

@@ -16,7 +16,7 @@ from bandsearch.run.budgets import least_budget
 from bandsearch.run.evaluating import evaluation_seconds, evaluation_size
 from bandsearch.search.clock import MARGIN
 from bandsearch.values.errors import BudgetError
-from bandsearch.values.plan import ETA, Costs, Plan, StagePlan
+from bandsearch.values.plan import ETA, VALIDATIONS, Costs, Plan, StagePlan
 from bandsearch.values.spec import Objective, RunSpec
 
 PROBE_SHARE = 0.03
@@ -68,7 +68,7 @@ def make_plan(
     batch_size = min(spec.train.batch_size, train_examples)
     wanted = spec.train.steps or max(1, math.ceil(spec.train.epochs * train_examples / batch_size))
     bounded = wall_seconds is not None and spec.trials is None
-    final = costs.step_on(max(1, engines // ARMS))
+    final = costs.step_on(engines // ARMS)
     # One step of both arms.
     step = math.ceil(ARMS / engines) * final.seconds * MARGIN
     least = wanted if spec.train.steps or spec.trials else min(wanted, SMALLEST_FULL_STEPS)
@@ -188,7 +188,7 @@ def final_steps(plan: Plan, wall_left: float, arms: int) -> int:
     if plan.wall_seconds is None or plan.trial_limit is not None or plan.wanted_steps is None:
         return plan.full_steps
     rounds = math.ceil(arms / plan.engines)
-    final = plan.costs.step_on(max(1, plan.engines // arms))
+    final = plan.costs.step_on(plan.engines // arms)
     # On their way, and twice at the end: what is handed over is read once more.
     validating = _validations(plan.costs, final.engines) + 2 * plan.costs.seconds_per_validation
     fit = int((wall_left - rounds * validating) / (rounds * final.seconds * MARGIN))
@@ -302,8 +302,8 @@ def _search_seconds(trials: int, rungs: tuple[int, ...], costs: Costs, *, engine
 
 
 def _validations(costs: Costs, engines: int) -> float:
-    """A training validates at eight places on its way, on so many engines."""
-    return 8 * costs.seconds_per_validation / engines
+    """Of a final training on its way, on so many engines."""
+    return VALIDATIONS * costs.seconds_per_validation / engines
 
 
 def _together(engines: int) -> str:

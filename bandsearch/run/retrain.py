@@ -13,12 +13,11 @@ from bandsearch.rundir import write_atomically
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.errors import AdapterError
 from bandsearch.values.fidelity import Fidelity
-from bandsearch.values.plan import Plan
+from bandsearch.values.plan import VALIDATIONS, Plan
 from bandsearch.values.progress import Listener, Update
 from bandsearch.values.trial import Point
 from bandsearch.values.value import Value
 
-VALIDATIONS = 8
 RETRIES = 3
 
 

@@ -8,6 +8,8 @@ from bandsearch.values.value import Value
 
 # A rung is so many times as long as the one before it, and one in so many of those that reach a rung goes on.
 ETA = 3
+# Places on its way at which a final training is read.
+VALIDATIONS = 8
 
 
 class SharedStep(Value):
@@ -37,7 +39,8 @@ class Costs(Value):
         return self.seconds_per_packed_step / self.packing
 
     def step_on(self, engines: int) -> SharedStep:
-        """The fastest step of one candidate for which there are so many engines, on all of them or on fewer."""
+        """The fastest step of one candidate that has so many engines, on all of them or on fewer; one that has none
+        takes its turn on one."""
         alone = SharedStep(engines=1, seconds=self.seconds_per_step)
         fitting = [step for step in self.shared_steps if step.engines <= engines]
         return min((alone, *fitting), key=lambda step: step.seconds)
