@@ -17,7 +17,7 @@ LOSS_SHARE = 0.5
 def score_arm(
     engine: Engine,
     session: str | None,
-    arm: str,
+    arm: Arm,
     *,
     test_examples: int,
     generated_examples: int,
@@ -33,7 +33,7 @@ def score_arm(
     texts = engine.generate("test", session, min(generated_examples, len(losses)), deadline=rest)
     references = engine.dataset.test
     return ArmScores(
-        arm=Arm(arm),
+        arm=arm,
         examples=tuple(
             ExampleScore(
                 loss=loss,
@@ -46,11 +46,11 @@ def score_arm(
     )
 
 
-def compare(arms: Sequence[ArmScores], pairs: Sequence[tuple[str, str]] = PAIRS) -> tuple[Comparison, ...]:
+def compare(arms: Sequence[ArmScores], pairs: Sequence[tuple[Arm, Arm]] = PAIRS) -> tuple[Comparison, ...]:
     """Paired bootstrap of loss, exact match and retention, over what both arms of a pair were scored on."""
     by_name = {arm.arm: arm for arm in arms}
     comparisons = []
-    for arm, reference in ((Arm(one), Arm(other)) for one, other in pairs):
+    for arm, reference in pairs:
         both = list(zip(by_name[arm].examples, by_name[reference].examples, strict=False))
         losses = [ours.loss - theirs.loss for ours, theirs in both]
         matches = [

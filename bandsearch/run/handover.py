@@ -30,7 +30,6 @@ from bandsearch.values.progress import Listener, Update
 from bandsearch.values.spec import RunSpec
 from bandsearch.values.statistics import paired_bootstrap
 
-BASE, FULL_DEPTH, WINNER = Arm.BASE.value, Arm.FULL_DEPTH.value, Arm.WINNER.value
 # Of the time an arm has, what may go into what it has forgotten.
 RETENTION_SHARE = 0.1
 # Of the time that is left then, what lm-eval may count on; it gets whatever else the test split leaves.
@@ -87,10 +86,10 @@ def evaluate_arms(
     """Score base, tuned full depth and winner on the test split and on texts of the base's own kind, one engine per
     arm where there are as many. What is scored is kept in `scratch/arms/`, and not scored again after a kill: the
     time for it is spent."""
-    trained = {FULL_DEPTH: (winner.baseline, winner.baseline_parameters)}
+    trained = {Arm.FULL_DEPTH: (winner.baseline, winner.baseline_parameters)}
     if winner.candidate != winner.baseline:
-        trained[WINNER] = (winner.candidate, winner.trainable_parameters)
-    checkpoints: dict[str, Path | None] = {BASE: None}
+        trained[Arm.WINNER] = (winner.candidate, winner.trainable_parameters)
+    checkpoints: dict[Arm, Path | None] = {Arm.BASE: None}
     checkpoints |= {arm: best_checkpoint(home.scratch / "full", candidate) for arm, (candidate, _) in trained.items()}
     folder = home.scratch / "arms"
     folder.mkdir(exist_ok=True)
@@ -117,7 +116,7 @@ def evaluate_arms(
     with ThreadPoolExecutor(pool.size) as threads:
         fresh = dict(zip(queue, threads.map(work, range(len(queue))), strict=True))
     scores = tuple(known[arm] or fresh[arm] for arm in checkpoints)
-    if WINNER not in trained:
+    if Arm.WINNER not in trained:
         # The baseline is the winner: one training, shown under both names.
         scores = (*scores, scores[-1].model_copy(update={"arm": Arm.WINNER}))
     evaluation = Evaluation(arms=scores, comparisons=compare(scores), retention_texts=job.retention.name)
@@ -162,7 +161,7 @@ def _trained(engine: Engine, checkpoint: Path) -> tuple[Candidate, dict[str, Ten
 def _score(
     engine: Engine,
     checkpoint: Path | None,
-    arm: str,
+    arm: Arm,
     spec: RunSpec,
     plan: Plan,
     texts: tuple[Encoded, ...],

@@ -13,7 +13,7 @@ from bandsearch.engine.pool import EnginePool
 from bandsearch.engine.team import form_teams
 from bandsearch.probe.probe import ProbeSettings, run_probe
 from bandsearch.run.engines import measured_plan, start_engines
-from bandsearch.run.handover import FULL_DEPTH, WINNER, evaluate_arms, export_winner, settle
+from bandsearch.run.handover import evaluate_arms, export_winner, settle
 from bandsearch.run.job import Environment, Job, default_directory, environment, prepare_job
 from bandsearch.run.outcome import RunOutcome, outcome_of
 from bandsearch.run.planning import final_steps, spare_evaluation
@@ -33,7 +33,7 @@ from bandsearch.values.errors import (
     SpaceError,
     UsageError,
 )
-from bandsearch.values.evaluation import Evaluation, Winner
+from bandsearch.values.evaluation import Arm, Evaluation, Winner
 from bandsearch.values.ledger import Ledger
 from bandsearch.values.plan import Plan
 from bandsearch.values.profile import SensitivityProfile
@@ -258,9 +258,9 @@ def _winner(at: _Run, profile: SensitivityProfile) -> Winner:
 def _train(at: _Run, winner: Winner) -> Winner:
     """Train winner and baseline fully. If the baseline comes out ahead it is the winner, and written as such."""
     folder = at.home.scratch / "full"
-    arms = {FULL_DEPTH: winner.baseline}
+    arms = {Arm.FULL_DEPTH: winner.baseline}
     if winner.candidate != winner.baseline:
-        arms = {WINNER: winner.candidate, **arms}
+        arms = {Arm.WINNER: winner.candidate, **arms}
     with at.ledger.stage("retrain"):
         left, spare = at.wall_left("evaluate"), spare_evaluation(at.plan, len(arms))
 

@@ -12,6 +12,7 @@ from bandsearch.engine.team import Team
 from bandsearch.rundir import write_atomically
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.errors import AdapterError
+from bandsearch.values.evaluation import Arm
 from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.plan import VALIDATIONS, Plan
 from bandsearch.values.progress import Listener, Update
@@ -24,7 +25,7 @@ RETRIES = 3
 class Training(Value):
     """A full training as far as it got. `best_steps` is where validation loss was lowest; that adapter is kept."""
 
-    arm: str
+    arm: Arm
     candidate: Candidate
     points: tuple[Point, ...]
     best_steps: int
@@ -45,13 +46,13 @@ def best_checkpoint(folder: Path, candidate: Candidate) -> Path:
 
 def retrain(
     teams: Sequence[Team],
-    arms: dict[str, Candidate],
+    arms: dict[Arm, Candidate],
     fidelity: Fidelity,
     folder: Path,
     wall_left: Callable[[], float],
     listen: Listener,
     stop: Callable[[], bool],
-) -> dict[str, Training]:
+) -> dict[Arm, Training]:
     """Train every arm on its team from one validation to the next, side by side, to the end or to the deadline.
     Resumable.
 
@@ -84,7 +85,7 @@ def retrain(
 class _Arm:
     """One training under way. `pending` is a reading that is not kept yet."""
 
-    def __init__(self, team: Team, name: str, candidate: Candidate, fidelity: Fidelity, folder: Path) -> None:
+    def __init__(self, team: Team, name: Arm, candidate: Candidate, fidelity: Fidelity, folder: Path) -> None:
         self._team, self.name = team, name
         self._candidate, self._fidelity, self._folder = candidate, fidelity, folder
         self.points: list[Point] = []

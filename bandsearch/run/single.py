@@ -21,7 +21,7 @@ from bandsearch.run.engines import engine_setups, measured_plan, start_engines
 from bandsearch.run.job import prepare_job
 from bandsearch.rundir import RunDirectory, disk_errors, write_atomically
 from bandsearch.values.errors import AdapterError, RunDirectoryError, UsageError
-from bandsearch.values.evaluation import ArmScores, Evaluation
+from bandsearch.values.evaluation import Arm, ArmScores, Evaluation
 from bandsearch.values.plan import Plan
 from bandsearch.values.profile import SensitivityProfile
 from bandsearch.values.progress import Listener, Update, silent
@@ -68,7 +68,7 @@ def evaluate_adapter(
     job = prepare_job(spec)
     require_sound(adapter, job.summary.layout)
     base = Engine.load(engine_setups(job)[0])
-    arms = [_score(base, "base", spec, examples, listen)]
+    arms = [_score(base, Arm.BASE, spec, examples, listen)]
     base.close()
     listen(Update(stage="evaluate", message=f"forgetting on {len(job.retention.texts)} texts ({job.retention.name})"))
     padding = base.tokenizer.pad_token_id
@@ -76,13 +76,13 @@ def evaluate_adapter(
     mounted = mount_adapter(base.model, adapter)
     kept.append(measure_retention(mounted, padding, job.retention.texts))
     with_adapter = Engine(merge_adapter(mounted), base.layout, base.tokenizer, base.dataset, base.threads)
-    arms.append(_score(with_adapter, "adapter", spec, examples, listen))
+    arms.append(_score(with_adapter, Arm.ADAPTER, spec, examples, listen))
     scores = tuple(arm.model_copy(update={"retention": each}) for arm, each in zip(arms, kept, strict=True))
-    comparisons = compare(scores, pairs=(("adapter", "base"),))
+    comparisons = compare(scores, pairs=((Arm.ADAPTER, Arm.BASE),))
     return Evaluation(arms=scores, comparisons=comparisons, retention_texts=job.retention.name)
 
 
-def _score(engine: Engine, arm: str, spec: RunSpec, examples: int | None, listen: Listener) -> ArmScores:
+def _score(engine: Engine, arm: Arm, spec: RunSpec, examples: int | None, listen: Listener) -> ArmScores:
     count = min(examples or len(engine.dataset.test), len(engine.dataset.test))
     listen(Update(stage="evaluate", message=f"scoring {arm} on {count} examples"))
     scores = score_arm(engine, None, arm, test_examples=count, generated_examples=count)
