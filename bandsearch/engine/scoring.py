@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from bandsearch.data.dataset import Dataset, Encoded
 from bandsearch.engine.batches import tight_batches
 from bandsearch.engine.failures import OutOfMemoryError
+from bandsearch.engine.memory import within_memory
 from bandsearch.engine.passes import Passes
 from bandsearch.engine.session import Session
 from bandsearch.engine.training import part_of
@@ -62,7 +64,7 @@ def split_losses(
 def _losses(
     passes: Passes, dataset: Dataset, split: str, sessions: Sequence[Session | None], rows: tuple[int, ...]
 ) -> list[dict[int, ExampleLoss]]:
-    each = _token_losses(passes, split, sessions, rows)
+    each = within_memory(partial(_token_losses, passes, split, sessions, rows))
     if each is None:
         torch.cuda.empty_cache()
         if len(sessions) > 1:
@@ -84,13 +86,9 @@ def _losses(
 
 def _token_losses(
     passes: Passes, split: str, sessions: Sequence[Session | None], rows: tuple[int, ...]
-) -> list[Tensor] | None:
-    """None where memory does not do; what the pass has made is gone then."""
-    try:
-        with torch.no_grad():
-            return passes.token_losses(split, [part_of(session, rows) for session in sessions])
-    except torch.OutOfMemoryError:
-        return None
+) -> list[Tensor]:
+    with torch.no_grad():
+        return passes.token_losses(split, [part_of(session, rows) for session in sessions])
 
 
 def greedy_answers(
@@ -133,7 +131,7 @@ def _continued(
     model: Any, prompts: Sequence[Sequence[int]], pad: int, stops: list[int] | None, new_tokens: int
 ) -> list[list[int]]:
     """Token ids behind each prompt. Out of memory halves the prompts of a batch."""
-    found = _generated(model, prompts, pad, stops, new_tokens)
+    found = within_memory(partial(_generated, model, prompts, pad, stops, new_tokens))
     if found is not None:
         return found
     torch.cuda.empty_cache()
@@ -147,8 +145,7 @@ def _continued(
 
 def _generated(
     model: Any, prompts: Sequence[Sequence[int]], pad: int, stops: list[int] | None, new_tokens: int
-) -> list[list[int]] | None:
-    """None where memory does not do."""
+) -> list[list[int]]:
     device = model.get_input_embeddings().weight.device
     width = max(map(len, prompts))
     ids = torch.full((len(prompts), width), pad)
@@ -156,21 +153,18 @@ def _generated(
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
-    try:
-        with torch.no_grad():
-            output = model.generate(
-                input_ids=ids.to(device),
-                attention_mask=mask.to(device),
-                max_new_tokens=new_tokens,
-                # A model's own defaults would have it sample, or avoid what it has said.
-                do_sample=False,
-                num_beams=1,
-                repetition_penalty=1.0,
-                no_repeat_ngram_size=0,
-                pad_token_id=pad,
-                eos_token_id=stops,
-            )
-    except torch.OutOfMemoryError:
-        return None
+    with torch.no_grad():
+        output = model.generate(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            max_new_tokens=new_tokens,
+            # A model's own defaults would have it sample, or avoid what it has said.
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            pad_token_id=pad,
+            eos_token_id=stops,
+        )
     found: list[list[int]] = output[:, width:].tolist()
     return found

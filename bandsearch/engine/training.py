@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from bandsearch.data.dataset import Dataset
 from bandsearch.engine.batches import WINDOW, Lengths, examples_at
 from bandsearch.engine.failures import DivergedError, OutOfMemoryError
+from bandsearch.engine.memory import within_memory
 from bandsearch.engine.passes import Part, Passes
 from bandsearch.engine.session import Session
 
@@ -76,7 +78,7 @@ class Trainer:
         while True:
             losses = {name: torch.zeros((), device=self._passes.device) for name in batches}
             for portion in self._portions(sessions, batches):
-                means = self._accumulate(portion, tokens)
+                means = within_memory(partial(self._accumulate, portion, tokens))
                 if means is None:
                     for session in sessions:
                         session.optimizer.zero_grad(set_to_none=True)
@@ -90,15 +92,11 @@ class Trainer:
             else:
                 return losses
 
-    def _accumulate(self, portion: Portion, tokens: Mapping[str, int]) -> list[Tensor] | None:
-        """Gradients of a pass, and its sessions' losses; None where memory does not do. What the pass has made is gone
-        when this returns, which a second try needs: a graph that is still referred to keeps its memory."""
-        try:
-            found = self._passes.token_losses("train", [part_of(each, rows) for each, rows in portion])
-            means = [one.sum() / tokens[each.name] for (each, _), one in zip(portion, found, strict=True)]
-            torch.stack(means).sum().backward()
-        except torch.OutOfMemoryError:
-            return None
+    def _accumulate(self, portion: Portion, tokens: Mapping[str, int]) -> list[Tensor]:
+        """Gradients of a pass, and its sessions' losses."""
+        found = self._passes.token_losses("train", [part_of(each, rows) for each, rows in portion])
+        means = [one.sum() / tokens[each.name] for (each, _), one in zip(portion, found, strict=True)]
+        torch.stack(means).sum().backward()
         return [mean.detach() for mean in means]
 
     def _portions(self, sessions: Sequence[Session], batches: Batches) -> list[Portion]:
