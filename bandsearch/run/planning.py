@@ -27,9 +27,12 @@ LEAST_TRAININGS, LARGEST_CONFIRM_SHARE = 5, 0.6
 # Promised is at most 2 % over; half of that and two seconds are kept back for what no measurement foresees.
 SLACK_SHARE = 0.01
 SLACK_SECONDS = 2.0
-# Steps in shared passes per step of the final training when a budget is spread evenly: 10 confirmations at 2/3 length
+# Steps in shared passes per step of the length that search and confirmation are made for: 10 confirmations at 2/3 of it
 # and about thirty proxies, most of which stop at a ninth.
 SHARED_STEPS = 16
+# Of what there is for training, what the final one may take to come closer to the epochs wanted; it is then longer than
+# what the search is made for, at most so many times.
+FINAL_SHARE, MOST_LENGTHENED = 0.25, 2
 # The final trainings: winner and baseline.
 ARMS = 2
 SMALLEST_FULL_STEPS = 20
@@ -85,7 +88,7 @@ def make_plan(
             needed += confirm_seconds(choice.trainings, choice.fraction * wanted, confirming, engines)
         return free, needed
 
-    full_steps = wanted
+    full_steps = searched = wanted
     if wall_seconds is not None:
         free, needed = free_and_needed(wall_seconds)
         if free < needed:
@@ -95,20 +98,23 @@ def make_plan(
                 f"training itself needs {needed:.0f} s.",
                 f"The smallest that works is about {smallest}.",
             )
-        if bounded and not spec.train.steps:
+        if bounded:
             # All engines are held while the arms are trained, whether they take part or not.
-            spread = engines * step + SHARED_STEPS * costs.seconds_per_candidate_step * MARGIN
-            full_steps = min(wanted, max(least, int(free * engines / spread)))
+            shared = SHARED_STEPS * costs.seconds_per_candidate_step * MARGIN / engines
+            lengths = (least, int(free / (step + shared)), int(FINAL_SHARE * free / step))
+            full_steps = min(wanted, max(lengths))
+            paid = int((free - full_steps * step) / shared)
+            searched = min(full_steps, max(paid, math.ceil(full_steps / MOST_LENGTHENED)))
     size = evaluation_size(costs, test_examples, retention_texts, engines, wall_seconds)
     evaluate = evaluation_seconds(spec, costs, size, engines, wall_seconds)
 
-    rungs = _rungs(full_steps)
+    rungs = _rungs(searched)
     retrain = full_steps * step + _validations(costs, final.engines)
     confirm_choice, confirm, search, probe = _share(
         spec,
         costs,
         confirm_costs(spec, costs, size.retained),
-        full_steps,
+        searched,
         rungs,
         engines,
         wall_seconds,
@@ -121,7 +127,7 @@ def make_plan(
         while expected < ENOUGH_CANDIDATES and rungs[0] / ETA >= SMALLEST_RUNG:
             rungs = tuple(round(rung / ETA) for rung in rungs)
             expected = candidates_for(device_seconds, rungs, costs)
-    confirm_steps = max(rungs[-1], round(full_steps * confirm_choice.fraction))
+    confirm_steps = max(rungs[-1], round(searched * confirm_choice.fraction))
     final_length = f"{full_steps} steps"
     if full_steps < wanted:
         final_length = f"{full_steps} of {wanted} steps{', more if time is left' if bounded else ''}"
@@ -204,18 +210,17 @@ def _share(
     spec: RunSpec,
     costs: Costs,
     confirming: Costs,
-    full_steps: int,
+    searched: int,
     rungs: tuple[int, ...],
     engines: int,
     wall_seconds: float | None,
     *,
     fixed: float,
 ) -> tuple[ConfirmChoice, float, float, float]:
-    """How to confirm, and the seconds of confirm, search and probe."""
+    """How to confirm, and the seconds of confirm, search and probe, made for a training of `searched` steps."""
     choices = confirm_choices(bounded=wall_seconds is not None and spec.trials is None)
     costs_of = {
-        choice: confirm_seconds(choice.trainings, choice.fraction * full_steps, confirming, engines)
-        for choice in choices
+        choice: confirm_seconds(choice.trainings, choice.fraction * searched, confirming, engines) for choice in choices
     }
     if wall_seconds is None or spec.trials is not None:
         search = _search_seconds(spec.trials or 1, rungs, costs, engines=1)
@@ -224,7 +229,7 @@ def _share(
     probe = PROBE_SHARE * wall_seconds
     free = max(0.0, wall_seconds * (1 - SLACK_SHARE) - SLACK_SECONDS - fixed - probe)
     shortest = min(choice.fraction for choice in choices)
-    least = confirm_seconds(LEAST_TRAININGS, shortest * full_steps, confirming, engines)
+    least = confirm_seconds(LEAST_TRAININGS, shortest * searched, confirming, engines)
     share = confirm_share(free, least)
     fitting = [choice for choice in choices if costs_of[choice] <= share]
     choice = fitting[0] if fitting else choices[-1]
@@ -238,7 +243,7 @@ def confirm_share(free: float, least: float) -> float:
 
 
 class ConfirmChoice(NamedTuple):
-    """`fraction` of the full steps on so many seeds, of searched finalists and baselines."""
+    """`fraction` of the length that the search is made for, on so many seeds, of searched finalists and baselines."""
 
     fraction: float
     seeds: int
@@ -272,9 +277,9 @@ def confirm_seconds(trainings: int, steps: float, costs: Costs, engines: int) ->
     return math.ceil(trainings / engines) * (training + costs.seconds_per_validation)
 
 
-def _rungs(full_steps: int) -> tuple[int, ...]:
-    """Rungs at a third of the full length and, as long as they stay telling, at a ninth and a twenty-seventh."""
-    rungs = [max(1, round(full_steps / ETA))]
+def _rungs(searched: int) -> tuple[int, ...]:
+    """Rungs at a third of that length and, as long as they stay telling, at a ninth and a twenty-seventh."""
+    rungs = [max(1, round(searched / ETA))]
     while len(rungs) < 3 and rungs[0] / ETA >= SMALLEST_RUNG:
         rungs.insert(0, round(rungs[0] / ETA))
     return tuple(rungs)
