@@ -269,7 +269,7 @@ class _Building:
         return [
             EngineSetup(
                 source=self.source,
-                data=DataSpec(name=f"{MODEL}:{self.task}"),
+                data=DataSpec(name=f"demo:{self.task}"),
                 seed=0,
                 dtype=spec.dtype,
                 device=placement.device,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 from planted import header
 
@@ -19,13 +22,15 @@ from benchmarks.bandbench.rows import Rows
 
 DESIGN = Design(rungs=(2,), full_steps=3, batch_size=4, validation_examples=8)
 HABIT = (2, "mlp")
+LAYERS = 4
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Measured:
+def found(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[[str], Path]) -> Measured:
     folder = tmp_path_factory.mktemp("signals")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measuring, "WARM_STEPS", 1)
+        patch.setattr(measuring, "MODEL", str(tiny_model("qwen2")))
         Rows(folder / "swap.jsonl").begin(header("swap", design=DESIGN))
         measure(folder, "swap", HABIT)
     made = load_measured(folder, "swap")
@@ -38,15 +43,17 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Measured:
 
 
 def test_every_layer_and_every_band_has_a_number(found: Measured) -> None:
-    assert {len(values) for values in found.layers.values()} == {12}
+    assert {len(values) for values in found.layers.values()} == {LAYERS}
     assert all(max(values) > min(values) for values in found.layers.values())
-    assert {len(bands) for bands in found.bands.values()} == {78}
+    assert {len(bands) for bands in found.bands.values()} == {LAYERS * (LAYERS + 1) // 2}
     assert found.seconds.keys() == found.layers.keys() | found.bands.keys()
 
 
-def test_the_masked_run_with_all_layers_is_a_full_depth_training(found: Measured) -> None:
+def test_the_masked_run_with_all_layers_is_a_full_depth_training(
+    found: Measured, tiny_model: Callable[[str], Path]
+) -> None:
     setup = EngineSetup(
-        source=resolve(ModelSpec(name="demo")),
+        source=resolve(ModelSpec(name=str(tiny_model("qwen2")))),
         data=DataSpec(name="demo:swap"),
         seed=0,
         dtype="float32",
@@ -55,7 +62,7 @@ def test_the_masked_run_with_all_layers_is_a_full_depth_training(found: Measured
     )
     engine = Engine.load(setup)
     candidate = Candidate(
-        bands=(Band.full(12),),
+        bands=(Band.full(LAYERS),),
         rank=2,
         alpha=DESIGN.alpha,
         targets=("mlp",),
@@ -64,9 +71,9 @@ def test_the_masked_run_with_all_layers_is_a_full_depth_training(found: Measured
     fidelity = Fidelity(steps=3, batch_size=4, seed=0, schedule=Schedule.LINEAR, warmup_steps=0, validation_examples=8)
     loss = engine.advance(engine.admit(candidate, fidelity), 3).loss
     scores = {(start, stop): score for start, stop, score in found.bands["masked run, 3 steps"]}
-    assert -scores[0, 12] == pytest.approx(loss, abs=1e-5)
+    assert -scores[0, LAYERS] == pytest.approx(loss, abs=1e-5)
     # Narrower parts of an adapter that was trained whole hold less of it.
-    assert scores[0, 12] > scores[5, 6]
+    assert scores[0, LAYERS] > scores[2, 3]
 
 
 def test_a_supernet_trains_parts_and_a_warm_start_goes_on_from_it(found: Measured) -> None:

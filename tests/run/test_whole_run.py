@@ -224,26 +224,27 @@ def test_a_finished_run_is_reported_where_its_devices_are_not(
     assert "visible" in refused.stderr
 
 
-@pytest.mark.parametrize(
-    "blow", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=["killed", "interrupted", "terminated"]
-)
-def test_stopped_in_the_search_and_resumed_it_comes_out_the_same(
-    finished: tuple[Path, list[dict]], options: list[str | Path], blow: signal.Signals, tmp_path: Path
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_stopped_again_and_again_and_resumed_it_comes_out_the_same(
+    finished: tuple[Path, list[dict]], options: list[str | Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "stopped"
-    worker = subprocess.Popen(
-        command(*options, "--out", out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment()
-    )
-    records = out / "trials.jsonl"
-    while worker.poll() is None and not (records.exists() and records.read_text().count("\n") >= 2):
-        time.sleep(0.02)
-    worker.send_signal(blow)
-    _, said = worker.communicate(timeout=120)
-    assert worker.returncode == (-signal.SIGKILL if blow is signal.SIGKILL else 130)
-    if blow is not signal.SIGKILL:
-        assert f"bandsearch resume {out}" in said
-        assert "Traceback" not in said
-    assert not (out / "winner.json").exists()
+    records, begun = out / "trials.jsonl", command(*options, "--out", out)
+    for blow, trained in ((signal.SIGINT, 2), (signal.SIGTERM, 4), (signal.SIGKILL, 6)):
+        worker = subprocess.Popen(
+            begun, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment()
+        )
+        while worker.poll() is None and not (records.exists() and records.read_text().count("\n") >= trained):
+            time.sleep(0.02)
+        worker.send_signal(blow)
+        _, said = worker.communicate(timeout=120)
+        assert worker.returncode == (-signal.SIGKILL if blow is signal.SIGKILL else 130)
+        if blow is not signal.SIGKILL:
+            assert f"bandsearch resume {out}" in said
+            assert "Traceback" not in said
+        assert not (out / "winner.json").exists()
+        begun = command("resume", out)
     assert bandsearch("resume", out).returncode == 0
     whole = finished[0]
     assert (out / "winner.json").read_bytes() == (whole / "winner.json").read_bytes()
