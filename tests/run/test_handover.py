@@ -50,7 +50,7 @@ def evaluated(home: RunDirectory, pool: Pool, heard: list[Update], left: float =
         retention=SimpleNamespace(texts=(), name="neutral prompts"),
         summary=SimpleNamespace(layout=None),
         source=None,
-        dataset=SimpleNamespace(name="mine", template="none"),
+        dataset=SimpleNamespace(name="mine", template="none", chat_template=""),
     )
     plan: Any = SimpleNamespace(retention_texts=0)
     return handover.evaluate_arms(pool, home, job, plan, WINNER, lambda: left, heard.append)  # type: ignore[arg-type]
