@@ -81,8 +81,8 @@ def _prompts(template: str | None, chat_template: Path | None) -> str:
         )
     if chat_template is not None:
         return (
-            f"It was trained on this form of prompt: `{_plain(template)}`. `{chat_template.name}` writes it: ask "
-            "through `tokenizer.apply_chat_template`, or through vLLM's `/v1/chat/completions` with `--chat-template`."
+            f"It was trained on conversations as `{chat_template.name}` writes them (`{_plain(template)}`): ask "
+            "through `tokenizer.apply_chat_template`, or vLLM's `/v1/chat/completions`, with that template."
         )
     return (
         f"It was trained on this form of prompt: `{_plain(template)}`. Ask in the same form; vLLM's `/v1/completions` "
