@@ -13,6 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bandsearch.data.chat_templates import load_template
 from bandsearch.demo.corpus import CORPUS
 from bandsearch.demo.tasks import TASKS
 from bandsearch.models.aliases import DEMO
@@ -43,6 +44,7 @@ def specify(
     trust_remote_code: bool = False,
     dataset_config: str | None = None,
     dataset_split: str | None = None,
+    template: str | None = None,
     max_length: int = 1024,
     max_examples: int | None = None,
     epochs: float = 3.0,
@@ -59,7 +61,8 @@ def specify(
     """Everything a person decides, checked. Raises UsageError, SpaceError or BudgetError.
 
     `dataset` may be left out for the embedded model alone, which brings its own tasks. It also brings texts of the kind
-    it was pre-trained on, which take the place of the neutral ones where no `retention` is given.
+    it was pre-trained on, which take the place of the neutral ones where no `retention` is given. `template` is a jinja
+    chat template's file or name, read now and kept with the specification.
     """
     if dataset is None:
         if model != DEMO:
@@ -83,6 +86,7 @@ def specify(
             split=dataset_split,
             max_length=max_length,
             max_examples=max_examples,
+            template=load_template(template) if template else None,
         ),
         train=TrainSpec(epochs=epochs, steps=steps, batch_size=batch_size),
         space=load_space(space),

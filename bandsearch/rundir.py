@@ -229,11 +229,9 @@ def _is_begun(path: Path) -> bool:
 
 def _differences(old: RunSpec, new: RunSpec) -> list[str]:
     before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
-    return [
-        f"{key} {before.get(key)!r} -> {after.get(key)!r}"
-        for key in before | after
-        if before.get(key) != after.get(key)
-    ]
+    changed = [(key, before.get(key), after.get(key)) for key in before | after if before.get(key) != after.get(key)]
+    # The text of a chat template has many lines.
+    return [f"{key} differs" if "\n" in f"{old}{new}" else f"{key} {old!r} -> {new!r}" for key, old, new in changed]
 
 
 def _flat(tree: object, prefix: str = "") -> dict[str, object]:

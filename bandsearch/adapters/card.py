@@ -22,11 +22,13 @@ def model_card(
     template: str | None,
     adapter: Path,
     evaluation: Evaluation | None = None,
+    chat_template: Path | None = None,
 ) -> str:
     """What the adapter is, how it was chosen, what it measures and how to use it.
 
     `data` is the data set's name, `template` how its examples were written as text, None for the model's
-    own chat template; `adapter` where the adapter lies.
+    own chat template; `adapter` where the adapter lies, `chat_template` where what writes `template` lies, if anything
+    does.
     Without `evaluation` the numbers of the test split are left out.
     """
     name = f"{source.slug} adapter for {data}"
@@ -47,9 +49,9 @@ def model_card(
             )
     parts += [
         "## Use",
-        _prompts(template),
-        "```python\n" + _python(source, adapter) + "\n```",
-        _serving(winner, layout, source, adapter),
+        _prompts(template, chat_template),
+        "```python\n" + _python(source, adapter, chat_template) + "\n```",
+        _serving(winner, layout, source, adapter, chat_template),
         f"The scale of the update is folded into the B factors (`lora_alpha` = `r` = {winner.candidate.rank}), so that "
         "every PEFT and vLLM release computes the same update.",
     ]
@@ -70,12 +72,17 @@ def _header(source: Source) -> str:
     return "---\n" + yaml.safe_dump(fields, sort_keys=False).strip() + "\n---"
 
 
-def _prompts(template: str | None) -> str:
+def _prompts(template: str | None, chat_template: Path | None) -> str:
     """An adapter knows the form it was trained in, and no other file of it says which that was."""
     if template is None:
         return (
             "It was trained on the model's chat template: ask through `tokenizer.apply_chat_template`, or vLLM's "
             "`/v1/chat/completions`."
+        )
+    if chat_template is not None:
+        return (
+            f"It was trained on conversations as `{chat_template.name}` writes them (`{_plain(template)}`): ask "
+            "through `tokenizer.apply_chat_template`, or vLLM's `/v1/chat/completions`, with that template."
         )
     return (
         f"It was trained on this form of prompt: `{_plain(template)}`. Ask in the same form; vLLM's `/v1/completions` "
@@ -83,12 +90,12 @@ def _prompts(template: str | None) -> str:
     )
 
 
-def _serving(winner: Winner, layout: Layout, source: Source, adapter: Path) -> str:
+def _serving(winner: Winner, layout: Layout, source: Source, adapter: Path, chat_template: Path | None) -> str:
     if layout.serving is Serving.NONE:
         return (
             f"vLLM serves no LoRA adapters on {layout.family} models; `model.merge_and_unload()` makes a plain model."
         )
-    return "```sh\n" + serve_command(source, adapter, winner.candidate.rank) + "\n```"
+    return "```sh\n" + serve_command(source, adapter, winner.candidate.rank, chat_template=chat_template) + "\n```"
 
 
 def _choice(winner: Winner, layout: Layout) -> str:
@@ -153,13 +160,18 @@ def _plain(text: str) -> str:
     return " ".join(text.split()).replace("`", "'").replace("<", "&lt;").replace("|", "\\|")
 
 
-def _python(source: Source, adapter: Path) -> str:
+def _python(source: Source, adapter: Path, chat_template: Path | None) -> str:
     options = f", revision={source.revision!r}" if source.revision else ""
     options += ", trust_remote_code=True" if source.trust_remote_code else ""
-    return (
-        "from peft import PeftModel\n"
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f"base = AutoModelForCausalLM.from_pretrained({source.location!r}{options})\n"
-        f"tokenizer = AutoTokenizer.from_pretrained({source.location!r}{options})\n"
-        f"model = PeftModel.from_pretrained(base, {str(adapter)!r})"
-    )
+    lines = [
+        "from peft import PeftModel",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        f"base = AutoModelForCausalLM.from_pretrained({source.location!r}{options})",
+        f"tokenizer = AutoTokenizer.from_pretrained({source.location!r}{options})",
+        f"model = PeftModel.from_pretrained(base, {str(adapter)!r})",
+    ]
+    if chat_template is not None:
+        lines.insert(0, "from pathlib import Path\n")
+        lines.append(f'tokenizer.chat_template = Path({str(chat_template)!r}).read_text(encoding="utf-8")')
+    return "\n".join(lines)

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from bandsearch.adapters.limits import CHAT_TEMPLATE_FILE
 from bandsearch.adapters.lora import module_paths, tensor_names
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.errors import AdapterError
@@ -31,8 +32,11 @@ def export_adapter(
     source: Source,
     destination: Path,
     card: str,
+    chat_template: str = "",
 ) -> None:
     """Write the trained factors as a PEFT directory: configuration, weights and model card, all or nothing.
+
+    With them the `chat_template` that was trained with, in jinja, where it is not the base's own.
 
     The scale is folded into B and all factors get one rank R with alpha = R, so that the scale every reader computes
     is 1: older vLLM releases ignore per-module ranks and alphas. `tensors` carry PEFT's saved names. An adapter
@@ -54,6 +58,8 @@ def export_adapter(
             (fresh / WEIGHTS_FILE).write_bytes(save(folded, metadata={"format": "pt"}))
             (fresh / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
             (fresh / CARD_FILE).write_text(card, encoding="utf-8")
+            if chat_template:
+                (fresh / CHAT_TEMPLATE_FILE).write_text(chat_template, encoding="utf-8")
             if destination.exists():
                 os.rename(destination, Path(scratch) / "old")
             os.rename(fresh, destination)

@@ -11,6 +11,9 @@ from bandsearch.values.source import Source
 MAX_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 DEFAULT_MAX_LORA_RANK = 16
 
+# Beside an adapter, under the name that Hugging Face repositories have it by.
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
+
 # Labels that say how A and B began. Others (pissa, olora, corda, loftq) change the base weights too.
 INIT_LABELS = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
 
@@ -20,13 +23,27 @@ def max_lora_rank(rank: int) -> int | None:
     return next((allowed for allowed in MAX_LORA_RANKS if allowed >= rank), None)
 
 
-def serve_command(source: Source, adapter: Path, rank: int, name: str = "bandsearch") -> str:
-    """The shell command that serves the base and, as model `name`, the adapter through vLLM."""
+def chat_template_of(adapter: Path) -> Path | None:
+    """Where an exported adapter keeps its chat template, None where that is the base's own."""
+    path = adapter / CHAT_TEMPLATE_FILE
+    return path if path.is_file() else None
+
+
+def serve_command(
+    source: Source, adapter: Path, rank: int, name: str = "bandsearch", chat_template: Path | None = None
+) -> str:
+    """The shell command that serves the base and, as model `name`, the adapter through vLLM.
+
+    vLLM takes tokenizer and chat template from the base, never from an adapter's directory: another `chat_template` has
+    to be named.
+    """
     parts = ["vllm", "serve", source.location]
     if source.revision:
         parts += ["--revision", source.revision]
     if source.trust_remote_code:
         parts.append("--trust-remote-code")
+    if chat_template is not None:
+        parts += ["--chat-template", str(chat_template)]
     allowed = max_lora_rank(rank) or rank
     parts += ["--enable-lora", "--max-lora-rank", str(allowed), "--lora-modules", f"{name}={adapter}"]
     return shlex.join(parts)

@@ -18,6 +18,7 @@ from bandsearch.cli.options import (
     MaxLength,
     ModelName,
     Revision,
+    Template,
     TrustRemoteCode,
     takes_specification,
 )
@@ -151,6 +152,7 @@ def data(
     trust_remote_code: TrustRemoteCode = False,
     dataset_config: DatasetConfig = None,
     dataset_split: DatasetSplit = None,
+    template: Template = None,
     max_length: MaxLength = 1024,
     max_examples: MaxExamples = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of rows.")] = 0,
@@ -162,8 +164,10 @@ def data(
     Examples:
       bandsearch data my.jsonl --model qwen2.5-7b
       bandsearch data openai/gsm8k --dataset-config main -m llama3.2-1b
+      bandsearch data my.jsonl --model ./my-base --template chat_template.jinja
       bandsearch data demo:swap --json
     """
+    from bandsearch.data.chat_templates import load_template
     from bandsearch.data.dataset import prepare
     from bandsearch.data.inspection import describe, facts
     from bandsearch.models.aliases import resolve
@@ -171,7 +175,12 @@ def data(
     from bandsearch.values.spec import DataSpec, ModelSpec
 
     spec = DataSpec(
-        name=name, config=dataset_config, split=dataset_split, max_length=max_length, max_examples=max_examples
+        name=name,
+        config=dataset_config,
+        split=dataset_split,
+        max_length=max_length,
+        max_examples=max_examples,
+        template=load_template(template) if template else None,
     )
     source = resolve(ModelSpec(name=model, revision=revision, trust_remote_code=trust_remote_code))
     with session(json, stoppable=False) as at:

@@ -45,6 +45,13 @@ DatasetSplit = Annotated[str | None, typer.Option(help="Split of a hub data set.
 MaxLength = Annotated[
     int, typer.Option(min=8, help="Tokens per example, prompt and answer together.", rich_help_panel=DATA)
 ]
+Template = Annotated[
+    str | None,
+    typer.Option(
+        help="Chat template in place of the model's own: a jinja file such as chat_template.jinja, or chatml.",
+        rich_help_panel=DATA,
+    ),
+]
 MaxExamples = Annotated[int | None, typer.Option(min=1, help="Use at most this many rows.", rich_help_panel=DATA)]
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output, and nothing else.")]
 RunPath = Annotated[Path, typer.Argument(metavar="DIR", help="The run's directory.")]
@@ -117,6 +124,7 @@ def specification(
     trust_remote_code: TrustRemoteCode = False,
     dataset_config: DatasetConfig = None,
     dataset_split: DatasetSplit = None,
+    template: Template = None,
     max_length: MaxLength = 1024,
     max_examples: MaxExamples = None,
     epochs: Annotated[
@@ -173,6 +181,7 @@ def specification(
         trust_remote_code=trust_remote_code,
         dataset_config=dataset_config,
         dataset_split=dataset_split,
+        template=template,
         max_length=max_length,
         max_examples=max_examples,
         epochs=epochs,

@@ -17,7 +17,7 @@ from bandsearch.data.shapes import TEXT_AND_LABEL, Recognised, Shape, recognise
 from bandsearch.data.splits import SHARE, Distinct, Key, divided, held_out, ranked, sampled, without_duplicates
 from bandsearch.data.template import template_for
 from bandsearch.values.errors import DataError
-from bandsearch.values.spec import DataSpec
+from bandsearch.values.spec import ChatTemplate, DataSpec
 
 __all__ = ["Counts", "Dataset", "Encoded", "prepare"]
 
@@ -45,8 +45,9 @@ class Counts:
 class Dataset:
     """Examples by split, in an order that does not depend on the order of rows.
 
-    `fingerprint` is equal for equal rows of equal shape. `notes` say in words what was recognised, cut and dropped.
-    `stop_ids` are the tokens that end an answer. `template` says how rows were written as text.
+    `fingerprint` is equal for equal rows of equal shape, with an equal template where one was given. `notes` say in
+    words what was recognised, cut and dropped. `stop_ids` are the tokens that end an answer. `template` says how rows
+    were written as text; `chat_template` is what writes them so, in jinja, where the model does not bring it.
     """
 
     name: str
@@ -58,12 +59,13 @@ class Dataset:
     notes: tuple[str, ...]
     stop_ids: tuple[int, ...] = ()
     template: str = ""
+    chat_template: str = ""
     max_length: int = 0
     counts: Counts = field(default_factory=Counts)
 
 
 def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int) -> Dataset:
-    """Read a data set and make it ready to train on. Raises DataError.
+    """Read a data set and make it ready to train on. Raises DataError, and UsageError for a template of no use.
 
     `seed` chooses the rows where `spec.max_examples` leaves some out; which split a row belongs to depends on its
     content alone. Splits that the data set brings are used as they are, without rows that ask what another one asks.
@@ -85,11 +87,12 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int) -> Da
         )
     chosen = _chosen(*parts, limit=spec.max_examples, seed=seed)
     keys = [key for part in chosen for key in part]
-    template = template_for(tokenizer, recognised.shape, tuple(by_key.values()))
+    template = template_for(tokenizer, recognised.shape, tuple(by_key.values()), spec.template)
     max_length = min(spec.max_length, tokenizer.model_max_length)
     encoding = encode([by_key[key] for key in keys], template, tokenizer, max_length)
     if too_many(encoding.problems, len(keys)):
-        raise refuse(table.name, encoding.problems, len(keys), "Mend or remove these rows.")
+        other = f", or give another --template than {spec.template.name}" if spec.template else ""
+        raise refuse(table.name, encoding.problems, len(keys), f"Mend or remove these rows{other}.")
     unusable = (recognised.problems, *(part.problems for part in own.values()), encoding.problems)
     problems = tuple(itertools.chain.from_iterable(unusable))
     encoded = {key: each for key, each in zip(keys, encoding.encoded, strict=True) if each is not None}
@@ -114,15 +117,16 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int) -> Da
         train=train,
         validation=validation,
         test=test,
-        fingerprint=_fingerprint(recognised.shape, *parts),
+        fingerprint=_fingerprint(recognised.shape, spec.template, *parts),
         notes=(),
         stop_ids=tuple(sorted(encoding.stops)),
         template=template.description,
+        chat_template=template.jinja,
         max_length=max_length,
         counts=counts,
     )
     brought = [name for name, part in (("validation", parts[1]), ("test", parts[2])) if part.examples]
-    notes = _notes(dataset, recognised, encoding.adapted, spec, brought, by_prompt, problems)
+    notes = _notes(dataset, recognised, template.notes, encoding.adapted, spec, brought, by_prompt, problems)
     return replace(dataset, notes=tuple(notes))
 
 
@@ -182,8 +186,10 @@ def _too_little(name: str, spec: DataSpec, max_length: int, left: int, dropped: 
     return DataError(message, f"Give --max-length {enough}, which holds half of these rows whole.")
 
 
-def _fingerprint(shape: Shape, *parts: Distinct) -> str:
+def _fingerprint(shape: Shape, template: ChatTemplate | None, *parts: Distinct) -> str:
     digest = hashlib.sha256(shape.encode())
+    if template:
+        digest.update(b"\0" + template.text.encode())
     for part in parts:
         digest.update(b"|")
         for key in sorted(part.examples):
@@ -194,14 +200,16 @@ def _fingerprint(shape: Shape, *parts: Distinct) -> str:
 def _notes(
     dataset: Dataset,
     recognised: Recognised,
+    of_template: Sequence[str],
     adapted: Mapping[str, int],
     spec: DataSpec,
     own: Sequence[str],
     by_prompt: bool,
     problems: Sequence[Problem],
 ) -> Iterator[str]:
-    """`adapted` says what was done for the template or left out by it, and in how many rows; `own` are the splits that
-    the data set brings; rows of one prompt are kept in one split if `by_prompt`; those of `problems` are left out."""
+    """`of_template` is said of the template; `adapted` says what was done for it or left out by it, and in how many
+    rows; `own` are the splits that the data set brings; rows of one prompt are kept in one split if `by_prompt`; those
+    of `problems` are left out."""
     counts, max_length = dataset.counts, dataset.max_length
     yield f"{_count(counts.read, 'row')} of {dataset.shape} ({', '.join(recognised.columns)})."
     if recognised.columns == TEXT_AND_LABEL:
@@ -210,6 +218,7 @@ def _notes(
         shown = ", ".join(recognised.unused[:MOST_COLUMNS]) + (", …" if len(recognised.unused) > MOST_COLUMNS else "")
         yield f"Columns not used: {shown}."
     yield f"Template: {dataset.template}."
+    yield from of_template
     for change, times in adapted.items():
         yield f"In {_count(times, 'row')} {change}."
     if problems:

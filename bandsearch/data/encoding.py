@@ -129,12 +129,13 @@ class _Encoder:
         return example
 
     def _write(self, example: Example) -> _Written | None:
-        render, count, answers = self._template.render, len(example.messages), example.answers
+        render, ending = self._template.render, self._template.ending
+        count, answers = len(example.messages), example.answers
         try:
             written = _Written(
-                whole=render(example, count, False),
+                whole=render(example, count, False).removesuffix(ending),
                 openings=tuple(render(example, index, True) for index in answers),
-                closings=tuple(render(example, index + 1, False) for index in answers[:-1]),
+                closings=tuple(render(example, index + 1, False).removesuffix(ending) for index in answers[:-1]),
             )
             "".join(written.texts).encode()
         except TemplateRefusedError as refusal:

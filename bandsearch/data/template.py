@@ -1,9 +1,10 @@
-"""Templates: how a conversation is written as text, by the model's own chat template or by a plain one."""
+"""Templates: how a conversation is written as text, by a chat template of the model or of a person, or a plain one."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +12,10 @@ import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from bandsearch.data.messages import Message, with_arguments
+from bandsearch.data.plain import AS_IT_IS, Style, style_of
 from bandsearch.data.shapes import Example, Shape
+from bandsearch.values.errors import UsageError
+from bandsearch.values.spec import ChatTemplate
 
 # The text of an example's first so many messages, followed by the opening of an answer if the last argument is true.
 Render = Callable[[Example, int, bool], str]
@@ -31,26 +35,19 @@ class Adaptation:
 
 @dataclass(frozen=True)
 class Template:
-    """`prefix` are the tokens put in front of everything; chat templates write theirs themselves. `render` writes
-    examples after the `adaptations`, in this order."""
+    """How conversations are written. `prefix` are the tokens put in front of everything; chat templates write theirs
+    themselves. `render` writes examples after the `adaptations`, in this order. `ending` is text behind an answer that
+    is not learned. `jinja` writes the same as a chat template, where the tokenizer does not bring it; empty where it
+    does, or where conversations are not written by one. `notes` say what a person should know of it.
+    """
 
     description: str
     render: Render
     prefix: tuple[int, ...] = ()
     adaptations: tuple[Adaptation, ...] = ()
-
-
-@dataclass(frozen=True)
-class Style:
-    """A plain template: what stands before a message of each role, and between two messages.
-
-    `lead` stands between the opening of an answer and the answer, and is learned with it: tokenizers join a space to
-    the word that follows.
-    """
-
-    opening: Mapping[str, str]
-    between: str
-    lead: str = ""
+    ending: str = ""
+    jinja: str = ""
+    notes: tuple[str, ...] = ()
 
 
 CHAT_TEMPLATE = "the model's chat template"
@@ -63,76 +60,133 @@ _CALLING = Message(
     {"tool_calls": [{"id": "a1b2c3d4e", "type": "function", "function": {"name": "f", "arguments": {}}}]},
 )
 _SENTINEL = "Be brief and kind."
-_CONVERSATION = Style({"system": "System: ", "user": "User: ", "assistant": "Assistant:", "tool": "Tool: "}, "\n", " ")
-_AS_IT_IS = Style({"user": "", "assistant": ""}, "")
+_QUESTION = Message("user", "question")
 # What stands for turns in templates of tokenizers that have no special tokens for them.
 _TURNS = ("[INST]",)
-_STYLES = {
-    Shape.CHAT: _CONVERSATION,
-    Shape.SHAREGPT: _CONVERSATION,
-    # The form in which lm-eval asks GSM8K.
-    Shape.QUESTION: Style({"user": "Question: ", "assistant": "Answer:"}, "\n", " "),
-    Shape.ALPACA: Style({"system": "", "user": "### Instruction:\n", "assistant": "### Response:\n"}, "\n\n"),
-}
+# What looks like a special token, for templates whose tokens the tokenizer may not have.
+_MARK = re.compile(r"<[^<>\s]{1,40}>|\[/?[A-Z_]{2,20}\]")
 
 
-def template_for(tokenizer: PreTrainedTokenizerBase, shape: Shape, examples: Sequence[Example]) -> Template:
-    """The tokenizer's chat template, or a plain one where it has none. Plain text gets neither, nor do prompts with the
-    model's own tokens for turns: a template would wrap them once more."""
+def template_for(
+    tokenizer: PreTrainedTokenizerBase,
+    shape: Shape,
+    examples: Sequence[Example],
+    given: ChatTemplate | None = None,
+) -> Template:
+    """The `given` chat template, else the tokenizer's, else a plain one. Plain text gets none of them, nor do prompts
+    that hold tokens for turns already: a template would wrap them once more. Raises UsageError where the given one does
+    not parse."""
+    beginning = _opening_tokens(tokenizer)
+    unused = (f"{given.name} is not used.",) if given else ()
     if shape is Shape.TEXT:
-        return Template("none (plain text)", lambda example, count, opened: example.text, _opening_tokens(tokenizer))
-    if _already_formatted(tokenizer, examples):
+        return Template("none (plain text)", lambda example, count, opened: example.text, beginning, notes=unused)
+    marks = _marks(_chat_renderer(tokenizer, given)) if given else frozenset()
+    if _already_formatted(tokenizer, examples, given, marks):
         described = "none (the prompts are written in the model's own turns already)"
-        return Template(described, _plain_renderer(_AS_IT_IS, ""), _opening_tokens(tokenizer))
+        return Template(described, _plain_renderer(tokenizer, AS_IT_IS, ""), beginning, notes=unused)
+    if given:
+        return _given(tokenizer, given, marks, beginning)
     if tokenizer.chat_template:
-        return Template(CHAT_TEMPLATE, _chat_renderer(tokenizer), adaptations=_adaptations(tokenizer))
-    style = _STYLES.get(shape) or _prompt_style(examples)
-    return Template(_describe(style), _plain_renderer(style, tokenizer.eos_token or ""), _opening_tokens(tokenizer))
+        render = _chat_renderer(tokenizer)
+        return Template(CHAT_TEMPLATE, render, adaptations=_adaptations(render))
+    style, end = style_of(shape, examples), tokenizer.eos_token or ""
+    text = _beginning(tokenizer, beginning)
+    jinja = "" if text is None else style.chat_template(end, text)
+    return Template(str(style), _plain_renderer(tokenizer, style, end), beginning, jinja=jinja)
 
 
-def _already_formatted(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> bool:
+def _given(
+    tokenizer: PreTrainedTokenizerBase, given: ChatTemplate, marks: frozenset[str], beginning: tuple[int, ...]
+) -> Template:
+    render = _chat_renderer(tokenizer, given)
+    whole = _written(render, _QUESTION, Message("assistant", _SENTINEL))
+    ending = whole.rpartition(_SENTINEL)[2] if _SENTINEL in whole else ""
+    added = {token.content for token in tokenizer.added_tokens_decoder.values()}
+    # A server stops at tokens, not at text: behind the answer comes the end of text at once.
+    if not ending.strip() or any(token in ending for token in added) or tokenizer.eos_token is None:
+        ending = ""
+    vocabulary = tokenizer.get_vocab()
+    notes = []
+    if unknown := sorted(mark for mark in marks if mark not in vocabulary):
+        learned = f", and answers end with {tokenizer.eos_token}" if ending else ""
+        notes.append(f"Not in the tokenizer, so ordinary text to the model: {', '.join(unknown)}{learned}.")
+    opening = tokenizer.decode(list(beginning))
+    if whole and not whole.startswith(opening):
+        notes.append(f"The chat template writes no {opening} in front, as the tokenizer does; nor will a server.")
+    description = f"the chat template {given.name}"
+    return Template(
+        description, render, adaptations=_adaptations(render), ending=ending, jinja=given.text, notes=tuple(notes)
+    )
+
+
+def _already_formatted(
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Example],
+    given: ChatTemplate | None,
+    marks: frozenset[str],
+) -> bool:
     """Whether more than half of the examples are a prompt with a special token inside and its completion."""
     named = {getattr(tokenizer, f"{name}_token", None) for name in ("bos", "eos", "pad", "unk")}
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    written = [turn for turn in _TURNS if turn in str(tokenizer.chat_template or turn)]
-    turns = [token for token in (*special, *written) if token not in named]
+    own = given.text if given else tokenizer.chat_template
+    written = [turn for turn in _TURNS if turn in str(own or turn)]
+    turns = [token for token in (*special, *written, *marks) if token not in named]
     prompts = [example.messages[0].content for example in examples if len(example.messages) == 2]
     return 2 * sum(any(token in prompt for token in turns) for prompt in prompts) > len(examples)
 
 
-def _chat_renderer(tokenizer: PreTrainedTokenizerBase) -> Render:
+def _marks(render: Render) -> frozenset[str]:
+    """What looks like a special token in a conversation that holds none itself."""
+    system, answer = Message("system", _SENTINEL), Message("assistant", "answer")
+    texts = (_written(render, *before, _QUESTION, answer, opened=True) for before in ((), (system,)))
+    return frozenset(mark for text in texts for mark in _MARK.findall(text))
+
+
+def _chat_renderer(tokenizer: PreTrainedTokenizerBase, given: ChatTemplate | None = None) -> Render:
+    """Writes by the tokenizer's own chat template where none is `given`."""
+    template = given.text if given else None
+
     def render(example: Example, count: int, opened: bool) -> str:
         messages = [_as_dict(message) for message in example.messages[:count]]
         try:
             text = tokenizer.apply_chat_template(
-                messages, tools=list(example.tools) or None, add_generation_prompt=opened, tokenize=False
+                messages,
+                tools=list(example.tools) or None,
+                chat_template=template,
+                add_generation_prompt=opened,
+                tokenize=False,
             )
         # Templates are programs: they raise on purpose (TemplateError) and by accident (the others).
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
+            if given and isinstance(error, jinja2.TemplateSyntaxError):
+                raise UsageError(
+                    f"{given.name} does not parse as a jinja chat template (line {error.lineno}: {_sentence(error)}).",
+                    "Mend it, or give another --template.",
+                ) from error
             raise TemplateRefusedError(f"the chat template refuses this conversation ({_sentence(error)})") from error
         return str(text)
 
     return render
 
 
-def _adaptations(tokenizer: PreTrainedTokenizerBase) -> tuple[Adaptation, ...]:
+def _written(render: Render, *messages: Message, opened: bool = False) -> str:
+    """Nothing where the template refuses them."""
+    try:
+        return render(Example("", messages), len(messages), opened)
+    except TemplateRefusedError:
+        return ""
+
+
+def _adaptations(render: Render) -> tuple[Adaptation, ...]:
     """What this chat template needs, found by trying it."""
-    render = _chat_renderer(tokenizer)
-
-    def written(*messages: Message) -> str:
-        try:
-            return render(Example("", messages), len(messages), False)
-        except TemplateRefusedError:
-            return ""
-
-    user, answer = Message("user", "question"), Message("assistant", "answer")
+    answer = Message("assistant", "answer")
     found = []
     # Some templates refuse a system message, others leave it out without a word.
-    if _SENTINEL not in written(Message("system", _SENTINEL), user, answer):
+    if _SENTINEL not in _written(render, Message("system", _SENTINEL), _QUESTION, answer):
         found.append(Adaptation(_fold_system, SYSTEM_FOLDED))
-    if not written(user, _CALLING) and written(user, *_write_arguments((_CALLING,))):
+    if not _written(render, _QUESTION, _CALLING) and _written(render, _QUESTION, *_write_arguments((_CALLING,))):
         found.append(Adaptation(_write_arguments, ARGUMENTS_WRITTEN))
-    if written(user, answer) and not written(user, user, answer):
+    if _written(render, _QUESTION, answer) and not _written(render, _QUESTION, _QUESTION, answer):
         found.append(Adaptation(_merge_neighbours, NEIGHBOURS_MERGED))
     return tuple(found)
 
@@ -176,35 +230,23 @@ def _as_dict(message: Message) -> dict[str, Any]:
     return {"role": message.role, "content": message.content, **message.extras}
 
 
-def _plain_renderer(style: Style, end: str) -> Render:
-    def render(example: Example, count: int, opened: bool) -> str:
-        parts = []
-        for message in example.messages[:count]:
-            calls = message.extras.get("tool_calls")
-            content = "\n".join(filter(None, (message.content, calls and json.dumps(calls, default=str))))
-            lead, closing = (style.lead, end) if message.role == "assistant" else ("", "")
-            parts.append(style.opening.get(message.role, "") + lead + content + closing)
-        if opened:
-            parts.append(style.opening["assistant"])
-        return style.between.join(parts)
-
-    return render
+def _plain_renderer(tokenizer: PreTrainedTokenizerBase, style: Style, end: str) -> Render:
+    return _chat_renderer(tokenizer, ChatTemplate(name="plain", text=style.chat_template(end)))
 
 
-def _prompt_style(examples: Sequence[Example]) -> Style:
-    """Prompts and completions are joined as they are where their author left a space or line break between them."""
-    if any(len(example.messages) > 2 or example.messages[0].role != "user" for example in examples):
-        return _CONVERSATION
-    spaced = sum(
-        example.messages[0].content[-1].isspace() or example.messages[1].content[0].isspace() for example in examples
+def _beginning(tokenizer: PreTrainedTokenizerBase, tokens: tuple[int, ...]) -> str | None:
+    """The text that a server turns into these tokens in front of a text; None where there is none."""
+    first = tokenizer.decode(list(tokens))
+    alone = tokenizer("User", add_special_tokens=False)["input_ids"]
+    # Some tokenizers write a space in front of a text, but not behind a special token.
+    return next(
+        (
+            text
+            for text in (first, f"{first} ")
+            if tokenizer(f"{text}User", add_special_tokens=False)["input_ids"] == [*tokens, *alone]
+        ),
+        None,
     )
-    return Style({"user": "", "assistant": ""}, "" if 2 * spaced >= len(examples) else "\n")
-
-
-def _describe(style: Style) -> str:
-    """In one line, with line breaks as \\n."""
-    text = f"{style.opening['user']}{{prompt}}{style.between}{style.opening['assistant']}{style.lead}{{completion}}"
-    return "plain, " + text.replace("\n", "\\n")
 
 
 def _opening_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bandsearch.adapters.card import model_card
 from bandsearch.adapters.export import export_adapter, write_card
+from bandsearch.adapters.limits import CHAT_TEMPLATE_FILE
 from bandsearch.adapters.verify import require_sound
 from bandsearch.data.dataset import Encoded
 from bandsearch.data.template import CHAT_TEMPLATE
@@ -69,8 +70,8 @@ def export_winner(pool: EnginePool, home: RunDirectory, job: Job, winner: Winner
     checkpoint = best_checkpoint(home.scratch / "full", winner.candidate)
     candidate, tensors = pool.apply(0, _trained, checkpoint)
     layout = job.summary.layout
-    card = model_card(winner, layout, job.source, job.dataset.name, _own_template(job), home.adapter)
-    export_adapter(tensors, candidate, layout, job.source, home.adapter, card)
+    card = _card(home, job, winner)
+    export_adapter(tensors, candidate, layout, job.source, home.adapter, card, job.dataset.chat_template)
     require_sound(home.adapter, layout)
 
 
@@ -120,24 +121,16 @@ def evaluate_arms(
         # The baseline is the winner: one training, shown under both names.
         scores = (*scores, scores[-1].model_copy(update={"arm": Arm.WINNER}))
     evaluation = Evaluation(arms=scores, comparisons=compare(scores), retention_texts=job.retention.name)
-    write_card(
-        home.adapter,
-        model_card(
-            winner,
-            job.summary.layout,
-            job.source,
-            job.dataset.name,
-            _own_template(job),
-            home.adapter,
-            evaluation,
-        ),
-    )
+    write_card(home.adapter, _card(home, job, winner, evaluation))
     return evaluation
 
 
-def _own_template(job: Job) -> str | None:
-    """How examples are written as text, where that is not by the model's chat template."""
-    return None if job.dataset.template == CHAT_TEMPLATE else job.dataset.template
+def _card(home: RunDirectory, job: Job, winner: Winner, evaluation: Evaluation | None = None) -> str:
+    data = job.dataset
+    template = None if data.template == CHAT_TEMPLATE else data.template
+    written = home.adapter / CHAT_TEMPLATE_FILE if data.chat_template else None
+    layout = job.summary.layout
+    return model_card(winner, layout, job.source, data.name, template, home.adapter, evaluation, written)
 
 
 def _validation_losses(engine: Engine, checkpoint: Path, limit: int) -> list[float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from bandsearch.adapters.limits import serve_command
+from bandsearch.adapters.limits import chat_template_of, serve_command
 from bandsearch.models.aliases import resolve
 from bandsearch.run.verdict import verdict
 from bandsearch.rundir import Records, RunDirectory
@@ -59,7 +59,12 @@ def outcome_of(home: RunDirectory) -> RunOutcome:
         verdict=verdict(winner, evaluation),
         spent_seconds=sum(read_ledger(home.ledger).values()),
         adapter=home.adapter,
-        serve_command=serve_command(resolve(home.read_spec().model), home.adapter, winner.candidate.rank),
+        serve_command=serve_command(
+            resolve(home.read_spec().model),
+            home.adapter,
+            winner.candidate.rank,
+            chat_template=chat_template_of(home.adapter),
+        ),
     )
 
 

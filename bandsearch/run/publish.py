@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bandsearch.adapters.limits import serve_command
+from bandsearch.adapters.limits import chat_template_of, serve_command
 from bandsearch.run.finished import Finished
 from bandsearch.run.job import Job, prepare_job
 from bandsearch.run.report import ReportFacts, Sample, write_report
@@ -33,7 +33,12 @@ def publish(home: RunDirectory, job: Job) -> None:
             ledger_by_stage=read_ledger(home.ledger),
             devices=devices_held(home.ledger),
             layer_count=job.summary.layout.layer_count,
-            serve_command=serve_command(job.source, home.adapter, done.winner.candidate.rank),
+            serve_command=serve_command(
+                job.source,
+                home.adapter,
+                done.winner.candidate.rank,
+                chat_template=chat_template_of(home.adapter),
+            ),
             adapter=home.adapter.name,
             data_notes=job.dataset.notes,
             samples=tuple(

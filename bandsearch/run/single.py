@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from bandsearch.adapters.limits import chat_template_of
 from bandsearch.adapters.merge import merge_adapter, mount_adapter
 from bandsearch.adapters.verify import require_sound
 from bandsearch.engine.engine import Engine
@@ -67,6 +68,10 @@ def evaluate_adapter(
         raise UsageError("An adapter cannot be folded exactly into a base in 4 bits.", "Use --dtype bf16 or fp32.")
     job = prepare_job(spec)
     require_sound(adapter, job.summary.layout)
+    trained_with = chat_template_of(adapter)
+    if trained_with and trained_with.read_text(encoding="utf-8") != job.dataset.chat_template:
+        message = f"this adapter was trained with another chat template: --template {trained_with} asks in it"
+        listen(Update(stage="evaluate", message=message))
     base = Engine.load(engine_setups(job)[0])
     arms = [_score(base, Arm.BASE, spec, examples, listen)]
     base.close()

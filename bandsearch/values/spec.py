@@ -40,14 +40,24 @@ class ModelSpec(Value):
     trust_remote_code: bool = False
 
 
+class ChatTemplate(Value):
+    """A jinja chat template. `name` is that of its file, or the one it is known by; `text` is kept because the file may
+    change or vanish before a run is resumed."""
+
+    name: str
+    text: str
+
+
 class DataSpec(Value):
-    """`name` is a file, a hub id or `demo:<task>`. `max_length` in tokens, prompt and completion together."""
+    """`name` is a file, a hub id or `demo:<task>`. `max_length` in tokens, prompt and completion together. `template`
+    writes conversations in place of the model's own."""
 
     name: str
     config: str | None = None
     split: str | None = None
     max_length: int = Field(default=1024, ge=8)
     max_examples: int | None = Field(default=None, ge=1)
+    template: ChatTemplate | None = None
 
 
 class TrainSpec(Value):

@@ -84,6 +84,18 @@ def test_the_card_says_how_to_ask():
     assert "apply_chat_template" in chat
     assert "`plain, User: {prompt}\\nAssistant: {completion}`" in plain
     assert "/v1/completions" in plain
+    assert "--chat-template" not in chat + plain
+
+
+def test_the_card_of_an_adapter_with_its_own_chat_template_uses_it():
+    template, path = "the chat template mine.jinja", Path("run/adapter/chat_template.jinja")
+    card = model_card(a_winner(), LAYOUT, HUB, "x", template, Path("run/adapter"), None, path)
+    assert "`the chat template mine.jinja`" in card
+    assert "/v1/chat/completions" in card
+    assert "--chat-template run/adapter/chat_template.jinja" in card
+    assert "tokenizer.chat_template = Path('run/adapter/chat_template.jinja').read_text" in card
+    code = card.partition("```python\n")[2].partition("```")[0]
+    compile(code, "card", "exec")
 
 
 def test_a_family_that_vllm_does_not_serve_gets_no_serve_command():
@@ -104,6 +116,11 @@ def test_the_serve_command_is_one_shell_line():
     assert words[words.index("--max-lora-rank") + 1] == "32"
     assert words[-1] == "bandsearch=out/my adapter"
     assert "--revision abc" in serve_command(HUB, Path("a"), 4)
+    assert "--chat-template" not in words
+    words = shlex.split(
+        serve_command(LOCAL, Path("my adapter"), 4, chat_template=Path("my adapter/chat_template.jinja"))
+    )
+    assert words[words.index("--chat-template") + 1] == "my adapter/chat_template.jinja"
 
 
 @pytest.mark.parametrize(("rank", "allowed"), [(1, 1), (2, 8), (16, 16), (17, 32), (257, 320), (512, 512), (513, None)])

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from bandsearch.adapters import lora
 from bandsearch.adapters.export import export_adapter, fold, write_card
+from bandsearch.adapters.limits import chat_template_of
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate, Init, Method
 from bandsearch.values.errors import AdapterError
@@ -77,14 +78,14 @@ def test_different_ranks_are_padded_to_one():
         assert torch.allclose(folded[b] @ folded[a], candidate.scale * tensors[b] @ tensors[a], atol=1e-6)
 
 
-def an_export(destination: Path, spoil: Callable[[dict], None] = lambda tensors: None) -> None:
+def an_export(destination: Path, spoil: Callable[[dict], None] = lambda tensors: None, chat_template: str = "") -> None:
     linear = Linear(name="q_proj", group="attention", in_features=6, out_features=5)
     layout = Layout(family="x", layers_path="h", layer_count=1, hidden_size=6, linears=(linear,))
     candidate = Candidate(bands=(Band(start=0, stop=1),), rank=4, alpha=2, targets=("all",), learning_rate=1)
     tensors = lora.initial_tensors(candidate, layout, 0)
     spoil(tensors)
     source = Source(location="org/name", is_local=False, slug="name")
-    export_adapter(tensors, candidate, layout, source, destination, "# Card\n")
+    export_adapter(tensors, candidate, layout, source, destination, "# Card\n", chat_template)
 
 
 def test_a_second_export_replaces_the_first_and_the_card_can_be_renewed(tmp_path: Path):
@@ -100,6 +101,16 @@ def test_a_second_export_replaces_the_first_and_the_card_can_be_renewed(tmp_path
     write_card(destination, "# With numbers\n")
     assert (destination / "README.md").read_text() == "# With numbers\n"
     assert [p.name for p in destination.parent.iterdir()] == ["adapter"]
+
+
+def test_a_chat_template_is_written_as_it_stands_and_goes_with_its_adapter(tmp_path: Path):
+    destination = tmp_path / "adapter"
+    an_export(destination, chat_template="{{ messages }}\n\n")
+    written = chat_template_of(destination)
+    assert written == destination / "chat_template.jinja"
+    assert written.read_text() == "{{ messages }}\n\n"
+    an_export(destination)
+    assert chat_template_of(destination) is None
 
 
 def test_a_directory_that_is_something_else_is_left_alone(tmp_path: Path):

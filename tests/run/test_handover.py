@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 
+from bandsearch.adapters.lora import initial_tensors
 from bandsearch.run import handover
 from bandsearch.rundir import RunDirectory
 from bandsearch.values.candidate import Candidate, Role
 from bandsearch.values.errors import BandsearchError
 from bandsearch.values.evaluation import ArmScores, Choice, Evaluation, ExampleScore, Winner
+from bandsearch.values.layout import Layout, Linear
 from bandsearch.values.progress import Update
+from bandsearch.values.source import Source
 
 BASELINE = Candidate.full_depth(4, rank=4, alpha=8, learning_rate=1e-3)
 WINNER = Winner(
@@ -50,7 +53,7 @@ def evaluated(home: RunDirectory, pool: Pool, heard: list[Update], left: float =
         retention=SimpleNamespace(texts=(), name="neutral prompts"),
         summary=SimpleNamespace(layout=None),
         source=None,
-        dataset=SimpleNamespace(name="mine", template="none"),
+        dataset=SimpleNamespace(name="mine", template="none", chat_template=""),
     )
     plan: Any = SimpleNamespace(retention_texts=0)
     return handover.evaluate_arms(pool, home, job, plan, WINNER, lambda: left, heard.append)  # type: ignore[arg-type]
@@ -87,3 +90,19 @@ def test_without_a_budget_there_is_no_deadline(home: RunDirectory) -> None:
     pool = Pool()
     evaluated(home, pool, [])
     assert pool.asked == [("base", None), ("full_depth", None), ("winner", None)]
+
+
+def test_the_template_that_trained_goes_with_the_adapter_and_into_the_command_that_serves_it(tmp_path: Path) -> None:
+    linear = Linear(name="self_attn.q_proj", group="attention", in_features=6, out_features=5)
+    layout = Layout(family="olmo2", layers_path="model.layers", layer_count=4, hidden_size=6, linears=(linear,))
+    tensors = {name: tensor + 1 for name, tensor in initial_tensors(BASELINE, layout, 0).items()}
+    pool: Any = SimpleNamespace(apply=lambda *_: (BASELINE, tensors))
+    job: Any = SimpleNamespace(
+        summary=SimpleNamespace(layout=layout),
+        source=Source(location="org/base", is_local=False, slug="base"),
+        dataset=SimpleNamespace(name="mine", template="plain, {prompt}", chat_template="{{ messages }}\n"),
+    )
+    home = RunDirectory(tmp_path)
+    handover.export_winner(pool, home, job, WINNER.model_copy(update={"candidate": BASELINE}))
+    assert (home.adapter / "chat_template.jinja").read_text() == "{{ messages }}\n"
+    assert f"--chat-template {home.adapter}/chat_template.jinja" in (home.adapter / "README.md").read_text()

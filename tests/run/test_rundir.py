@@ -12,7 +12,7 @@ from bandsearch.values.budget import Budget
 from bandsearch.values.candidate import Candidate, Role
 from bandsearch.values.errors import RunDirectoryError
 from bandsearch.values.space import SearchSpace
-from bandsearch.values.spec import DataSpec, ModelSpec, RunSpec
+from bandsearch.values.spec import ChatTemplate, DataSpec, ModelSpec, RunSpec
 from bandsearch.values.trial import Point, TrialResult, TrialState
 
 SPEC = RunSpec(
@@ -38,6 +38,20 @@ def test_the_same_spec_goes_on_and_another_is_refused_by_name(tmp_path: Path) ->
     assert RunDirectory.create(tmp_path / "run", SPEC).read_spec() == SPEC
     with pytest.raises(RunDirectoryError, match="seed 0 -> 1"):
         RunDirectory.create(tmp_path / "run", SPEC.model_copy(update={"seed": 1}))
+
+
+def test_a_chat_template_is_kept_with_the_run_and_another_is_refused(tmp_path: Path) -> None:
+    def with_template(text: str) -> RunSpec:
+        template = ChatTemplate(name="mine.jinja", text=text)
+        return SPEC.model_copy(update={"data": SPEC.data.model_copy(update={"template": template})})
+
+    text = "{%- for m in messages %}\n\t{{ m['content'] + '\\n' }}  \n{% endfor -%}\n\n# \"ß\u2028\x85\"\n"
+    RunDirectory.create(tmp_path / "run", with_template(text))
+    assert RunDirectory.open(tmp_path / "run").read_spec() == with_template(text)
+    with pytest.raises(RunDirectoryError, match=r"\(data\.template\.text differs\)"):
+        RunDirectory.create(tmp_path / "run", with_template(text + "."))
+    with pytest.raises(RunDirectoryError, match=r"data\.template\.name 'mine\.jinja' -> None"):
+        RunDirectory.create(tmp_path / "run", SPEC)
 
 
 def test_a_foreign_directory_is_left_alone(tmp_path: Path) -> None:
