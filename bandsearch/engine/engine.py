@@ -211,28 +211,19 @@ class Engine:
         finally:
             detach(peft)
 
-    def losses(
-        self, split: str, session: str | None, limit: int | None = None, deadline: float | None = None
-    ) -> list[ExampleLoss]:
-        """The loss of the first `limit` examples of a split, in its order.
-
-        Fewer, but at least one batch of 64, where `deadline` (seconds from now) comes first.
-        """
+    def losses(self, split: str, session: str | None, limit: int | None = None, start: int = 0) -> list[ExampleLoss]:
+        """The losses of at most `limit` examples of a split from `start` on, in its order."""
         state = None if session is None else self._sessions[session]
-        indices = range(len(getattr(self.dataset, split)))[:limit]
-        return split_losses(self._passes, self.dataset, split, [state], indices, deadline)[0]
+        indices = range(len(getattr(self.dataset, split)))[start:][:limit]
+        return split_losses(self._passes, self.dataset, split, [state], indices)[0]
 
     def generate(
-        self,
-        split: str,
-        session: str | None,
-        limit: int,
-        max_new_tokens: int | None = None,
-        deadline: float | None = None,
+        self, split: str, session: str | None, limit: int, max_new_tokens: int | None = None, start: int = 0
     ) -> list[str]:
-        """Greedy continuations of the first `limit` prompts; see `greedy_answers`."""
+        """Greedy continuations of at most `limit` prompts of a split from `start` on; see `greedy_answers`."""
+        examples = getattr(self.dataset, split)[start:][:limit]
         with self.attached(session) as model:
-            return greedy_answers(model, self.tokenizer, self.dataset, split, limit, max_new_tokens, deadline)
+            return greedy_answers(model, self.tokenizer, examples, self.dataset.stop_ids, max_new_tokens)
 
     def checkpoint(self, session: str, path: Path) -> None:
         """Write everything needed to go on bit for bit to the file `path`, all or nothing."""

@@ -11,11 +11,10 @@ import torch
 
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.failures import OutOfMemoryError
-from bandsearch.engine.scoring import EVALUATION_ROWS
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.fidelity import Fidelity
-from bandsearch.values.plan import Costs
+from bandsearch.values.plan import EVALUATION_ROWS, Costs
 
 # Readings of one figure, and the seconds after which no more are taken: what disturbs a reading is short, and where a
 # step takes long a small budget would be spent before it is planned.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,9 +16,10 @@ from bandsearch.engine.memory import within_memory
 from bandsearch.engine.passes import Passes
 from bandsearch.engine.session import Session
 from bandsearch.engine.training import part_of
+from bandsearch.values.plan import EVALUATION_ROWS
 
-# Examples read between two looks at the clock, and the most rows of one forward pass among them.
-EVALUATION_ROWS, EVALUATION_PART = 64, 32
+# The most rows of one forward pass for losses.
+EVALUATION_PART = 32
 # Tokens that take as long as what a forward pass costs beside its tokens: on a CPU 45 for layers of 512, 180 for layers
 # of 128. An accelerator is busy only with many.
 PASS_TOKENS, ACCELERATOR_PASS_TOKENS = 64, 1024
@@ -39,19 +39,12 @@ def split_losses(
     split: str,
     sessions: Sequence[Session | None],
     indices: Sequence[int],
-    deadline: float | None = None,
 ) -> list[list[ExampleLoss]]:
-    """Per session, the losses of these examples of a split, ascending.
-
-    Fewer, but at least one batch of 64, where `deadline` (seconds from now) comes first.
-    """
-    started = time.monotonic()
+    """Per session, the losses of these examples of a split, ascending."""
     examples: Sequence[Encoded] = getattr(dataset, split)
     price = (PASS_TOKENS if passes.device.type == "cpu" else ACCELERATOR_PASS_TOKENS) // len(sessions)
     found: list[dict[int, ExampleLoss]] = [{} for _ in sessions]
     for begin in range(0, len(indices), EVALUATION_ROWS):
-        if begin and deadline is not None and time.monotonic() - started > deadline:
-            break
         some = indices[begin : begin + EVALUATION_ROWS]
         lengths = [len(examples[index].input_ids) for index in some]
         for places in tight_batches(lengths, price, EVALUATION_PART):
@@ -91,38 +84,34 @@ def _token_losses(
         return passes.token_losses(split, [part_of(session, rows) for session in sessions])
 
 
-def greedy_answers(
-    model: Any,
-    tokenizer: Any,
-    dataset: Dataset,
-    split: str,
-    limit: int,
-    max_new_tokens: int | None = None,
-    deadline: float | None = None,
-) -> list[str]:
-    """Greedy continuations of the first `limit` prompts; fewer where `deadline` (seconds from now) came first.
+def answer_length(tokenizer: Any, examples: Sequence[Encoded]) -> int:
+    """Tokens that an answer to any of these may take: those of the longest reference, and a quarter more.
 
-    Empty for plain text, which has no prompts. `max_new_tokens` is by default what the longest reference answer among
-    them takes, and a quarter more.
+    0 for plain text, which has no prompts.
     """
-    started = time.monotonic()
-    examples: Sequence[Encoded] = getattr(dataset, split)[:limit]
     if not all(example.prompt_ids for example in examples):
+        return 0
+    # What is learned may be longer than the answer's text: a template opens it with an (empty) thought.
+    answers = [
+        max(len(tokenizer(example.answer)["input_ids"]), len(example.input_ids) - len(example.prompt_ids))
+        for example in examples
+    ]
+    return min(LONGEST_ANSWER, max(answers, default=0) * 5 // 4 + 4)
+
+
+def greedy_answers(
+    model: Any, tokenizer: Any, examples: Sequence[Encoded], stop_ids: Sequence[int], max_new_tokens: int | None = None
+) -> list[str]:
+    """Greedy continuations of the examples' prompts; none for plain text. `max_new_tokens`: by default their
+    `answer_length`."""
+    longest = answer_length(tokenizer, examples)
+    if not longest:
         return []
-    if max_new_tokens is None:
-        # What is learned may be longer than the answer's text: a template opens it with an (empty) thought.
-        answers = [
-            max(len(tokenizer(example.answer)["input_ids"]), len(example.input_ids) - len(example.prompt_ids))
-            for example in examples
-        ]
-        max_new_tokens = min(LONGEST_ANSWER, max(answers, default=0) * 5 // 4 + 4)
-    stops = list(dataset.stop_ids) or None
     texts: list[str] = []
     for begin in range(0, len(examples), EVALUATION_ROWS):
-        if deadline is not None and time.monotonic() - started > deadline:
-            break
         prompts = [example.prompt_ids for example in examples[begin : begin + EVALUATION_ROWS]]
-        continued = _continued(model, prompts, tokenizer.pad_token_id, stops, max_new_tokens)
+        stops = list(stop_ids) or None
+        continued = _continued(model, prompts, tokenizer.pad_token_id, stops, max_new_tokens or longest)
         texts += tokenizer.batch_decode(continued, skip_special_tokens=True)
     return texts
 

@@ -2,46 +2,44 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
+from bandsearch.data.dataset import Encoded
 from bandsearch.engine.engine import Engine
+from bandsearch.engine.scoring import ExampleLoss
 from bandsearch.evaluate.answers import is_right
 from bandsearch.values.evaluation import Arm, ArmScores, Comparison, ExampleScore, Metric
 from bandsearch.values.statistics import paired_bootstrap
 
 PAIRS = ((Arm.WINNER, Arm.FULL_DEPTH), (Arm.WINNER, Arm.BASE), (Arm.FULL_DEPTH, Arm.BASE))
-# Of the time an arm has, what its losses may take; generation gets the rest.
-LOSS_SHARE = 0.5
 
 
 def score_arm(
-    engine: Engine,
-    session: str | None,
-    arm: Arm,
-    *,
-    test_examples: int,
-    generated_examples: int,
-    deadline: float | None = None,
+    engine: Engine, session: str | None, arm: Arm, *, test_examples: int, generated_examples: int
 ) -> ArmScores:
-    """Loss of the first `test_examples` of the test split, and greedy answers to the first `generated_examples`.
+    """Loss of the first `test_examples` of the test split, and greedy answers to the first `generated_examples`."""
+    losses = engine.losses("test", session, test_examples)
+    answers = engine.generate("test", session, min(generated_examples, len(losses)))
+    return scores_of(arm, losses, answers, engine.dataset.test)
 
-    `deadline` in seconds from now; fewer examples are scored where it comes first, at least one batch.
-    """
-    share = None if deadline is None else deadline * LOSS_SHARE
-    losses = engine.losses("test", session, test_examples, share)
-    rest = None if deadline is None else deadline * (1 - LOSS_SHARE)
-    texts = engine.generate("test", session, min(generated_examples, len(losses)), deadline=rest)
-    references = engine.dataset.test
+
+def scores_of(
+    arm: Arm, losses: Sequence[ExampleLoss], answers: Sequence[str], references: Sequence[Encoded]
+) -> ArmScores:
+    """Of the first examples of a split, `references`, each with its loss, and the first of them with an answer."""
     return ArmScores(
         arm=arm,
         examples=tuple(
             ExampleScore(
                 loss=loss,
                 supervised_tokens=tokens,
-                correct=is_right(texts[index], references[index].answer) if index < len(texts) else None,
-                generated=texts[index] if index < len(texts) else None,
+                correct=None if answer is None else is_right(answer, reference.answer),
+                generated=answer,
             )
-            for index, (loss, tokens) in enumerate(losses)
+            for (loss, tokens), answer, reference in zip(
+                losses, itertools.chain(answers, itertools.repeat(None)), references, strict=False
+            )
         ),
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,23 +21,17 @@ MOST_ROWS = 32
 TIMED = 16
 
 
-def measure_retention(
-    model: Any, pad_token_id: int, texts: Sequence[Encoded], deadline: float | None = None
-) -> Retention:
+def measure_retention(model: Any, pad_token_id: int, texts: Sequence[Encoded]) -> Retention:
     """`model` against itself with its adapter switched off, on the supervised tokens of `texts`.
 
     `model` is a PEFT model, or a bare base, whose divergence is zero. Both passes see the same batch, so that an
-    adapter that changes nothing diverges by exactly zero. Of `texts`, one or more, the first are measured where
-    `deadline` (seconds from now) comes before the last; at least one batch.
+    adapter that changes nothing diverges by exactly zero. `texts`: one or more.
     """
-    started = time.monotonic()
     losses: list[float] = []
     divergences: list[float] = []
     on_cpu = next(model.parameters()).device.type == "cpu"
     most = (MOST_LOGITS if on_cpu else ACCELERATOR_MOST_LOGITS) // model.config.get_text_config().vocab_size
     for batch in _batches(texts, most):
-        if losses and deadline is not None and time.monotonic() - started > deadline:
-            break
         of_loss, of_divergence = _measured(model, pad_token_id, batch)
         losses += of_loss
         divergences += of_divergence
@@ -54,10 +47,15 @@ def seconds_per_text(engine: Engine, texts: Sequence[Encoded]) -> float:
     return 2 * seconds_each(lambda count: measure_retention(engine.model, pad, texts[:count]), lengths, TIMED)
 
 
+def retention_of(engine: Engine, session: str | None, texts: Sequence[Encoded]) -> Retention:
+    """As `measure_retention`, of a session's adapter, or of the bare base."""
+    with engine.attached(session) as model:
+        return measure_retention(model, engine.tokenizer.pad_token_id, texts)
+
+
 def divergence_of(engine: Engine, session: str, texts: Sequence[Encoded]) -> float:
     """How far a session's adapter is from the base: mean over `texts`, nats per predicted token."""
-    with engine.attached(session) as model:
-        return measure_retention(model, engine.tokenizer.pad_token_id, texts).divergence
+    return retention_of(engine, session, texts).divergence
 
 
 def _measured(model: Any, pad_token_id: int, texts: Sequence[Encoded]) -> tuple[list[float], list[float]]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from typing import NamedTuple
 
 from bandsearch.search.clock import MARGIN
-from bandsearch.values.plan import Costs
+from bandsearch.values.plan import EVALUATION_ROWS, Costs, Plan
 from bandsearch.values.spec import RunSpec
 
 LM_EVAL_SHARE = 0.10
 RETENTION_SHARE = 0.02
+# Base, full depth and winner.
+EVALUATED = 3
 
 
 class EvaluationSize(NamedTuple):
@@ -27,29 +30,58 @@ def evaluation_size(
     """All that there are, or what 5 %, 10 % and 2 % of the time pay for."""
     if wall_seconds is None:
         return EvaluationSize(test_examples, min(test_examples, 256), retention_texts)
-    rounds = math.ceil(3 / engines)
 
-    def paid(share: float, seconds_each: float) -> int:
-        return int(share * wall_seconds / rounds / max(seconds_each, 1e-9))
+    def paid(share: float, seconds_each: float, most: int) -> int:
+        seconds = share * wall_seconds
+        counts = range(1, most + 1)
+        return bisect.bisect_right(counts, seconds, key=lambda count: seconds_each * examples_each(count, engines))
 
-    by_loss = paid(0.05, costs.seconds_per_test_loss)
-    by_generation = paid(0.10, costs.seconds_per_generation)
-    by_retention = paid(RETENTION_SHARE, costs.seconds_per_retention)
+    by_loss = paid(0.05, costs.seconds_per_test_loss, test_examples)
     return EvaluationSize(
-        max(1, min(test_examples, by_loss)),
-        max(0, min(test_examples, by_loss, by_generation)),
-        min(retention_texts, by_retention),
+        max(1, by_loss),
+        paid(0.10, costs.seconds_per_generation, by_loss),
+        paid(RETENTION_SHARE, costs.seconds_per_retention, retention_texts),
     )
 
 
 def evaluation_seconds(
     spec: RunSpec, costs: Costs, size: EvaluationSize, engines: int, wall_seconds: float | None
 ) -> float:
-    rounds = math.ceil(3 / engines)
-    own = (
-        size.test * costs.seconds_per_test_loss
-        + size.generated * costs.seconds_per_generation
-        + size.retained * costs.seconds_per_retention
-    )
     lm_eval = LM_EVAL_SHARE * wall_seconds if spec.tasks and wall_seconds is not None else 0.0
-    return rounds * own * MARGIN + lm_eval
+    return _scoring_seconds(costs, size, engines, EVALUATED) + lm_eval
+
+
+def spare_evaluation(plan: Plan, arms: int) -> float:
+    """Seconds of the evaluation that are not needed where, beside the base, so many arms are evaluated and not two."""
+    size = EvaluationSize(plan.test_examples, plan.generated_examples, plan.retention_texts)
+    planned, needed = (_scoring_seconds(plan.costs, size, plan.engines, count) for count in (EVALUATED, 1 + arms))
+    return planned - needed
+
+
+def examples_each(count: int, engines: int, arms: int = EVALUATED) -> float:
+    """The most that one engine scores where `count` examples of every arm are handed out in parts.
+
+    Never less for more of them. Engines that are free take the next part: either all take as many, or they are busy
+    alike but for the last part.
+    """
+    part = min(count, EVALUATION_ROWS)
+    turns = math.ceil(arms * math.ceil(count / EVALUATION_ROWS) / engines)
+    return min(turns * part, (arms * count + (engines - 1) * part) / engines)
+
+
+def evaluation_detail(spec: RunSpec, size: EvaluationSize, engines: int) -> str:
+    """In words, for the plan."""
+    words = f"3 arms, {size.test} examples, {size.generated} generated, {size.retained} texts for forgetting"
+    if engines > 1:
+        words += f", shared out over {engines} engines"
+    return words + ("; lm-eval, an arm on one engine" if spec.tasks else "")
+
+
+def _scoring_seconds(costs: Costs, size: EvaluationSize, engines: int, arms: int) -> float:
+    """Wall seconds of so many arms, without lm-eval."""
+    own = (
+        examples_each(size.test, engines, arms) * costs.seconds_per_test_loss
+        + examples_each(size.generated, engines, arms) * costs.seconds_per_generation
+        + examples_each(size.retained, engines, arms) * costs.seconds_per_retention
+    )
+    return own * MARGIN

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from torch import Tensor
@@ -14,27 +11,19 @@ from bandsearch.adapters.card import model_card
 from bandsearch.adapters.export import export_adapter, write_card
 from bandsearch.adapters.limits import CHAT_TEMPLATE_FILE
 from bandsearch.adapters.verify import require_sound
-from bandsearch.data.dataset import Encoded
 from bandsearch.data.template import CHAT_TEMPLATE
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.pool import EnginePool
-from bandsearch.evaluate.arms import compare, score_arm
-from bandsearch.evaluate.lm_tasks import run_tasks
-from bandsearch.evaluate.retention import measure_retention
+from bandsearch.evaluate.arms import compare
+from bandsearch.run.arms import score_arms
 from bandsearch.run.job import Job
 from bandsearch.run.retrain import Training, best_checkpoint
 from bandsearch.rundir import RunDirectory
 from bandsearch.values.candidate import Candidate, Role
-from bandsearch.values.evaluation import Arm, ArmScores, Choice, Evaluation, Winner
+from bandsearch.values.evaluation import Arm, Choice, Evaluation, Winner
 from bandsearch.values.plan import Plan
-from bandsearch.values.progress import Listener, Update
-from bandsearch.values.spec import RunSpec
+from bandsearch.values.progress import Listener
 from bandsearch.values.statistics import paired_bootstrap
-
-# Of the time an arm has, what may go into what it has forgotten.
-RETENTION_SHARE = 0.1
-# Of the time that is left then, what lm-eval may count on; it gets whatever else the test split leaves.
-TASK_SHARE = 0.5
 
 
 def settle(pool: EnginePool, folder: Path, winner: Winner, plan: Plan) -> Winner:
@@ -84,39 +73,16 @@ def evaluate_arms(
     wall_left: Callable[[], float],
     listen: Listener,
 ) -> Evaluation:
-    """Score base, tuned full depth and winner on the test split and on texts of the base's own kind, one engine per
-    arm where there are as many. What is scored is kept in `scratch/arms/`, and not scored again after a kill: the
-    time for it is spent."""
+    """Score base, tuned full depth and winner, on all engines, and compare them; the card says how they compare."""
     trained = {Arm.FULL_DEPTH: (winner.baseline, winner.baseline_parameters)}
     if winner.candidate != winner.baseline:
         trained[Arm.WINNER] = (winner.candidate, winner.trainable_parameters)
     checkpoints: dict[Arm, Path | None] = {Arm.BASE: None}
     checkpoints |= {arm: best_checkpoint(home.scratch / "full", candidate) for arm, (candidate, _) in trained.items()}
-    folder = home.scratch / "arms"
-    folder.mkdir(exist_ok=True)
-    known = {arm: home.read(folder / f"{arm}.json", ArmScores) for arm in checkpoints}
-    queue = [arm for arm, scores in known.items() if scores is None]
-    rounds = math.ceil(len(queue) / pool.size)
-
-    def work(position: int) -> ArmScores:
-        arm = queue[position]
-        left = wall_left()
-        seconds = None if math.isinf(left) else max(0.0, left) / (rounds - position // pool.size)
-        listen(Update(stage="evaluate", message=f"scoring {arm.replace('_', ' ')} on the test split"))
-        texts = job.retention.texts[: plan.retention_texts]
-        engine = position % pool.size
-        scores, cut = pool.apply(engine, _score, checkpoints[arm], arm, job.spec, plan, texts, seconds)
-        for task, documents in cut.items():
-            message = f"{task}: time allowed {documents} documents for {arm.replace('_', ' ')}"
-            listen(Update(stage="evaluate", message=message))
-        if arm in trained:
-            scores = scores.model_copy(update={"trainable_parameters": trained[arm][1]})
-        home.write(folder / f"{arm}.json", scores)
-        return scores
-
-    with ThreadPoolExecutor(pool.size) as threads:
-        fresh = dict(zip(queue, threads.map(work, range(len(queue))), strict=True))
-    scores = tuple(known[arm] or fresh[arm] for arm in checkpoints)
+    scored = score_arms(pool, home, job, plan, checkpoints, wall_left, listen)
+    for arm, (_, parameters) in trained.items():
+        scored[arm] = scored[arm].model_copy(update={"trainable_parameters": parameters})
+    scores = tuple(scored.values())
     if Arm.WINNER not in trained:
         # The baseline is the winner: one training, shown under both names.
         scores = (*scores, scores[-1].model_copy(update={"arm": Arm.WINNER}))
@@ -149,42 +115,3 @@ def _trained(engine: Engine, checkpoint: Path) -> tuple[Candidate, dict[str, Ten
         return training.candidate, engine.adapter(session)
     finally:
         engine.evict(session)
-
-
-def _score(
-    engine: Engine,
-    checkpoint: Path | None,
-    arm: Arm,
-    spec: RunSpec,
-    plan: Plan,
-    texts: tuple[Encoded, ...],
-    seconds: float | None,
-) -> tuple[ArmScores, dict[str, int]]:
-    """The scores, and what time allowed of lm-eval's tasks where that is not all (`TaskScores.cut`)."""
-    started = time.monotonic()
-
-    def left(share: float = 1.0) -> float | None:
-        return None if seconds is None else share * max(0.0, seconds - (time.monotonic() - started))
-
-    session = engine.restore(checkpoint) if checkpoint else None
-    try:
-        retention = None
-        if texts:
-            with engine.attached(session) as model:
-                retention = measure_retention(model, engine.tokenizer.pad_token_id, texts, left(RETENTION_SHARE))
-        scores = score_arm(
-            engine,
-            session,
-            arm,
-            test_examples=plan.test_examples,
-            generated_examples=plan.generated_examples,
-            deadline=left(1 - TASK_SHARE if spec.tasks else 1.0),
-        ).model_copy(update={"retention": retention})
-        if not spec.tasks:
-            return scores, {}
-        with engine.attached(session) as model:
-            tasks = run_tasks(model, engine.tokenizer, spec.tasks, spec.task_directory, spec.task_limit, left())
-        return scores.model_copy(update={"tasks": tasks.metrics}), tasks.cut
-    finally:
-        if session is not None:
-            engine.evict(session)

@@ -13,10 +13,11 @@ from bandsearch.engine.pool import EnginePool
 from bandsearch.engine.team import form_teams
 from bandsearch.probe.probe import ProbeSettings, run_probe
 from bandsearch.run.engines import measured_plan, start_engines
+from bandsearch.run.evaluating import spare_evaluation
 from bandsearch.run.handover import evaluate_arms, export_winner, settle
 from bandsearch.run.job import Environment, Job, default_directory, environment, prepare_job
 from bandsearch.run.outcome import RunOutcome, outcome_of
-from bandsearch.run.planning import final_steps, spare_evaluation
+from bandsearch.run.planning import final_steps
 from bandsearch.run.prior import prior_of
 from bandsearch.run.publish import publish
 from bandsearch.run.record import leave_record

@@ -13,7 +13,7 @@ import operator
 from typing import NamedTuple
 
 from bandsearch.run.budgets import least_budget
-from bandsearch.run.evaluating import evaluation_seconds, evaluation_size
+from bandsearch.run.evaluating import evaluation_detail, evaluation_seconds, evaluation_size
 from bandsearch.search.clock import MARGIN
 from bandsearch.values.errors import BudgetError
 from bandsearch.values.plan import ETA, VALIDATIONS, Costs, Plan, StagePlan
@@ -154,7 +154,7 @@ def make_plan(
         StagePlan(
             name="evaluate",
             seconds=evaluate,
-            detail=f"3 arms, {size.test} examples, {size.generated} generated, {size.retained} texts for forgetting",
+            detail=evaluation_detail(spec, size, engines),
         ),
     ]
     if wall_seconds is not None:
@@ -199,11 +199,6 @@ def final_steps(plan: Plan, wall_left: float, arms: int) -> int:
     validating = _validations(plan.costs, final.engines) + 2 * plan.costs.seconds_per_validation
     fit = int((wall_left - rounds * validating) / (rounds * final.seconds * MARGIN))
     return max(plan.full_steps, min(plan.wanted_steps, fit))
-
-
-def spare_evaluation(plan: Plan, arms: int) -> float:
-    """Seconds of the evaluation that are not needed where, beside the base, so many arms are evaluated and not two."""
-    return plan.seconds_of("evaluate") * (1 - math.ceil((1 + arms) / plan.engines) / math.ceil(3 / plan.engines))
 
 
 def _share(

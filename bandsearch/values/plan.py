@@ -10,6 +10,8 @@ from bandsearch.values.value import Value
 ETA = 3
 # Places on its way at which a final training is read.
 VALIDATIONS = 8
+# Examples that an engine is given to score at a time. Whoever else scores, these share their passes.
+EVALUATION_ROWS = 64
 
 
 class SharedStep(Value):

@@ -64,14 +64,6 @@ def test_loss_and_divergence_are_those_of_plain_transformers(source: Source, mon
         assert divergence > 0.01
 
 
-def test_a_deadline_leaves_at_least_one_batch(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer, model = load_tokenizer(source), load_model(source)
-    monkeypatch.setattr(retention, "MOST_ROWS", 4)
-    texts = retention_texts(None, tokenizer, 32).texts
-    assert len(measure_retention(model, tokenizer.pad_token_id, texts, deadline=0.0).losses) == 4
-    assert len(measure_retention(model, tokenizer.pad_token_id, texts, deadline=600.0).losses) == len(texts)
-
-
 def test_texts_come_from_jsonl_and_from_paragraphs(source: Source, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(source)
     plain = tmp_path / "prose.txt"

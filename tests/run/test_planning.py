@@ -1,5 +1,6 @@
 """A plan stays inside its budget, spends it, and refuses what cannot work with the budget that would."""
 
+import heapq
 import math
 import re
 
@@ -8,7 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bandsearch.run.advice import with_advice
-from bandsearch.run.planning import final_steps, make_plan, spare_evaluation
+from bandsearch.run.evaluating import examples_each, spare_evaluation
+from bandsearch.run.planning import final_steps, make_plan
 from bandsearch.values.budget import Budget
 from bandsearch.values.errors import BudgetError
 from bandsearch.values.plan import Costs, Plan, SharedStep
@@ -150,11 +152,31 @@ def test_a_final_training_is_longer_where_half_of_the_budget_is_left() -> None:
     assert final_steps(made, 50, 1) >= final_steps(made, 50, 2)
 
 
-@pytest.mark.parametrize(("engines", "share"), [(1, 1 / 3), (2, 1 / 2), (4, 0)])
+@pytest.mark.parametrize(("engines", "share"), [(1, 1 / 3), (2, 1 / 3), (4, 1 / 3), (8, 1 / 2), (16, 0)])
 def test_without_a_winner_beside_the_baseline_less_is_evaluated(engines: int, share: float) -> None:
     made = plan(600, engines=engines)
     assert spare_evaluation(made, 1) == pytest.approx(share * made.seconds_of("evaluate"))
     assert spare_evaluation(made, 2) == 0
+
+
+@given(st.integers(0, 2000), st.integers(1, 16), st.integers(1, 3))
+def test_no_engine_scores_more_than_is_planned_and_hardly_less(count: int, engines: int, arms: int) -> None:
+    parts = [min(64, count - start) for start in range(0, count, 64) for _ in range(arms)]
+    ends = [0] * engines
+    for part in parts:
+        heapq.heapreplace(ends, ends[0] + part)
+    planned = examples_each(count, engines, arms)
+    assert max(ends) <= planned <= arms * count / engines + min(64, count)
+    assert examples_each(count + 1, engines, arms) >= planned
+
+
+def test_more_engines_evaluate_in_less_time_what_a_budget_allows() -> None:
+    alone, two, eight = (plan(3000, engines=engines) for engines in (1, 2, 8))
+    assert alone.test_examples == alone.generated_examples == two.generated_examples == eight.generated_examples == 250
+    seconds = [made.seconds_of("evaluate") for made in (alone, two, eight)]
+    assert seconds[1] < 0.55 * seconds[0]
+    assert seconds[2] < 0.2 * seconds[0]
+    assert plan(150, engines=8).generated_examples >= plan(150, engines=1).generated_examples
 
 
 def test_steps_and_trials_that_were_asked_for_stay() -> None:

@@ -1,0 +1,211 @@
+"""The scores of several arms, from all engines at once: their examples and texts are handed out in parts."""
+
+from __future__ import annotations
+
+import math
+import queue
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import Field
+
+from bandsearch.engine.engine import Engine
+from bandsearch.engine.handles import EngineHandles
+from bandsearch.engine.scoring import ExampleLoss, answer_length
+from bandsearch.evaluate.arms import scores_of
+from bandsearch.evaluate.lm_tasks import TaskScores, run_tasks
+from bandsearch.evaluate.retention import retention_of
+from bandsearch.run.job import Job
+from bandsearch.rundir import RunDirectory
+from bandsearch.values.evaluation import Arm, ArmScores
+from bandsearch.values.plan import EVALUATION_ROWS, Plan
+from bandsearch.values.progress import Listener, Update
+from bandsearch.values.retention import Retention
+from bandsearch.values.spec import RunSpec
+from bandsearch.values.value import Value
+
+
+class Kind(StrEnum):
+    """What is asked about an arm, in the order of asking."""
+
+    RETENTION = "retention"
+    LOSSES = "losses"
+    ANSWERS = "answers"
+    TASKS = "tasks"
+
+
+# The share of the time after which no more of a kind is begun; and what of it lm-eval may count on where it has tasks:
+# it gets whatever else the others leave.
+ENDS = {Kind.RETENTION: 0.1, Kind.LOSSES: 0.55, Kind.ANSWERS: 1.0}
+TASK_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one engine does at a time: `count` examples of the test split, or texts, from `start` on; or lm-eval."""
+
+    kind: Kind
+    arm: Arm
+    start: int
+    count: int
+
+
+class Found(Value):
+    """What came of a part, in its order; only the field of its kind is filled."""
+
+    retention: Retention | None = None
+    losses: tuple[ExampleLoss, ...] = ()
+    answers: tuple[str, ...] = ()
+    tasks: dict[str, float] = Field(default_factory=dict)
+
+
+def score_arms(
+    pool: EngineHandles,
+    home: RunDirectory,
+    job: Job,
+    plan: Plan,
+    checkpoints: dict[Arm, Path | None],
+    wall_left: Callable[[], float],
+    listen: Listener,
+) -> dict[Arm, ArmScores]:
+    """Score the arms, each the adapter of a checkpoint or the bare base, on the test split, on texts of the base's own
+    kind and on lm-eval's tasks. The scores do not depend on how many engines there are.
+
+    Where `wall_left` gets short no more parts are begun, beside the first of every arm's losses and texts. All arms are
+    asked about an example before the next, and of what an arm has in the end none is left out, so that position by
+    position arms have the same examples. What is found is kept in `scratch/arms/`, and not done again after a kill: the
+    time for it is spent.
+    """
+    *others, last = (arm.replace("_", " ") for arm in checkpoints)
+    listen(Update(stage="evaluate", message=f"scoring {', '.join(others)} and {last} on the test split"))
+    scoring = _Scoring(pool, home, job, plan, checkpoints, wall_left, listen)
+    parts = list(scoring.parts())
+    with ThreadPoolExecutor(pool.size) as threads:
+        found = dict(zip(parts, threads.map(scoring.do, parts), strict=True))
+    scoring.leave()
+    return {arm: _scores(arm, found, job) for arm in checkpoints}
+
+
+class _Scoring:
+    """Scoring under way. Every engine holds the sessions of the arms that it was asked about."""
+
+    def __init__(
+        self,
+        pool: EngineHandles,
+        home: RunDirectory,
+        job: Job,
+        plan: Plan,
+        checkpoints: dict[Arm, Path | None],
+        wall_left: Callable[[], float],
+        listen: Listener,
+    ) -> None:
+        self._pool, self._home, self._spec, self._listen = pool, home, job.spec, listen
+        self._checkpoints, self._wall_left, self._total = checkpoints, wall_left, wall_left()
+        self._texts = job.retention.texts[: plan.retention_texts]
+        # Of all answers, so that none is cut shorter than others.
+        self._answer_length = answer_length(job.tokenizer, job.dataset.test[: plan.generated_examples])
+        self._counts = {
+            Kind.RETENTION: len(self._texts),
+            Kind.LOSSES: plan.test_examples,
+            Kind.ANSWERS: plan.generated_examples if self._answer_length else 0,
+            Kind.TASKS: int(bool(job.spec.tasks)),
+        }
+        self._idle: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for engine in range(pool.size):
+            self._idle.put(engine)
+        self._sessions: dict[tuple[int, Arm], str] = {}
+        self._folder = home.scratch / "arms"
+        self._folder.mkdir(exist_ok=True)
+
+    def parts(self) -> Iterator[Part]:
+        for kind, count in self._counts.items():
+            for start in range(0, count, EVALUATION_ROWS):
+                for arm in self._checkpoints:
+                    yield Part(kind, arm, start, min(EVALUATION_ROWS, count - start))
+
+    def do(self, part: Part) -> Found | None:
+        """What is found, or was before a kill; None where it is too late to begin."""
+        file = self._folder / f"{part.arm}-{part.kind}-{part.start}.json"
+        found = self._home.read(file, Found)
+        if found is None and not self._is_late(part):
+            engine = self._idle.get()
+            try:
+                found = self._ask(engine, part)
+            finally:
+                self._idle.put(engine)
+            self._home.write(file, found)
+        return found
+
+    def leave(self) -> None:
+        for (engine, _), session in self._sessions.items():
+            self._pool.get(self._pool.submit(engine, "evict", session))
+
+    def _is_late(self, part: Part) -> bool:
+        first = part.start == 0 and part.kind is not Kind.ANSWERS
+        if first or math.isinf(self._total):
+            return False
+        share = ENDS[part.kind] * (1 - TASK_SHARE if self._spec.tasks else 1)
+        return self._wall_left() < (1 - share) * self._total
+
+    def _ask(self, engine: int, part: Part) -> Found:
+        session = self._session(engine, part.arm)
+        start, count = part.start, part.count
+        if part.kind is Kind.RETENTION:
+            texts = self._texts[start : start + count]
+            return Found(retention=self._pool.apply(engine, retention_of, session, texts))
+        if part.kind is Kind.LOSSES:
+            losses = self._pool.get(self._pool.submit(engine, "losses", "test", session, count, start))
+            return Found(losses=losses)
+        if part.kind is Kind.ANSWERS:
+            asked = ("test", session, count, self._answer_length, start)
+            return Found(answers=self._pool.get(self._pool.submit(engine, "generate", *asked)))
+        scores = self._pool.apply(engine, _tasks, session, self._spec, self._task_seconds(part.arm))
+        for task, documents in scores.cut.items():
+            message = f"{task}: time allowed {documents} documents for {part.arm.replace('_', ' ')}"
+            self._listen(Update(stage="evaluate", message=message))
+        return Found(tasks=scores.metrics)
+
+    def _session(self, engine: int, arm: Arm) -> str | None:
+        checkpoint = self._checkpoints[arm]
+        if checkpoint is None:
+            return None
+        if (engine, arm) not in self._sessions:
+            self._sessions[engine, arm] = self._pool.get(self._pool.submit(engine, "restore", checkpoint))
+        return self._sessions[engine, arm]
+
+    def _task_seconds(self, arm: Arm) -> float | None:
+        """What is left, shared with the arms that take their turn on the same engine."""
+        if math.isinf(self._total):
+            return None
+        turns = math.ceil(len(self._checkpoints) / self._pool.size)
+        return max(0.0, self._wall_left()) / (turns - list(self._checkpoints).index(arm) // self._pool.size)
+
+
+def _tasks(engine: Engine, session: str | None, spec: RunSpec, seconds: float | None) -> TaskScores:
+    with engine.attached(session) as model:
+        return run_tasks(model, engine.tokenizer, spec.tasks, spec.task_directory, spec.task_limit, seconds)
+
+
+def _scores(arm: Arm, found: dict[Part, Found | None], job: Job) -> ArmScores:
+    """Of every kind what is there up to the first part that is missing."""
+
+    def of(kind: Kind) -> Iterator[Found]:
+        for part, each in found.items():
+            if (part.arm, part.kind) == (arm, kind):
+                if each is None:
+                    return
+                yield each
+
+    losses = [loss for each in of(Kind.LOSSES) for loss in each.losses]
+    answers = [answer for each in of(Kind.ANSWERS) for answer in each.answers]
+    kept = [each.retention for each in of(Kind.RETENTION) if each.retention]
+    retention = None
+    if kept:
+        divergences = tuple(divergence for each in kept for divergence in each.divergences)
+        retention = Retention(losses=tuple(loss for each in kept for loss in each.losses), divergences=divergences)
+    tasks = {metric: value for each in of(Kind.TASKS) for metric, value in each.tasks.items()}
+    scores = scores_of(arm, losses, answers, job.dataset.test)
+    return scores.model_copy(update={"retention": retention, "tasks": tasks})
