@@ -83,7 +83,7 @@ class Workload:
 
     @cached_property
     def lengths(self) -> list[int]:
-        return [len(example.input_ids) for example in self.dataset.train]
+        return self.dataset.train.lengths.tolist()
 
     def order(self, fidelity: Fidelity) -> tuple[tuple[int, ...], ...]:
         """The training rows of every step, the same for all arms."""
@@ -100,9 +100,9 @@ class Workload:
             layers=self.layer_count,
             head_parameters=self.summary.layout.hidden_size * self.summary.vocabulary,
             trained_tokens=sum(len(example.input_ids) for example in trained),
-            trained_positions=sum(sum(example.supervised[1:]) for example in trained),
+            trained_positions=sum(example.learned for example in trained),
             read_tokens=len(self.scale.rungs) * sum(len(example.input_ids) for example in validation),
-            read_positions=len(self.scale.rungs) * sum(sum(example.supervised[1:]) for example in validation),
+            read_positions=len(self.scale.rungs) * sum(example.learned for example in validation),
         )
 
     def setups(self, cache: Path, levers: Levers | None = None) -> list[EngineSetup]:
@@ -147,8 +147,8 @@ class Workload:
     def _examples(self) -> Path:
         path = self.folder / "examples.json"
         content = {
-            split: [(example.input_ids, example.supervised) for example in getattr(self.dataset, split)]
-            for split in ("train", "validation")
+            split: [(example.input_ids.tolist(), example.supervised.tolist()) for example in examples]
+            for split, examples in (("train", self.dataset.train), ("validation", self.dataset.validation))
         }
         path.write_text(json.dumps(content | {"pad": self.tokenizer.pad_token_id}))
         return path

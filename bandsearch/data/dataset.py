@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 
 from transformers import PreTrainedTokenizerBase
 
-from bandsearch.data.encoding import Encoded, encode
+from bandsearch.data.encoding import encode
+from bandsearch.data.examples import Encoded, Examples
 from bandsearch.data.problems import Problem, left_out, refuse, too_many
 from bandsearch.data.reading import read
 from bandsearch.data.shapes import TEXT_AND_LABEL, Recognised, Shape, recognise
@@ -19,7 +20,7 @@ from bandsearch.data.template import template_for
 from bandsearch.values.errors import DataError
 from bandsearch.values.spec import DataSpec
 
-__all__ = ["Counts", "Dataset", "Encoded", "prepare"]
+__all__ = ["Counts", "Dataset", "Encoded", "Examples", "prepare"]
 
 FEWEST_ROWS = 10
 # Of the columns that are not used, so many are named.
@@ -51,9 +52,9 @@ class Dataset:
 
     name: str
     shape: str
-    train: tuple[Encoded, ...]
-    validation: tuple[Encoded, ...]
-    test: tuple[Encoded, ...]
+    train: Examples
+    validation: Examples
+    test: Examples
     fingerprint: str
     notes: tuple[str, ...]
     stop_ids: tuple[int, ...] = ()
@@ -107,7 +108,7 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int) -> Da
         turns_cut=sum(example.turns_cut for example in by_key.values()),
         unusable=len(problems),
     )
-    train, validation, test = (tuple(encoded[key] for key in split) for split in splits)
+    train, validation, test = (Examples.of([encoded[key] for key in split]) for split in splits)
     dataset = Dataset(
         name=table.name,
         shape=str(recognised.shape),

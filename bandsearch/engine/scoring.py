@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from bandsearch.data.dataset import Dataset, Encoded
+from bandsearch.data.dataset import Dataset, Encoded, Examples
 from bandsearch.engine.batches import tight_batches
 from bandsearch.engine.failures import OutOfMemoryError
 from bandsearch.engine.memory import within_memory
@@ -46,14 +48,14 @@ def split_losses(
     Fewer, but at least one batch of 64, where `deadline` (seconds from now) comes first.
     """
     started = time.monotonic()
-    examples: Sequence[Encoded] = getattr(dataset, split)
+    examples: Examples = getattr(dataset, split)
     price = (PASS_TOKENS if passes.device.type == "cpu" else ACCELERATOR_PASS_TOKENS) // len(sessions)
     found: list[dict[int, ExampleLoss]] = [{} for _ in sessions]
     for begin in range(0, len(indices), EVALUATION_ROWS):
         if begin and deadline is not None and time.monotonic() - started > deadline:
             break
         some = indices[begin : begin + EVALUATION_ROWS]
-        lengths = [len(examples[index].input_ids) for index in some]
+        lengths = examples.lengths[list(some)].tolist()
         for places in tight_batches(lengths, price, EVALUATION_PART):
             rows = tuple(some[place] for place in places)
             for known, losses in zip(found, _losses(passes, dataset, split, sessions, rows), strict=True):
@@ -74,7 +76,7 @@ def _losses(
         half = len(rows) // 2
         first, second = (_losses(passes, dataset, split, sessions, some)[0] for some in (rows[:half], rows[half:]))
         return [first | second]
-    counts = torch.tensor([sum(getattr(dataset, split)[index].supervised[1:]) for index in rows])
+    counts = torch.from_numpy(getattr(dataset, split).learned[list(rows)])
     owner = torch.repeat_interleave(torch.arange(len(rows)), counts)
     results = []
     for losses in each:
@@ -107,12 +109,12 @@ def greedy_answers(
     """
     started = time.monotonic()
     examples: Sequence[Encoded] = getattr(dataset, split)[:limit]
-    if not all(example.prompt_ids for example in examples):
+    if not all(example.prompt_length for example in examples):
         return []
     if max_new_tokens is None:
         # What is learned may be longer than the answer's text: a template opens it with an (empty) thought.
         answers = [
-            max(len(tokenizer(example.answer)["input_ids"]), len(example.input_ids) - len(example.prompt_ids))
+            max(len(tokenizer(example.answer)["input_ids"]), len(example.input_ids) - example.prompt_length)
             for example in examples
         ]
         max_new_tokens = min(LONGEST_ANSWER, max(answers, default=0) * 5 // 4 + 4)
@@ -128,7 +130,7 @@ def greedy_answers(
 
 
 def _continued(
-    model: Any, prompts: Sequence[Sequence[int]], pad: int, stops: list[int] | None, new_tokens: int
+    model: Any, prompts: Sequence[NDArray[np.int32]], pad: int, stops: list[int] | None, new_tokens: int
 ) -> list[list[int]]:
     """Token ids behind each prompt. Out of memory halves the prompts of a batch."""
     found = within_memory(partial(_generated, model, prompts, pad, stops, new_tokens))
@@ -144,7 +146,7 @@ def _continued(
 
 
 def _generated(
-    model: Any, prompts: Sequence[Sequence[int]], pad: int, stops: list[int] | None, new_tokens: int
+    model: Any, prompts: Sequence[NDArray[np.int32]], pad: int, stops: list[int] | None, new_tokens: int
 ) -> list[list[int]]:
     device = model.get_input_embeddings().weight.device
     width = max(map(len, prompts))
