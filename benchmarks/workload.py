@@ -11,6 +11,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from bandsearch.data.dataset import Dataset, prepare
+from bandsearch.data.kept import keep
 from bandsearch.engine.batches import examples_at
 from bandsearch.engine.devices import DeviceInventory, devices, engine_layout
 from bandsearch.engine.setup import EngineSetup
@@ -28,6 +29,7 @@ from benchmarks.model import build_model
 from benchmarks.scale import Scale
 
 LONGEST_TOKENS = 1024
+DATA = "data.arrow"
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,6 @@ class Workload:
     device: str
     inventory: DeviceInventory
     summary: ModelSummary
-    data: DataSpec
     dataset: Dataset
     tokenizer: PreTrainedTokenizerBase
 
@@ -110,8 +111,7 @@ class Workload:
         return [
             EngineSetup(
                 source=self.summary.source,
-                data=self.data,
-                seed=self.scale.seed,
+                data=str(self.folder / DATA),
                 dtype=self.scale.dtype,
                 device=placement.device,
                 threads=placement.threads,
@@ -172,13 +172,14 @@ def make_workload(scale: Scale, folder: Path, device: str) -> Workload:
     elif inventory.gpus:
         # One process per trial keeps one device busy, so one device is what is compared.
         inventory = inventory.model_copy(update={"gpus": inventory.gpus[:1]})
+    dataset = prepare(data, tokenizer, scale.seed)
+    keep(dataset, folder / DATA)
     return Workload(
         scale=scale,
         folder=folder,
         device=device,
         inventory=inventory,
         summary=summarize(source),
-        data=data,
-        dataset=prepare(data, tokenizer, scale.seed),
+        dataset=dataset,
         tokenizer=tokenizer,
     )

@@ -19,7 +19,8 @@ from bandsearch.data.template import Template, TemplateRefusedError
 # Tokens at the end of a prompt that may merge with the answer, or that a template writes only to open an answer
 # (an empty thinking block). More than that, and the template has rewritten the prompt.
 _BORDER = 8
-_CHUNK = 4096
+# Encoded together: what a tokenizer gives back takes a hundred bytes a token until it is put into arrays.
+_CHUNK = 512
 THOUGHT_LOST = "the thought before the answer is not learned: the template leaves it out"
 
 

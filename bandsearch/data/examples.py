@@ -1,14 +1,16 @@
-"""Encoded examples: one as the engine trains on it, and many in a few long arrays."""
+"""Encoded examples: one as the engine trains on it, many in a few long arrays, and a data set of them by split."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, overload
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+Kind = TypeVar("Kind", bound=np.generic)
 
 SCHEMA = pa.schema(
     {
@@ -56,13 +58,13 @@ class Examples(Sequence[Encoded]):
     """
 
     def __init__(self, table: pa.RecordBatch) -> None:
-        """`table` has the columns of SCHEMA; no example is empty."""
+        """`table` has the columns of SCHEMA and is no slice of a longer one; no example is empty."""
         self.table = table
         ids, marks = table["input_ids"], table["supervised"]
-        self.input_ids: NDArray[np.int32] = ids.values.to_numpy()
-        self._supervised: NDArray[np.bool_] = marks.values.to_numpy().view(np.bool_)
-        self._bounds: NDArray[np.int64] = ids.offsets.to_numpy()
-        self._prompts: NDArray[np.int64] = table["prompt_length"].to_numpy()
+        self.input_ids: NDArray[np.int32] = _viewed(ids.values, np.int32)
+        self._supervised: NDArray[np.bool_] = _viewed(marks.values, np.bool_)
+        self._bounds: NDArray[np.int64] = _viewed(ids.offsets, np.int64)
+        self._prompts: NDArray[np.int64] = _viewed(table["prompt_length"], np.int64)
         self._answers: Any = table["answer"]
         self._places: Any = table["place"]
         self.lengths: NDArray[np.int64] = np.diff(self._bounds)
@@ -103,3 +105,46 @@ class Examples(Sequence[Encoded]):
             self._answers[place].as_py(),
             self._places[place].as_py(),
         )
+
+
+def _viewed(values: pa.Array, kind: type[Kind]) -> NDArray[Kind]:
+    # Arrow's own way to NumPy loads pandas first, which takes longer than to open a data set.
+    return np.frombuffer(values.buffers()[1], kind, len(values)) if len(values) else np.empty(0, kind)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the rows of a data set."""
+
+    read: int = 0
+    duplicates: int = 0
+    leaked: int = 0
+    not_sampled: int = 0
+    truncated: int = 0
+    dropped: int = 0
+    rewritten: int = 0
+    turns_cut: int = 0
+    unusable: int = 0
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Examples by split, in an order that does not depend on the order of rows.
+
+    `fingerprint` is equal for equal rows of equal shape. `notes` say in words what was recognised, cut and dropped.
+    `stop_ids` are the tokens that end an answer. `template` says how rows were written as text. `origin` is equal for
+    data sets that were made from the same by the same means.
+    """
+
+    name: str
+    shape: str
+    train: Examples
+    validation: Examples
+    test: Examples
+    fingerprint: str
+    notes: tuple[str, ...]
+    stop_ids: tuple[int, ...] = ()
+    template: str = ""
+    max_length: int = 0
+    counts: Counts = field(default_factory=Counts)
+    origin: str = ""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from planted import header
 
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.setup import EngineSetup
-from bandsearch.models.aliases import resolve
+from bandsearch.models.aliases import Source, resolve
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.fidelity import Fidelity, Schedule
@@ -44,11 +46,13 @@ def test_every_layer_and_every_band_has_a_number(found: Measured) -> None:
     assert found.seconds.keys() == found.layers.keys() | found.bands.keys()
 
 
-def test_the_masked_run_with_all_layers_is_a_full_depth_training(found: Measured) -> None:
+def test_the_masked_run_with_all_layers_is_a_full_depth_training(
+    found: Measured, kept_data: Callable[[Source, DataSpec], str]
+) -> None:
+    source = resolve(ModelSpec(name="demo"))
     setup = EngineSetup(
-        source=resolve(ModelSpec(name="demo")),
-        data=DataSpec(name="demo:swap"),
-        seed=0,
+        source=source,
+        data=kept_data(source, DataSpec(name="demo:swap")),
         dtype="float32",
         device="cpu",
         threads=1,

@@ -59,6 +59,7 @@ def test_it_leaves_everything_and_its_claims_follow_from_the_files(finished: tup
     out, _ = finished
     assert runpy.run_path(str(ROOT / ".ci" / "check_run.py"))["check"](out) == []
     assert not (out / "scratch" / "prefix").exists(), "the cache is of no use any more and takes the most room"
+    assert not (out / "scratch" / "data.arrow").exists(), "nor is the data set as engines read it"
 
 
 def test_display_ledger_and_result_agree(finished: tuple[Path, list[dict]]) -> None:
