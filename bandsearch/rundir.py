@@ -50,6 +50,7 @@ class RunDirectory:
         self.evaluation = path / "evaluation.json"
         self.report = path / "report.html"
         self.scratch = path / "scratch"
+        self.data = self.scratch / "data.arrow"
         self.is_new = False
         self._lock: IO[str] | None = None
 
@@ -193,14 +194,15 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a failing disk into a sentence."""
+def disk_errors(path: Path, remedy: str | None = None) -> Iterator[None]:
+    """Turn a failing disk into a sentence. `remedy`: what to do where it is full, by default for a run's directory."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise RunDirectoryError(
-                f"The disk that holds {path} is full.", f"Free some space, then `bandsearch resume {path}`."
+                f"The disk that holds {path} is full.",
+                remedy or f"Free some space, then `bandsearch resume {path}`.",
             ) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
             raise RunDirectoryError(f"Cannot write in {path}: {error.strerror}.", "Choose another --out.") from error

@@ -11,6 +11,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from bandsearch.data.dataset import Dataset, prepare
+from bandsearch.data.kept import keep
 from bandsearch.engine.batches import examples_at
 from bandsearch.engine.devices import DeviceInventory, devices, engine_layout
 from bandsearch.engine.setup import EngineSetup
@@ -28,6 +29,7 @@ from benchmarks.model import build_model
 from benchmarks.scale import Scale
 
 LONGEST_TOKENS = 1024
+DATA = "data.arrow"
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,6 @@ class Workload:
     device: str
     inventory: DeviceInventory
     summary: ModelSummary
-    data: DataSpec
     dataset: Dataset
     tokenizer: PreTrainedTokenizerBase
 
@@ -83,7 +84,7 @@ class Workload:
 
     @cached_property
     def lengths(self) -> list[int]:
-        return [len(example.input_ids) for example in self.dataset.train]
+        return self.dataset.train.lengths.tolist()
 
     def order(self, fidelity: Fidelity) -> tuple[tuple[int, ...], ...]:
         """The training rows of every step, the same for all arms."""
@@ -100,9 +101,9 @@ class Workload:
             layers=self.layer_count,
             head_parameters=self.summary.layout.hidden_size * self.summary.vocabulary,
             trained_tokens=sum(len(example.input_ids) for example in trained),
-            trained_positions=sum(sum(example.supervised[1:]) for example in trained),
+            trained_positions=sum(example.learned for example in trained),
             read_tokens=len(self.scale.rungs) * sum(len(example.input_ids) for example in validation),
-            read_positions=len(self.scale.rungs) * sum(sum(example.supervised[1:]) for example in validation),
+            read_positions=len(self.scale.rungs) * sum(example.learned for example in validation),
         )
 
     def setups(self, cache: Path, levers: Levers | None = None) -> list[EngineSetup]:
@@ -110,8 +111,7 @@ class Workload:
         return [
             EngineSetup(
                 source=self.summary.source,
-                data=self.data,
-                seed=self.scale.seed,
+                data=str(self.folder / DATA),
                 dtype=self.scale.dtype,
                 device=placement.device,
                 threads=placement.threads,
@@ -147,8 +147,8 @@ class Workload:
     def _examples(self) -> Path:
         path = self.folder / "examples.json"
         content = {
-            split: [(example.input_ids, example.supervised) for example in getattr(self.dataset, split)]
-            for split in ("train", "validation")
+            split: [(example.input_ids.tolist(), example.supervised.tolist()) for example in examples]
+            for split, examples in (("train", self.dataset.train), ("validation", self.dataset.validation))
         }
         path.write_text(json.dumps(content | {"pad": self.tokenizer.pad_token_id}))
         return path
@@ -172,13 +172,14 @@ def make_workload(scale: Scale, folder: Path, device: str) -> Workload:
     elif inventory.gpus:
         # One process per trial keeps one device busy, so one device is what is compared.
         inventory = inventory.model_copy(update={"gpus": inventory.gpus[:1]})
+    dataset = prepare(data, tokenizer, scale.seed)
+    keep(dataset, folder / DATA)
     return Workload(
         scale=scale,
         folder=folder,
         device=device,
         inventory=inventory,
         summary=summarize(source),
-        data=data,
-        dataset=prepare(data, tokenizer, scale.seed),
+        dataset=dataset,
         tokenizer=tokenizer,
     )

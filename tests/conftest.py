@@ -58,6 +58,21 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session")
+def kept_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any, Any], str]:
+    """`kept_data(source, spec)` is the file that keeps a data set as the model at `source` reads it."""
+    from bandsearch.data.dataset import prepare
+    from bandsearch.data.kept import keep
+    from bandsearch.models.loading import load_tokenizer
+
+    def put(source: Any, spec: Any) -> str:
+        path = tmp_path_factory.mktemp("kept") / "data.arrow"
+        keep(prepare(spec, load_tokenizer(source), 0), path)
+        return str(path)
+
+    return put
+
+
 @pytest.fixture(params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
     """Runs a test once for every family."""

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice, takewhile
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from bandsearch.data.examples import Encoded
 from bandsearch.data.problems import Problem
 from bandsearch.data.shapes import Example
 from bandsearch.data.template import Template, TemplateRefusedError
@@ -17,24 +19,9 @@ from bandsearch.data.template import Template, TemplateRefusedError
 # Tokens at the end of a prompt that may merge with the answer, or that a template writes only to open an answer
 # (an empty thinking block). More than that, and the template has rewritten the prompt.
 _BORDER = 8
-_CHUNK = 4096
+# Encoded together: what a tokenizer gives back takes a hundred bytes a token until it is put into arrays.
+_CHUNK = 512
 THOUGHT_LOST = "the thought before the answer is not learned: the template leaves it out"
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """One example as the engine trains on it.
-
-    `supervised` is as long as `input_ids`: position i is true if token i is to be predicted (never the first).
-    `prompt_ids` are the tokens up to the last answer and `answer` is its text, for generation, tool calls as the
-    template writes them; both are empty for plain text, which asks nothing. `place` is where the row came from.
-    """
-
-    input_ids: tuple[int, ...]
-    supervised: tuple[bool, ...]
-    prompt_ids: tuple[int, ...]
-    answer: str
-    place: str
 
 
 @dataclass(frozen=True)
@@ -97,8 +84,6 @@ class _Encoder:
         self._tokenizer = tokenizer
         self._max_length = max_length
         self._specials = _special_tokens(tokenizer)
-        # One int object per token of the vocabulary: a data set of millions of tokens is then a tenth as large.
-        self._shared = list(range(len(tokenizer)))
         self._is_blank = lru_cache(maxsize=None)(lambda token: not tokenizer.decode([token]).strip())
         self.encoded: list[Encoded | None] = []
         self.truncated = 0
@@ -194,34 +179,28 @@ class _Encoder:
         if tuple(whole[: len(prefix)]) == prefix:
             prefix = ()
         whole = [*prefix, *whole]
-        supervised = [False] * len(whole)
+        spans = [(start + len(prefix), end + len(prefix)) for start, end in spans]
+        supervised = np.zeros(min(len(whole), self._max_length), np.bool_)
         for start, end in spans:
-            supervised[start + len(prefix) : end + len(prefix)] = [True] * (end - start)
+            supervised[start:end] = True
         supervised[0] = False
-        if not any(supervised[: self._max_length]):
+        if not supervised.any():
             self.dropped_lengths.append(len(whole))
             return None
         self.truncated += len(whole) > self._max_length
-        prompt, answer = self._question(example, whole, [(a + len(prefix), b + len(prefix)) for a, b in spans])
-        shared = self._shared.__getitem__
-        return Encoded(
-            tuple(map(shared, whole[: self._max_length])),
-            tuple(supervised[: self._max_length]),
-            tuple(map(shared, prompt)),
-            answer,
-            example.place,
-        )
+        prompt_length, answer = self._question(example, whole, spans)
+        return Encoded(np.array(whole[: self._max_length], np.int32), supervised, prompt_length, answer, example.place)
 
-    def _question(self, example: Example, whole: list[int], spans: list[tuple[int, int]]) -> tuple[list[int], str]:
-        """The last answer that begins within the largest length, and the tokens before it."""
+    def _question(self, example: Example, whole: list[int], spans: list[tuple[int, int]]) -> tuple[int, str]:
+        """How many tokens stand before the last answer that begins within the largest length, and that answer."""
         if not example.messages:
-            return [], ""
+            return 0, ""
         answers = zip(spans, example.answers[-len(spans) :], strict=True)
         (start, end), index = [each for each in answers if each[0][0] < self._max_length][-1]
         message = example.messages[index]
         if message.extras.get("tool_calls"):
-            return whole[:start], str(self._tokenizer.decode(whole[start:end], skip_special_tokens=True)).strip()
-        return whole[:start], message.content
+            return start, str(self._tokenizer.decode(whole[start:end], skip_special_tokens=True)).strip()
+        return start, message.content
 
     def _turn_end(self, whole: list[int], start: int, end: int) -> int:
         """Where an answer ends: after the token that ends the turn, if only blanks follow it."""

@@ -13,8 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
-from bandsearch.data.dataset import Dataset
-from bandsearch.data.encoding import Encoded
+from bandsearch.data.dataset import Dataset, Encoded, Examples
 
 LEARNED, READ = "bold green", "dim"
 _PERCENTILES = {"shortest": 0, "median": 50, "p90": 90, "p99": 99, "longest": 100}
@@ -30,7 +29,6 @@ _VISIBLE |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
 
 def facts(dataset: Dataset) -> dict[str, Any]:
     """Everything `describe` shows but the samples, for programs. Lengths are in tokens."""
-    everything = _all(dataset)
     return {
         "name": dataset.name,
         "shape": dataset.shape,
@@ -40,13 +38,13 @@ def facts(dataset: Dataset) -> dict[str, Any]:
         "splits": {
             split: {
                 "rows": len(examples),
-                "tokens": sum(_lengths(examples)),
-                "learned_tokens": sum(_learned(examples)),
+                "tokens": int(examples.lengths.sum()),
+                "learned_tokens": int(examples.learned.sum()),
             }
             for split, examples in _splits(dataset).items()
         },
-        "lengths": _percentiles(_lengths(everything)),
-        "learned_lengths": _percentiles(_learned(everything)),
+        "lengths": _percentiles(_lengths(dataset)),
+        "learned_lengths": _percentiles(_learned(dataset)),
         "rows": dataclasses.asdict(dataset.counts),
         "notes": list(dataset.notes),
     }
@@ -72,14 +70,14 @@ class Sample:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         marks = console.color_system is None
-        length, learned = len(self.example.input_ids), sum(self.example.supervised)
+        length, learned = len(self.example.input_ids), self.example.learned
         legend = "between ⟦ and ⟧" if marks else "in green"
         yield Text(f"\n{self.example.place}: {length} tokens; {learned} of them, {legend}, are learned", "cyan")
         yield self.text(marks)
 
     def text(self, marks: bool) -> Text:
         text = Text()
-        tokens = zip(self.example.supervised, self.example.input_ids, strict=True)
+        tokens = zip(self.example.supervised.tolist(), self.example.input_ids.tolist(), strict=True)
         for learned, run in itertools.groupby(tokens, key=lambda pair: pair[0]):
             piece = _clipped(str(self.tokenizer.decode([token for _, token in run])).translate(_VISIBLE))
             text.append(f"⟦{piece}⟧" if learned and marks else piece, LEARNED if learned else READ)
@@ -91,13 +89,13 @@ def _sizes(dataset: Dataset) -> Table:
     for column in ("rows", "tokens", "learned"):
         table.add_column(column, justify="right")
     for split, examples in _splits(dataset).items():
-        counts = (len(examples), sum(_lengths(examples)), sum(_learned(examples)))
+        counts = (len(examples), int(examples.lengths.sum()), int(examples.learned.sum()))
         table.add_row(split, *(f"{count:,}" for count in counts))
     return table
 
 
 def _histogram(dataset: Dataset) -> Text:
-    lengths = _lengths(_all(dataset))
+    lengths = _lengths(dataset)
     shown = ", ".join(f"{name} {value:,}" for name, value in _percentiles(lengths).items())
     text = Text(f"\nTokens per row: {shown}\n")
     buckets = list(_buckets(lengths))
@@ -119,20 +117,16 @@ def _buckets(lengths: Sequence[int]) -> Iterator[tuple[int, int, int]]:
         yield start, end, sum(start <= length <= end for length in lengths)
 
 
-def _splits(dataset: Dataset) -> dict[str, tuple[Encoded, ...]]:
+def _splits(dataset: Dataset) -> dict[str, Examples]:
     return {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
 
 
-def _all(dataset: Dataset) -> tuple[Encoded, ...]:
-    return dataset.train + dataset.validation + dataset.test
+def _lengths(dataset: Dataset) -> list[int]:
+    return [each for examples in _splits(dataset).values() for each in examples.lengths.tolist()]
 
 
-def _lengths(examples: Sequence[Encoded]) -> list[int]:
-    return [len(example.input_ids) for example in examples]
-
-
-def _learned(examples: Sequence[Encoded]) -> list[int]:
-    return [sum(example.supervised) for example in examples]
+def _learned(dataset: Dataset) -> list[int]:
+    return [each for examples in _splits(dataset).values() for each in examples.learned.tolist()]
 
 
 def _percentiles(values: Sequence[int]) -> dict[str, int]:

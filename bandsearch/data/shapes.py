@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 from bandsearch.data.cells import Cells, fold
@@ -40,7 +41,7 @@ class Example:
     tools: tuple[Any, ...] = ()
     turns_cut: int = 0
 
-    @property
+    @cached_property
     def answers(self) -> tuple[int, ...]:
         """Which messages are to be learned."""
         return tuple(i for i, m in enumerate(self.messages) if m.role == "assistant" and m.learned)

@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from bandsearch.adapters.lora import attach, detach, load_tensors
-from bandsearch.data.dataset import Dataset, prepare
+from bandsearch.data.dataset import Dataset
+from bandsearch.data.kept import open_dataset
 from bandsearch.engine.checkpoint import read_session, write_session
 from bandsearch.engine.failures import DivergedError, OutOfMemoryError
 from bandsearch.engine.passes import Passes
@@ -78,7 +79,7 @@ class Engine:
         torch.set_num_threads(setup.threads)
         tokenizer = load_tokenizer(setup.source)
         model = load_model(setup.source, setup.dtype, setup.device)
-        dataset = prepare(setup.data, tokenizer, setup.seed)
+        dataset = open_dataset(Path(setup.data))
         layout = layout_of(model)
         cache = None
         if setup.levers.prefix_cache and setup.cache_directory is not None:

@@ -35,7 +35,7 @@ def measure_costs(engine: Engine, batch_size: int, validation_examples: int) -> 
     packing, share = (engine.levers.packing or 1, 1.0) if alone > PATIENCE else best_packing(engine, batch_size)
     session = engine.admit(_full_depth(engine), Fidelity(steps=1, batch_size=batch_size, seed=0))
     validated = min(validation_examples, len(engine.dataset.validation))
-    lengths = [len(example.input_ids) for example in engine.dataset.validation[:validated]]
+    lengths = engine.dataset.validation.lengths[:validated].tolist()
     per_example = seconds_each(lambda count: engine.losses("validation", session, count), lengths, VALIDATED)
     most, warmed_up = (GENERATED, 0) if engine.device.type == "cpu" else (EVALUATION_ROWS, FEW)
     generated = min(len(engine.dataset.test), most)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bandsearch.data.dataset import Dataset, Encoded
+from bandsearch.data.dataset import Dataset, Examples
 from bandsearch.engine.adapted import AdaptedLinears, Member
 from bandsearch.engine.batches import Batch, collate
 from bandsearch.engine.head import Head
@@ -79,7 +79,7 @@ class Passes:
         """
         order = sorted(range(len(parts)), key=lambda index: self._start(parts[index]))
         ascending = [parts[index] for index in order]
-        examples: Sequence[Encoded] = getattr(self.dataset, split)
+        examples: Examples = getattr(self.dataset, split)
         batch = collate([examples[index] for part in ascending for index in part.indices], self.pad_token_id)
         length = batch.input_ids.shape[1]
         groups = [self._group(split, part, length) for part in ascending]

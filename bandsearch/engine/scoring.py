@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from bandsearch.data.dataset import Dataset, Encoded
+from bandsearch.data.dataset import Dataset, Encoded, Examples
 from bandsearch.engine.batches import tight_batches
 from bandsearch.engine.failures import OutOfMemoryError
 from bandsearch.engine.memory import within_memory
@@ -41,12 +43,12 @@ def split_losses(
     indices: Sequence[int],
 ) -> list[list[ExampleLoss]]:
     """Per session, the losses of these examples of a split, ascending."""
-    examples: Sequence[Encoded] = getattr(dataset, split)
+    examples: Examples = getattr(dataset, split)
     price = (PASS_TOKENS if passes.device.type == "cpu" else ACCELERATOR_PASS_TOKENS) // len(sessions)
     found: list[dict[int, ExampleLoss]] = [{} for _ in sessions]
     for begin in range(0, len(indices), EVALUATION_ROWS):
         some = indices[begin : begin + EVALUATION_ROWS]
-        lengths = [len(examples[index].input_ids) for index in some]
+        lengths = examples.lengths[list(some)].tolist()
         for places in tight_batches(lengths, price, EVALUATION_PART):
             rows = tuple(some[place] for place in places)
             for known, losses in zip(found, _losses(passes, dataset, split, sessions, rows), strict=True):
@@ -67,7 +69,7 @@ def _losses(
         half = len(rows) // 2
         first, second = (_losses(passes, dataset, split, sessions, some)[0] for some in (rows[:half], rows[half:]))
         return [first | second]
-    counts = torch.tensor([sum(getattr(dataset, split)[index].supervised[1:]) for index in rows])
+    counts = torch.from_numpy(getattr(dataset, split).learned[list(rows)])
     owner = torch.repeat_interleave(torch.arange(len(rows)), counts)
     results = []
     for losses in each:
@@ -89,11 +91,11 @@ def answer_length(tokenizer: Any, examples: Sequence[Encoded]) -> int:
 
     0 for plain text, which has no prompts.
     """
-    if not all(example.prompt_ids for example in examples):
+    if not all(example.prompt_length for example in examples):
         return 0
     # What is learned may be longer than the answer's text: a template opens it with an (empty) thought.
     answers = [
-        max(len(tokenizer(example.answer)["input_ids"]), len(example.input_ids) - len(example.prompt_ids))
+        max(len(tokenizer(example.answer)["input_ids"]), len(example.input_ids) - example.prompt_length)
         for example in examples
     ]
     return min(LONGEST_ANSWER, max(answers, default=0) * 5 // 4 + 4)
@@ -117,7 +119,7 @@ def greedy_answers(
 
 
 def _continued(
-    model: Any, prompts: Sequence[Sequence[int]], pad: int, stops: list[int] | None, new_tokens: int
+    model: Any, prompts: Sequence[NDArray[np.int32]], pad: int, stops: list[int] | None, new_tokens: int
 ) -> list[list[int]]:
     """Token ids behind each prompt. Out of memory halves the prompts of a batch."""
     found = within_memory(partial(_generated, model, prompts, pad, stops, new_tokens))
@@ -133,7 +135,7 @@ def _continued(
 
 
 def _generated(
-    model: Any, prompts: Sequence[Sequence[int]], pad: int, stops: list[int] | None, new_tokens: int
+    model: Any, prompts: Sequence[NDArray[np.int32]], pad: int, stops: list[int] | None, new_tokens: int
 ) -> list[list[int]]:
     device = model.get_input_embeddings().weight.device
     width = max(map(len, prompts))

@@ -94,10 +94,10 @@ def faithful_levers(
 def _rows(passes: Passes) -> tuple[int, ...]:
     """The shortest training examples, as many as have enough supervised tokens, and one that pads them."""
     train = passes.dataset.train
-    lengths = [len(example.input_ids) for example in train]
+    lengths = train.lengths.tolist()
     order = sorted(range(len(train)), key=lambda index: lengths[index])
     longer = next((index for index in order if lengths[index] > lengths[order[0]]), order[-1])
-    supervised = itertools.accumulate(sum(train[index].supervised) for index in order)
+    supervised = itertools.accumulate(train.learned[order].tolist())
     enough = next((place for place, count in enumerate(supervised, 1) if count >= LEAST_SUPERVISED), len(order))
     return tuple(dict.fromkeys([*order[: min(enough, MOST_ROWS)], longer]))
 

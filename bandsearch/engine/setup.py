@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from bandsearch.values.levers import Levers
 from bandsearch.values.source import Source
-from bandsearch.values.spec import DataSpec
 from bandsearch.values.value import Value
 
 
 class EngineSetup(Value):
-    """`cache_directory`: where prefix states are kept; engines of one machine share it. None: a folder of its own."""
+    """`data`: the file that keeps the prepared data set. `cache_directory`: where prefix states are kept; engines of
+    one machine share it. None: a folder of its own."""
 
     source: Source
-    data: DataSpec
-    seed: int
+    data: str
     dtype: str
     device: str
     threads: int

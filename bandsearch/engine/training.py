@@ -29,8 +29,8 @@ class Trainer:
     def __init__(self, passes: Passes, dataset: Dataset, *, length_grouping: bool) -> None:
         self._passes, self._train = passes, dataset.train
         self._window = WINDOW if length_grouping else 1
-        self._lengths = Lengths(len(example.input_ids) for example in dataset.train)
-        self._supervised = tuple(sum(example.supervised[1:]) for example in dataset.train)
+        self._lengths = Lengths(dataset.train.lengths.tolist())
+        self._supervised = tuple(dataset.train.learned.tolist())
         # Of a pass, padding included; less once memory was too small for more.
         self._most_tokens: float = math.inf
 

@@ -39,7 +39,7 @@ def hidden_states(model: nn.Module, layout: Layout, examples: Sequence[Encoded])
     states: States = [[] for _ in layers]
     with _recording(layers, states), torch.no_grad():
         for example in examples:
-            ids = torch.tensor([example.input_ids], device=next(model.parameters()).device)
+            ids = torch.tensor(example.input_ids[None], dtype=torch.long, device=next(model.parameters()).device)
             model(input_ids=ids, use_cache=False, logits_to_keep=1)
     return states
 

@@ -24,13 +24,13 @@ from bandsearch.values.progress import Listener, Update
 VALIDATION_EXAMPLES = 256
 
 
-def engine_setups(job: Job, cache: Path | None = None) -> list[EngineSetup]:
-    """One engine for every accelerator, or over the cores as the model's size has it. They share `cache`."""
+def engine_setups(job: Job, data: Path, cache: Path | None = None) -> list[EngineSetup]:
+    """One engine for every accelerator, or over the cores as the model's size has it. They share `cache`, and the file
+    `data` that keeps the job's data set."""
     return [
         EngineSetup(
             source=job.source,
-            data=job.data,
-            seed=job.spec.seed,
+            data=str(data),
             dtype=job.spec.model.dtype,
             device=placement.device,
             threads=placement.threads,
@@ -41,9 +41,9 @@ def engine_setups(job: Job, cache: Path | None = None) -> list[EngineSetup]:
     ]
 
 
-def start_engines(job: Job, listen: Listener, cache: Path | None = None) -> EnginePool:
+def start_engines(job: Job, listen: Listener, data: Path, cache: Path) -> EnginePool:
     """The warm engines of a run; the base model is loaded when this returns."""
-    setups = engine_setups(job, cache)
+    setups = engine_setups(job, data, cache)
     listen(Update(stage="load", message=f"{len(setups)} engine(s) for {job.source.slug} on {setups[0].device}"))
     pool = EnginePool.start(setups)
     for note in pool.apply(0, _notes):

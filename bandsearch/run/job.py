@@ -23,7 +23,7 @@ from bandsearch.models.aliases import DEMO, Source, resolve
 from bandsearch.models.loading import ModelSummary, fetch_weights, fingerprint, load_tokenizer, summarize
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.errors import RunDirectoryError
-from bandsearch.values.spec import DataSpec, RunSpec
+from bandsearch.values.spec import RunSpec
 from bandsearch.values.value import Value
 
 REPORTED_PACKAGES = ("torch", "transformers", "peft", "optuna", "ray", "datasets", "lm-eval")
@@ -53,10 +53,9 @@ class Environment(Value):
 
 @dataclass(frozen=True)
 class Job:
-    """`spec` has absolute paths; `data` is its own, with examples no longer than the model reads."""
+    """`spec` has absolute paths; the examples of `dataset` are no longer than the model reads."""
 
     spec: RunSpec
-    data: DataSpec
     source: Source
     summary: ModelSummary
     tokenizer: Any
@@ -78,9 +77,10 @@ class Job:
         return 4 * trainable_parameters(largest, layout)
 
 
-def prepare_job(spec: RunSpec, *, hold: bool = True) -> Job:
+def prepare_job(spec: RunSpec, *, hold: bool = True, known: Path | None = None) -> Job:
     """Find the model, read the data, look at the machine. Raises before any directory is made or device is held.
 
+    The data set is taken from the file `known` where that keeps what would come of it.
     Without `hold` it does not have to have the budget's devices: a finished run holds none.
     """
     inventory = devices()
@@ -94,12 +94,12 @@ def prepare_job(spec: RunSpec, *, hold: bool = True) -> Job:
     tokenizer = load_tokenizer(source)
     longest = min(spec.data.max_length, summary.context_length or spec.data.max_length)
     data = spec.data.model_copy(update={"max_length": longest})
-    dataset = prepare(data, tokenizer, spec.seed)
+    dataset = prepare(data, tokenizer, spec.seed, known)
     retention = retention_texts(spec.retention, tokenizer, longest)
     if hold:
         # Before the budget is charged: of a large model they come for longer than a small budget lasts.
         fetch_weights(source)
-    return Job(_anchored(spec, source), data, source, summary, tokenizer, dataset, retention, inventory, held, wall)
+    return Job(_anchored(spec, source), source, summary, tokenizer, dataset, retention, inventory, held, wall)
 
 
 def environment(job: Job) -> Environment:

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bandsearch.data.kept import keep
 from bandsearch.engine.failures import LostEngineError
 from bandsearch.engine.pool import EnginePool
 from bandsearch.engine.team import form_teams
@@ -59,7 +60,7 @@ def run(spec: RunSpec, directory: Path | None = None, listen: Listener = silent,
     `stop` is asked between steps; once it is true the run saves what it has and raises InterruptedRunError. Raises a
     BandsearchError for anything a person can mend; nothing is left half-written.
     """
-    job = prepare_job(spec)
+    job = prepare_job(spec, known=_known(directory))
     with _begun(directory or default_directory(spec, job.source), job.spec) as home:
         return _complete(home, job, listen, stop)
 
@@ -67,19 +68,25 @@ def run(spec: RunSpec, directory: Path | None = None, listen: Listener = silent,
 def resume(directory: Path, listen: Listener = silent, stop: Stop = never) -> RunOutcome:
     """Go on with the run in `directory`: what is finished is kept, what was under way is done again."""
     home = RunDirectory.open(directory)
-    return _complete(home, prepare_job(home.read_spec(), hold=not home.evaluation.exists()), listen, stop)
+    job = prepare_job(home.read_spec(), hold=not home.evaluation.exists(), known=home.data)
+    return _complete(home, job, listen, stop)
 
 
 def search(
     spec: RunSpec, directory: Path | None = None, listen: Listener = silent, stop: Stop = never
 ) -> tuple[Path, Winner]:
     """Probe, search and confirm, without the final training; `resume` does the rest from what stays reserved for it."""
-    job = prepare_job(spec)
+    job = prepare_job(spec, known=_known(directory))
     with (
         _begun(directory or default_directory(spec, job.source), job.spec) as home,
         _open(home, job, listen, stop) as at,
     ):
         return home.path, _winner(at, _profile(at))
+
+
+def _known(directory: Path | None) -> Path | None:
+    """Where a run that is taken up again has put its data set."""
+    return None if directory is None else RunDirectory(directory).data
 
 
 def _complete(home: RunDirectory, job: Job, listen: Listener, stop: Stop) -> RunOutcome:
@@ -95,6 +102,7 @@ def _complete(home: RunDirectory, job: Job, listen: Listener, stop: Stop) -> Run
                 home.write(home.evaluation, evaluation)
     with home:
         shutil.rmtree(home.scratch / PREFIX, ignore_errors=True)
+        home.data.unlink(missing_ok=True)
         publish(home, job)
         leave_record(home, job, listen)
     return outcome_of(home)
@@ -155,9 +163,11 @@ def _open(home: RunDirectory, job: Job, listen: Listener, stop: Stop) -> Iterato
         for note in job.dataset.notes:
             tell(Update(stage="load", message=note))
         home.write(home.environment, environment(job).going_on(home.read(home.environment, Environment), home.path))
+        # Before anything is charged: of a large data set it takes longer than a small budget lasts.
+        keep(job.dataset, home.data)
         with _resumable(home, stop), ExitStack() as stack:
             with ledger.stage("load"):
-                pool = start_engines(job, tell, home.scratch / PREFIX)
+                pool = start_engines(job, tell, home.data, home.scratch / PREFIX)
                 # Where the disk is full no stage can be charged, and the devices are released all the same.
                 stack.callback(pool.stop)
             try:

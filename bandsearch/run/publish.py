@@ -42,7 +42,7 @@ def publish(home: RunDirectory, job: Job) -> None:
             adapter=home.adapter.name,
             data_notes=job.dataset.notes,
             samples=tuple(
-                Sample(prompt=job.tokenizer.decode(list(example.prompt_ids)), answer=example.answer)
+                Sample(prompt=job.tokenizer.decode(example.prompt_ids.tolist()), answer=example.answer)
                 for example in job.dataset.test[:SAMPLES]
             ),
         ),

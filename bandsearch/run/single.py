@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bandsearch.adapters.limits import chat_template_of
 from bandsearch.adapters.merge import merge_adapter, mount_adapter
 from bandsearch.adapters.verify import require_sound
+from bandsearch.data.kept import keep
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.measure import measure_costs
 from bandsearch.evaluate.arms import compare, score_arm
@@ -19,7 +22,7 @@ from bandsearch.models.aliases import resolve
 from bandsearch.models.loading import NF4, summarize
 from bandsearch.probe.probe import ProbeSettings, run_probe
 from bandsearch.run.engines import engine_setups, measured_plan, start_engines
-from bandsearch.run.job import prepare_job
+from bandsearch.run.job import Job, prepare_job
 from bandsearch.rundir import RunDirectory, disk_errors, write_atomically
 from bandsearch.values.errors import AdapterError, RunDirectoryError, UsageError
 from bandsearch.values.evaluation import Arm, ArmScores, Evaluation
@@ -33,9 +36,9 @@ def plan_only(spec: RunSpec, listen: Listener = silent) -> Plan:
     """Measure this machine and say what the budget buys. Spends and writes nothing."""
     job = prepare_job(spec)
     started = time.monotonic()
-    # Engines are ended without a chance to tidy up.
-    with TemporaryDirectory(prefix="bandsearch-prefix-", ignore_cleanup_errors=True) as cache:
-        pool = start_engines(job, listen, Path(cache))
+    with _kept(job) as data:
+        # Engines are ended without a chance to tidy up.
+        pool = start_engines(job, listen, data, data.parent / "prefix")
         try:
             return measured_plan(job, pool, listen, spent=lambda: time.monotonic() - started)
         finally:
@@ -45,7 +48,7 @@ def plan_only(spec: RunSpec, listen: Listener = silent) -> Plan:
 def probe_only(spec: RunSpec, file: Path | None = None, listen: Listener = silent) -> SensitivityProfile:
     """Probe without a search, in this process and without a deadline; write the profile to `file` if one is given."""
     job = prepare_job(spec)
-    engine = Engine.load(engine_setups(job)[0])
+    engine = _engine(job)
     costs = measure_costs(engine, spec.train.batch_size, min(64, len(job.dataset.validation)))
     settings = ProbeSettings(seed=spec.seed, batch_size=spec.train.batch_size, space=spec.space, costs=costs)
     profile = run_probe(engine, settings, listen)
@@ -72,7 +75,7 @@ def evaluate_adapter(
     if trained_with and trained_with.read_text(encoding="utf-8") != job.dataset.chat_template:
         message = f"this adapter was trained with another chat template: --template {trained_with} asks in it"
         listen(Update(stage="evaluate", message=message))
-    base = Engine.load(engine_setups(job)[0])
+    base = _engine(job)
     arms = [_score(base, Arm.BASE, spec, examples, listen)]
     base.close()
     listen(Update(stage="evaluate", message=f"forgetting on {len(job.retention.texts)} texts ({job.retention.name})"))
@@ -85,6 +88,22 @@ def evaluate_adapter(
     scores = tuple(arm.model_copy(update={"retention": each}) for arm, each in zip(arms, kept, strict=True))
     comparisons = compare(scores, pairs=((Arm.ADAPTER, Arm.BASE),))
     return Evaluation(arms=scores, comparisons=comparisons, retention_texts=job.retention.name)
+
+
+@contextmanager
+def _kept(job: Job) -> Iterator[Path]:
+    """The file of the job's data set, in a temporary folder of its own."""
+    with TemporaryDirectory(prefix="bandsearch-", ignore_cleanup_errors=True) as folder:
+        data = Path(folder) / "data.arrow"
+        with disk_errors(Path(folder), "Free some space, or set TMPDIR to a folder on another disk."):
+            keep(job.dataset, data)
+        yield data
+
+
+def _engine(job: Job) -> Engine:
+    """In this process. What it has opened stays its own once the file has lost its name."""
+    with _kept(job) as data:
+        return Engine.load(engine_setups(job, data)[0])
 
 
 def _score(engine: Engine, arm: Arm, spec: RunSpec, examples: int | None, listen: Listener) -> ArmScores:

@@ -14,6 +14,8 @@ from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import Any
 
+from bandsearch.data.dataset import prepare
+from bandsearch.data.kept import keep
 from bandsearch.demo.tasks import TASKS
 from bandsearch.engine.devices import devices, engine_layout
 from bandsearch.engine.failures import DivergedError
@@ -21,7 +23,7 @@ from bandsearch.engine.measure import measure_costs
 from bandsearch.engine.pool import EnginePool
 from bandsearch.engine.setup import EngineSetup
 from bandsearch.models.aliases import resolve
-from bandsearch.models.loading import summarize
+from bandsearch.models.loading import load_tokenizer, summarize
 from bandsearch.probe.effort import ProbeSettings
 from bandsearch.probe.probe import run_probe
 from bandsearch.rundir import write_atomically
@@ -265,12 +267,12 @@ class _Building:
         return self.design.rates(SensitivityProfile.model_validate_json(path.read_text()).rate_range.best)
 
     def _setups(self, cache: str) -> list[EngineSetup]:
-        spec = ModelSpec(name=MODEL)
+        spec, data = ModelSpec(name=MODEL), Path(cache) / "data.arrow"
+        keep(prepare(DataSpec(name=f"demo:{self.task}"), load_tokenizer(self.source), 0), data)
         return [
             EngineSetup(
                 source=self.source,
-                data=DataSpec(name=f"demo:{self.task}"),
-                seed=0,
+                data=str(data),
                 dtype=spec.dtype,
                 device=placement.device,
                 threads=placement.threads,

@@ -142,7 +142,7 @@ class _Measuring:
         try:
             with torch.no_grad():
                 for example in self.dataset.validation[:EXAMPLES]:
-                    self.model(input_ids=torch.tensor([example.input_ids]), use_cache=False)
+                    self.model(input_ids=torch.tensor(example.input_ids[None], dtype=torch.long), use_cache=False)
         finally:
             for handle in handles:
                 handle.remove()

@@ -10,7 +10,7 @@ from planted import header
 
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.setup import EngineSetup
-from bandsearch.models.aliases import resolve
+from bandsearch.models.aliases import Source, resolve
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.fidelity import Fidelity, Schedule
@@ -50,12 +50,12 @@ def test_every_layer_and_every_band_has_a_number(found: Measured) -> None:
 
 
 def test_the_masked_run_with_all_layers_is_a_full_depth_training(
-    found: Measured, tiny_model: Callable[[str], Path]
+    found: Measured, tiny_model: Callable[[str], Path], kept_data: Callable[[Source, DataSpec], str]
 ) -> None:
+    source = resolve(ModelSpec(name=str(tiny_model("qwen2"))))
     setup = EngineSetup(
-        source=resolve(ModelSpec(name=str(tiny_model("qwen2")))),
-        data=DataSpec(name="demo:swap"),
-        seed=0,
+        source=source,
+        data=kept_data(source, DataSpec(name="demo:swap")),
         dtype="float32",
         device="cpu",
         threads=1,

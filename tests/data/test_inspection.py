@@ -69,7 +69,7 @@ def test_long_examples_are_clipped_in_the_middle(jsonl: Write, plain: PreTrained
 def test_facts_are_plain_and_agree_with_the_data(jsonl: Write, chat: PreTrainedTokenizerBase) -> None:
     dataset = prepared(jsonl([{"question": f"Is it {i}?", "answer": "Yes " * (i + 1)} for i in range(20)]), chat)
     told = json.loads(json.dumps(facts(dataset)))
-    everything = dataset.train + dataset.validation + dataset.test
+    everything = [*dataset.train, *dataset.validation, *dataset.test]
     lengths = sorted(len(example.input_ids) for example in everything)
     assert told["splits"]["train"]["rows"] == len(dataset.train)
     assert sum(split["tokens"] for split in told["splits"].values()) == sum(lengths)

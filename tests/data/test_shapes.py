@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from bandsearch.data.dataset import Dataset, prepare
-from bandsearch.data.encoding import Encoded
+from bandsearch.data.dataset import Dataset, Encoded, prepare
 from bandsearch.values.errors import DataError
 from bandsearch.values.spec import DataSpec
 
@@ -34,7 +33,7 @@ def whole(example: Encoded, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def row_at(dataset: Dataset, line: int) -> Encoded:
-    everything = dataset.train + dataset.validation + dataset.test
+    everything = [*dataset.train, *dataset.validation, *dataset.test]
     return next(example for example in everything if example.place.endswith(f":{line}"))
 
 
@@ -107,7 +106,7 @@ def test_shapes_with_the_models_chat_template(
 
 def test_plain_text_asks_nothing(jsonl: Write, chat: PreTrainedTokenizerBase) -> None:
     example = prepared(jsonl([{"text": f"Yes {i}"} for i in range(20)]), chat).train[0]
-    assert example.prompt_ids == ()
+    assert example.prompt_length == 0
     assert example.answer == ""
 
 
@@ -192,7 +191,7 @@ def test_an_unusable_row_is_left_out_and_named_with_its_line(
     dataset = prepared(jsonl([*good, bad]), plain)
     note = next(note for note in dataset.notes if "left out" in note)
     assert note.startswith(f"1 row that cannot be used is left out: my.jsonl:17: {message}")
-    assert len(dataset.train + dataset.validation + dataset.test) == 16
+    assert sum(map(len, (dataset.train, dataset.validation, dataset.test))) == 16
     assert dataset.counts.unusable == 1
 
 

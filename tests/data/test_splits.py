@@ -32,7 +32,7 @@ def prepared(path: str, tokenizer: PreTrainedTokenizerBase, seed: int = 0, **opt
 
 
 def splits(dataset: Dataset) -> list[tuple[tuple[int, ...], ...]]:
-    return [tuple(e.input_ids for e in part) for part in (dataset.train, dataset.validation, dataset.test)]
+    return [[e.input_ids.tolist() for e in part] for part in (dataset.train, dataset.validation, dataset.test)]
 
 
 def said(row: dict[str, str]) -> tuple[str, ...]:

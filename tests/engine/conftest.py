@@ -10,12 +10,16 @@ import pytest
 
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.setup import EngineSetup
-from bandsearch.models.aliases import resolve
+from bandsearch.models.aliases import Source, resolve
 from bandsearch.values.spec import DataSpec, ModelSpec
 
 
 @pytest.fixture(scope="session")
-def setup_of(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., EngineSetup]:
+def setup_of(
+    tiny_model: Callable[[str], Path],
+    kept_data: Callable[[Source, DataSpec], str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., EngineSetup]:
     """`setup_of(family)`: sums to learn, of various lengths."""
     data = tmp_path_factory.mktemp("sums") / "sums.jsonl"
     rows = [
@@ -26,8 +30,8 @@ def setup_of(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPat
 
     def build(family: str) -> EngineSetup:
         source = resolve(ModelSpec(name=str(tiny_model(family))))
-        spec = DataSpec(name=str(data), max_length=64)
-        return EngineSetup(source=source, data=spec, seed=0, dtype="float32", device="cpu", threads=1)
+        kept = kept_data(source, DataSpec(name=str(data), max_length=64))
+        return EngineSetup(source=source, data=kept, dtype="float32", device="cpu", threads=1)
 
     return build
 

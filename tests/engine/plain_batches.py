@@ -14,7 +14,7 @@ def padded(examples: Sequence[Encoded], pad: int) -> dict[str, torch.Tensor]:
     length = max(len(example.input_ids) for example in examples)
     rows, masks, labels = [], [], []
     for example in examples:
-        ids, learned = list(example.input_ids), example.supervised
+        ids, learned = example.input_ids.tolist(), example.supervised
         room = length - len(ids)
         rows.append(ids + [pad] * room)
         masks.append([1] * len(ids) + [0] * room)

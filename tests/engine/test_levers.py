@@ -19,7 +19,7 @@ from bandsearch.engine.passes import Passes
 from bandsearch.engine.setup import EngineSetup
 from bandsearch.engine.stage import Decoder, Group
 from bandsearch.engine.training import part_of
-from bandsearch.models.aliases import resolve
+from bandsearch.models.aliases import Source, resolve
 from bandsearch.values import layout
 from bandsearch.values.errors import ModelError
 from bandsearch.values.levers import Levers
@@ -187,11 +187,13 @@ def test_what_was_taken_over_is_given_back(load: Callable[[str], Engine]) -> Non
 
 
 @pytest.mark.parametrize("task", ["swap", "two_step"])
-def test_rounding_in_bfloat16_refuses_no_model_and_no_lever(task: str) -> None:
+def test_rounding_in_bfloat16_refuses_no_model_and_no_lever(
+    task: str, kept_data: Callable[[Source, DataSpec], str]
+) -> None:
+    source = resolve(ModelSpec(name="demo"))
     setup = EngineSetup(
-        source=resolve(ModelSpec(name="demo")),
-        data=DataSpec(name=f"demo:{task}"),
-        seed=0,
+        source=source,
+        data=kept_data(source, DataSpec(name=f"demo:{task}")),
         dtype="bfloat16",
         device="cpu",
         threads=1,

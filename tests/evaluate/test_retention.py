@@ -53,7 +53,7 @@ def test_loss_and_divergence_are_those_of_plain_transformers(source: Source, mon
     monkeypatch.setattr(retention, "MOST_LOGITS", 3 * 48 * 384)
     found = measure_retention(peft, tokenizer.pad_token_id, texts)
     for text, loss, divergence in zip(texts, found.losses, found.divergences, strict=True):
-        ids = torch.tensor([text.input_ids])
+        ids = torch.tensor(text.input_ids[None], dtype=torch.long)
         with torch.no_grad():
             of_base, of_ours = (each(ids).logits[0, :-1].double() for each in (base, peft))
         kept = torch.tensor(text.supervised[1:])
@@ -81,7 +81,7 @@ def test_texts_come_from_jsonl_and_from_paragraphs(source: Source, tmp_path: Pat
     many.write_text("\n".join(reversed(rows)))
     assert len(forwards) == MOST_TEXTS
     backwards = retention_texts(str(many), tokenizer, 64).texts
-    assert [text.input_ids for text in forwards] == [text.input_ids for text in backwards]
+    assert [text.input_ids.tolist() for text in forwards] == [text.input_ids.tolist() for text in backwards]
 
 
 @pytest.mark.parametrize(

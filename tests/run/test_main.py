@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from bandsearch.data import dataset
+from bandsearch.engine.engine import Engine
 from bandsearch.engine.failures import LostEngineError
 from bandsearch.run import main
+from bandsearch.run.engines import engine_setups
 from bandsearch.run.job import Environment, prepare_job
 from bandsearch.rundir import RunDirectory
 from bandsearch.values import ledger
@@ -31,7 +34,8 @@ SPEC = RunSpec(
 
 def starts_with(monkeypatch: pytest.MonkeyPatch, start: Callable[..., Any]) -> None:
     job = SimpleNamespace(spec=SPEC, dataset=SimpleNamespace(notes=()), devices=1, budget_seconds=None)
-    monkeypatch.setattr(main, "prepare_job", lambda spec: job)
+    monkeypatch.setattr(main, "prepare_job", lambda spec, known: job)
+    monkeypatch.setattr(main, "keep", lambda dataset, path: None)
     monkeypatch.setattr(main, "environment", lambda job: Environment(facts={}))
     monkeypatch.setattr(main, "start_engines", start)
 
@@ -124,6 +128,57 @@ def test_a_run_knows_its_model_and_data_again(
     weights = tmp_path / "model" / "model.safetensors"
     save_file({name: tensor + 1 for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
     fails_with(RunDirectoryError, "^The model is not the one")
+
+
+def test_a_run_encodes_its_data_once_and_engines_are_given_what_it_saw(
+    tiny_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [json.dumps({"prompt": f"What follows {n}?", "completion": f" {n + 1}"}) + "\n" for n in range(60)]
+    mine, out = tmp_path / "mine.jsonl", tmp_path / "run"
+    mine.write_text("".join(rows))
+    model, data = ModelSpec(name=str(tiny_model("qwen2"))), DataSpec(name=str(mine), max_length=64)
+    spec = SPEC.model_copy(update={"model": model, "data": data})
+    expected = prepare_job(spec).dataset
+    opened, encoded = [], []
+
+    def start(job: Any, listen: Any, data: Path, cache: Path) -> None:
+        # Somebody writes to the file while engines start.
+        mine.write_text("".join(rows[:30]))
+        opened.append(Engine.load(engine_setups(job, data)[0]).dataset)
+        mine.write_text("".join(rows))
+        raise LostEngineError("An engine died.", "Look.")
+
+    encode = dataset.encode
+    monkeypatch.setattr(dataset, "encode", lambda *args: encoded.append(args) or encode(*args))
+    monkeypatch.setattr(main, "start_engines", start)
+    for go_on in (lambda: main.run(spec, out), lambda: main.resume(out), lambda: main.run(spec, out)):
+        with pytest.raises(LostEngineError, match="An engine died"):
+            go_on()
+    assert len(encoded) == 1
+    for found in opened:
+        assert (found.fingerprint, found.notes, found.counts) == (expected.fingerprint, expected.notes, expected.counts)
+        assert found.train.input_ids.tolist() == expected.train.input_ids.tolist()
+        assert [each.place for each in found.test] == [each.place for each in expected.test]
+    # Whoever has deleted the scratch folder, or lost it half-written, has it again.
+    (out / "scratch" / "data.arrow").write_bytes(b"half")
+    with pytest.raises(LostEngineError, match="An engine died"):
+        main.resume(out)
+    assert len(encoded) == 2
+    assert len(opened[-1].train) == len(expected.train)
+
+
+def test_a_disk_too_full_for_the_data_set_is_said_before_anything_is_charged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    starts_with(monkeypatch, lambda *_: pytest.fail("nothing to start with"))
+    monkeypatch.setattr(main, "keep", full)
+    with pytest.raises(RunDirectoryError, match=r"is full.*bandsearch resume"):
+        main.run(SPEC, tmp_path / "run")
+    assert not (tmp_path / "run" / "ledger.jsonl").exists()
+    assert (tmp_path / "run" / "spec.yaml").exists()
 
 
 def test_what_is_no_path_is_left_as_it_was_given() -> None:

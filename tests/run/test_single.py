@@ -14,15 +14,17 @@ def test_plan_takes_its_prefix_cache_away(tmp_path: Path, monkeypatch: pytest.Mo
     """An engine is ended without a chance to do so."""
     seen: list[Path] = []
 
-    def start(job: Any, listen: Any, cache: Path) -> SimpleNamespace:
-        (cache / "key").mkdir()
+    def start(job: Any, listen: Any, data: Path, cache: Path) -> SimpleNamespace:
+        data.touch()
+        (cache / "key").mkdir(parents=True)
         seen.append(cache)
         return SimpleNamespace(stop=lambda: None)
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(single, "prepare_job", lambda spec: None)
+    monkeypatch.setattr(single, "prepare_job", lambda spec: SimpleNamespace(dataset=None))
+    monkeypatch.setattr(single, "keep", lambda dataset, path: None)
     monkeypatch.setattr(single, "start_engines", start)
     monkeypatch.setattr(single, "measured_plan", lambda *_, **__: "planned")
     assert single.plan_only(SimpleNamespace()) == "planned"  # type: ignore[comparison-overlap, arg-type]
-    assert seen[0].parent == tmp_path
+    assert seen[0].is_relative_to(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -59,6 +59,7 @@ def test_it_leaves_everything_and_its_claims_follow_from_the_files(finished: tup
     out, _ = finished
     assert runpy.run_path(str(ROOT / ".ci" / "check_run.py"))["check"](out) == []
     assert not (out / "scratch" / "prefix").exists(), "the cache is of no use any more and takes the most room"
+    assert not (out / "scratch" / "data.arrow").exists(), "nor is the data set as engines read it"
 
 
 def test_display_ledger_and_result_agree(finished: tuple[Path, list[dict]]) -> None:
@@ -97,7 +98,7 @@ def test_the_adapter_loads_in_peft_and_scores_as_reported(
     assert len(scores) == len(test)
     for example, score in zip(test, scores, strict=True):
         with torch.no_grad():
-            logits = model(torch.tensor([example.input_ids])).logits[0]
+            logits = model(torch.tensor(example.input_ids[None], dtype=torch.long)).logits[0]
         places = [place for place, learned in enumerate(example.supervised) if learned]
         asked = torch.tensor([example.input_ids[place] for place in places])
         loss = torch.nn.functional.cross_entropy(logits[[place - 1 for place in places]], asked)
@@ -122,7 +123,7 @@ def test_what_it_forgot_is_what_plain_peft_computes(
     assert len(texts) == len(arms["winner"]["losses"]) == len(arms["base"]["losses"])
     assert set(arms["base"]["divergences"]) == {0.0}
     for place, text in enumerate(texts[:8]):
-        ids = torch.tensor([text.input_ids])
+        ids = torch.tensor(text.input_ids[None], dtype=torch.long)
         with torch.no_grad():
             p, q = (each(ids).logits[0, :-1].double().log_softmax(-1) for each in (base, model))
         for name, logarithms in (("base", p), ("winner", q)):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from threading import Barrier
 from typing import Any
 
+import numpy as np
 from bench import planted_search
 from surface import LAYERS, LAYOUT, MemoryRecords, PlantedPool, Surface, plan, profile
 
@@ -164,7 +165,7 @@ class KeepingPool(PlantedPool):
 
 def test_what_is_forgotten_decides_between_equals_where_that_is_asked() -> None:
     results = planted_search(Level(), 0, 40)
-    pool, text = KeepingPool(Level()), Encoded((1, 2), (False, True), (), "", "here")
+    pool, text = KeepingPool(Level()), Encoded(np.array([1, 2], np.int32), np.array([False, True]), 0, "", "here")
     winner, readings = confirmed(pool, results, objective=Objective.RETENTION, retention=(text,))
     assert pool.measured == len(readings) > 0
     assert all(reading.divergence == len(reading.candidate.layers) / LAYERS for reading in readings)

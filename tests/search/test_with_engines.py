@@ -15,7 +15,7 @@ from bandsearch.adapters.lora import trainable_parameters
 from bandsearch.engine.handles import EngineHandles
 from bandsearch.engine.pool import EnginePool
 from bandsearch.engine.setup import EngineSetup
-from bandsearch.models.aliases import resolve
+from bandsearch.models.aliases import Source, resolve
 from bandsearch.models.loading import summarize
 from bandsearch.search.confirm import confirm
 from bandsearch.search.search import run_search
@@ -28,15 +28,16 @@ from bandsearch.values.trial import TrialState
 
 @pytest.fixture(scope="module")
 def work(
-    tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+    tiny_model: Callable[[str], Path],
+    kept_data: Callable[[Source, DataSpec], str],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[EnginePool, Layout]]:
     data = tmp_path_factory.mktemp("data") / "colours.jsonl"
     rows = [{"prompt": f"What follows {n}?", "completion": f" {n + 1}"} for n in range(120)]
     data.write_text("\n".join(map(json.dumps, rows)))
     source = resolve(ModelSpec(name=str(tiny_model("qwen2"))))
-    setup = EngineSetup(
-        source=source, data=DataSpec(name=str(data), max_length=64), seed=0, dtype="float32", device="cpu", threads=1
-    )
+    kept = kept_data(source, DataSpec(name=str(data), max_length=64))
+    setup = EngineSetup(source=source, data=kept, dtype="float32", device="cpu", threads=1)
     ray.shutdown()
     pool = EnginePool.start([setup])
     yield pool, summarize(source).layout
