@@ -100,7 +100,7 @@ def test_the_adapter_loads_in_peft_and_scores_as_reported(
         with torch.no_grad():
             logits = model(torch.tensor(example.input_ids[None], dtype=torch.long)).logits[0]
         places = [place for place, learned in enumerate(example.supervised) if learned]
-        asked = torch.tensor([example.input_ids[place] for place in places])
+        asked = torch.tensor(example.input_ids[places], dtype=torch.long)
         loss = torch.nn.functional.cross_entropy(logits[[place - 1 for place in places]], asked)
         assert float(loss) == pytest.approx(score["loss"], abs=1e-5)
 
