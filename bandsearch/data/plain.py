@@ -14,8 +14,9 @@ _BODY = """\
     {%- set calls = message["tool_calls"] | tojson(ensure_ascii=true) if message["tool_calls"] else "" -%}
     {{- "" if loop.first else between -}}
     {{- openings.get(message["role"], "") -}}
-    {{- lead if message["role"] == "assistant" -}}
-    {{- [message["content"], calls] | select | join("\\n") -}}
+    {%- set text = [message["content"], calls] | select | join("\\n") -%}
+    {{- lead if message["role"] == "assistant" and not text.startswith(lead) -}}
+    {{- text -}}
     {{- end if message["role"] == "assistant" -}}
 {%- endfor -%}
 {{- between + openings["assistant"] if add_generation_prompt -}}
@@ -27,7 +28,7 @@ class Style:
     """What stands before a message of each role, and between two messages.
 
     `lead` stands between the opening of an answer and the answer, and is learned with it: tokenizers join a space to
-    the word that follows.
+    the word that follows. A served answer begins with it, and is given back as it came.
     """
 
     openings: Mapping[str, str]
