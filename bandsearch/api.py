@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bandsearch.data.chat_templates import load_template
+from bandsearch.data.reading import look_for
 from bandsearch.demo.corpus import CORPUS
 from bandsearch.demo.tasks import TASKS
-from bandsearch.models.aliases import DEMO
+from bandsearch.models.aliases import DEMO, resolve
 from bandsearch.spaces import load_space
 from bandsearch.values.budget import Budget
 from bandsearch.values.errors import UsageError
@@ -58,7 +59,8 @@ def specify(
     prior: str = "none",
     atlas: str | None = None,
 ) -> RunSpec:
-    """Everything a person decides, checked. Raises UsageError, SpaceError or BudgetError.
+    """Everything a person decides, checked. Raises UsageError, SpaceError or BudgetError, and ModelError or DataError
+    for a model or data that cannot be meant.
 
     `dataset` may be left out for the embedded model alone, which brings its own tasks. It also brings texts of the kind
     it was pre-trained on, which take the place of the neutral ones where no `retention` is given. `template` is a jinja
@@ -78,8 +80,13 @@ def specify(
         raise UsageError(f"Unknown prior {prior!r}.", f"Choose {' or '.join(PriorSource)}.")
     if budget is None and trials is None:
         raise UsageError("Neither a budget nor a number of trials was given.", "Add --budget 45min or --trials 20.")
+    named = ModelSpec(name=model, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code)
+    # A typing error is said before the seconds that it takes to import torch.
+    resolve(named)
+    for name in filter(None, (dataset, retention)):
+        look_for(name)
     return RunSpec(
-        model=ModelSpec(name=model, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code),
+        model=named,
         data=DataSpec(
             name=dataset,
             config=dataset_config,

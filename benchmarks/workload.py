@@ -16,7 +16,8 @@ from bandsearch.engine.batches import examples_at
 from bandsearch.engine.devices import DeviceInventory, devices, engine_layout
 from bandsearch.engine.setup import EngineSetup
 from bandsearch.models.aliases import resolve
-from bandsearch.models.loading import ModelSummary, load_tokenizer, summarize
+from bandsearch.models.loading import ModelSummary, summarize
+from bandsearch.models.tokenizer import load_tokenizer
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.fidelity import Fidelity, Schedule
 from bandsearch.values.levers import Levers

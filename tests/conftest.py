@@ -63,7 +63,7 @@ def kept_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any, Any], 
     """`kept_data(source, spec)` is the file that keeps a data set as the model at `source` reads it."""
     from bandsearch.data.dataset import prepare
     from bandsearch.data.kept import keep
-    from bandsearch.models.loading import load_tokenizer
+    from bandsearch.models.tokenizer import load_tokenizer
 
     def put(source: Any, spec: Any) -> str:
         path = tmp_path_factory.mktemp("kept") / "data.arrow"

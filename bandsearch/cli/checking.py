@@ -86,7 +86,8 @@ def verify(
 def _served(adapter: Path, source: "Source", dtype: str, prompts: tuple[str, ...]) -> "ServingReport":
     from bandsearch.adapters.serving import compare_with_vllm
     from bandsearch.models.families import layout_of
-    from bandsearch.models.loading import load_model, load_tokenizer
+    from bandsearch.models.loading import load_model
+    from bandsearch.models.tokenizer import load_tokenizer
     from bandsearch.values.errors import UsageError
 
     tokenizer = load_tokenizer(source)
@@ -168,12 +169,12 @@ def data(
       bandsearch data demo:swap --json
     """
     from bandsearch.data.chat_templates import load_template
-    from bandsearch.data.dataset import prepare
-    from bandsearch.data.inspection import describe, facts
+    from bandsearch.data.reading import look_for
     from bandsearch.models.aliases import resolve
-    from bandsearch.models.loading import load_tokenizer
     from bandsearch.values.spec import DataSpec, ModelSpec
 
+    look_for(name)
+    source = resolve(ModelSpec(name=model, revision=revision, trust_remote_code=trust_remote_code))
     spec = DataSpec(
         name=name,
         config=dataset_config,
@@ -182,7 +183,11 @@ def data(
         max_examples=max_examples,
         template=load_template(template) if template else None,
     )
-    source = resolve(ModelSpec(name=model, revision=revision, trust_remote_code=trust_remote_code))
+    # They take seconds, which a typing error does not have to wait for.
+    from bandsearch.data.dataset import prepare
+    from bandsearch.data.inspection import describe, facts
+    from bandsearch.models.tokenizer import load_tokenizer
+
     with session(json, stoppable=False) as at:
         tokenizer = load_tokenizer(source)
         dataset = prepare(spec, tokenizer, seed)

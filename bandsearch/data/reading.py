@@ -36,6 +36,13 @@ class Table:
     test: tuple[Row, ...] = ()
 
 
+def look_for(name: str) -> None:
+    """Raise DataError where there is no such file and the hub could have no data set of that name. Quick."""
+    path = Path(name).expanduser()
+    if not name.startswith(DEMO_SCHEME) and not path.exists() and not _is_on_hub(name):
+        raise _missing(path)
+
+
 def read(spec: DataSpec) -> Table:
     """All rows of a data set. Raises DataError with the place of what cannot be read."""
     if spec.name.startswith(DEMO_SCHEME):
@@ -53,7 +60,7 @@ def read(spec: DataSpec) -> Table:
         table = read_folder(path)
         if table is not None:
             return table
-    if path.is_dir() or (_HUB_ID.fullmatch(spec.name) and not _looks_like_a_file(spec.name)):
+    if path.is_dir() or _is_on_hub(spec.name):
         from bandsearch.data.hub import read_hub
 
         return read_hub(spec)
@@ -62,6 +69,11 @@ def read(spec: DataSpec) -> Table:
 
 def is_data_file(path: Path) -> bool:
     return path.name.lower().removesuffix(".gz").endswith(SUFFIXES)
+
+
+def _is_on_hub(name: str) -> bool:
+    """Whether it could be."""
+    return _HUB_ID.fullmatch(name) is not None and not _looks_like_a_file(name)
 
 
 def _looks_like_a_file(name: str) -> bool:

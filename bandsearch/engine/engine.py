@@ -28,7 +28,8 @@ from bandsearch.engine.session import Session
 from bandsearch.engine.setup import EngineSetup
 from bandsearch.engine.training import Failure, Trainer
 from bandsearch.models.families import layout_of
-from bandsearch.models.loading import fingerprint, load_model, load_tokenizer
+from bandsearch.models.loading import fingerprint, load_model
+from bandsearch.models.tokenizer import load_tokenizer
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.layout import Layout

@@ -1,28 +1,17 @@
-"""Loading models and tokenizers; describing a model from its configuration alone; naming its exact weights."""
+"""Loading models; describing one from its configuration alone; naming its exact weights."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-)
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
+from bandsearch.models.config import load_config
 from bandsearch.models.failures import explained, quiet
 from bandsearch.models.families import layout_of
 from bandsearch.values.errors import ModelError, UsageError
@@ -61,45 +50,6 @@ class ModelSummary(Value):
     bytes_by_dtype: dict[str, int]
 
 
-def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, with a padding token inside the vocabulary. Raises ModelError."""
-    config = load_config(source)
-    with explained(source, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(
-            source.location, revision=source.revision, trust_remote_code=source.trust_remote_code
-        )
-    vocabulary = config.get_text_config().vocab_size
-    ids = tokenizer("The answer is 42.", add_special_tokens=False)["input_ids"]
-    if not ids:
-        raise ModelError(
-            f"The tokenizer of {source} ({type(tokenizer).__name__}) encodes text to nothing.",
-            "Check that its tokenizer files are there and were saved by that class.",
-        )
-    if max(ids) >= vocabulary:
-        raise ModelError(
-            f"The tokenizer of {source} writes token {max(ids)}, but the model knows only {vocabulary} tokens.",
-            "Use the tokenizer that belongs to this model.",
-        )
-    _ensure_padding(tokenizer, vocabulary)
-    return tokenizer
-
-
-def _ensure_padding(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> None:
-    # Padded positions are masked out, so any token of the vocabulary serves; the end of text is the usual one.
-    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id < vocabulary:
-        return
-    usable = [
-        token
-        for token, index in (
-            (tokenizer.eos_token, tokenizer.eos_token_id),
-            (tokenizer.bos_token, tokenizer.bos_token_id),
-            (tokenizer.unk_token, tokenizer.unk_token_id),
-        )
-        if index is not None and index < vocabulary
-    ]
-    tokenizer.pad_token = usable[0] if usable else tokenizer.convert_ids_to_tokens(0)
-
-
 def resolve_dtype(name: str, device: str) -> torch.dtype:
     """ "auto" is bf16 on a GPU that computes in it and fp32 elsewhere; otherwise the dtype of that name."""
     if name == "auto":
@@ -133,34 +83,6 @@ def _four_bits(device: str) -> BitsAndBytesConfig:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=resolve_dtype("auto", device),
     )
-
-
-def load_config(source: Source) -> Any:
-    """The transformers configuration of a decoder. Raises ModelError for anything that is not one."""
-    with explained(source, "configuration"):
-        config = AutoConfig.from_pretrained(
-            source.location, revision=source.revision, trust_remote_code=source.trust_remote_code
-        )
-    kind = config.model_type
-    architecture = (config.architectures or [kind])[0]
-    has_code = source.trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
-    if config.is_encoder_decoder:
-        raise ModelError(
-            f"{source} is an encoder-decoder ({architecture}).",
-            "Bands are searched in decoder-only language models; use one of those.",
-        )
-    # Encoders such as BERT are in transformers' causal table too, because they can be turned into decoders.
-    is_decoder = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    if not is_decoder and not has_code:
-        raise ModelError(
-            f"{source} is a {kind!r} model ({architecture}), not a causal language model.",
-            "Use a decoder-only language model, see `bandsearch models`.",
-        )
-    if getattr(config, "quantization_config", None) is not None:
-        raise ModelError(
-            f"{source} is a quantised checkpoint.", "Use the unquantised model; adapters are trained on plain weights."
-        )
-    return config
 
 
 def load_model(source: Source, dtype: str = "auto", device: str = "cpu") -> PreTrainedModel:

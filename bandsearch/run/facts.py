@@ -13,18 +13,9 @@ from bandsearch.values.trial import TrialResult
 
 
 @dataclass(frozen=True)
-class Sample:
-    """A test example as text."""
-
-    prompt: str
-    answer: str
-
-
-@dataclass(frozen=True)
 class ReportFacts:
     """Everything the report says. `trials` holds the stages search and confirm; seconds are device-seconds.
 
-    `samples` are the first test examples, in the order of the evaluation's examples; it may be empty.
     `prior` is what earlier runs recommended, empty where they were not asked.
     `adapter` is the path of the adapter relative to the report.
     """
@@ -39,9 +30,7 @@ class ReportFacts:
     verdict: str
     ledger_by_stage: dict[str, float]
     devices: int
-    layer_count: int
     serve_command: str
     adapter: str = "adapter"
     prior: tuple[Suggestion, ...] = ()
     data_notes: tuple[str, ...] = ()
-    samples: tuple[Sample, ...] = ()

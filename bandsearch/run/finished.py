@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bandsearch.run.job import Environment
 from bandsearch.rundir import RunDirectory
+from bandsearch.values.environment import Environment
 from bandsearch.values.errors import RunDirectoryError
 from bandsearch.values.evaluation import Evaluation, Winner
 from bandsearch.values.plan import Plan

@@ -20,10 +20,13 @@ from bandsearch.run.job import Job
 from bandsearch.run.retrain import Training, best_checkpoint
 from bandsearch.rundir import RunDirectory
 from bandsearch.values.candidate import Candidate, Role
-from bandsearch.values.evaluation import Arm, Choice, Evaluation, Winner
+from bandsearch.values.evaluation import Arm, Choice, Evaluation, Sample, Winner
 from bandsearch.values.plan import Plan
 from bandsearch.values.progress import Listener
 from bandsearch.values.statistics import paired_bootstrap
+
+# Test examples that the report shows as text.
+SAMPLES = 8
 
 
 def settle(pool: EnginePool, folder: Path, winner: Winner, plan: Plan) -> Winner:
@@ -86,7 +89,13 @@ def evaluate_arms(
     if Arm.WINNER not in trained:
         # The baseline is the winner: one training, shown under both names.
         scores = (*scores, scores[-1].model_copy(update={"arm": Arm.WINNER}))
-    evaluation = Evaluation(arms=scores, comparisons=compare(scores), retention_texts=job.retention.name)
+    samples = tuple(
+        Sample(prompt=job.tokenizer.decode(example.prompt_ids.tolist()), answer=example.answer)
+        for example in job.dataset.test[:SAMPLES]
+    )
+    evaluation = Evaluation(
+        arms=scores, comparisons=compare(scores), retention_texts=job.retention.name, samples=samples
+    )
     write_card(home.adapter, _card(home, job, winner, evaluation))
     return evaluation
 

@@ -11,8 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from bandsearch import __version__
 from bandsearch.adapters.lora import trainable_parameters
 from bandsearch.data.dataset import Dataset, prepare
@@ -20,35 +18,13 @@ from bandsearch.data.retention import RetentionTexts, retention_texts
 from bandsearch.engine.devices import DeviceInventory, devices
 from bandsearch.evaluate.lm_tasks import check_tasks
 from bandsearch.models.aliases import DEMO, Source, resolve
-from bandsearch.models.loading import ModelSummary, fetch_weights, fingerprint, load_tokenizer, summarize
+from bandsearch.models.loading import ModelSummary, fetch_weights, fingerprint, summarize
+from bandsearch.models.tokenizer import load_tokenizer
 from bandsearch.values.candidate import Candidate
-from bandsearch.values.errors import RunDirectoryError
+from bandsearch.values.environment import Environment
 from bandsearch.values.spec import RunSpec
-from bandsearch.values.value import Value
 
 REPORTED_PACKAGES = ("torch", "transformers", "peft", "optuna", "ray", "datasets", "lm-eval")
-
-
-class Environment(Value):
-    """The content of `environment.json`: what a reader needs to judge or repeat the figures, and by what a resumed run
-    knows its model and data again."""
-
-    facts: dict[str, str]
-    model: str = Field(default="", description="fingerprint of the base's weights")
-    data: str = Field(default="", description="fingerprint of the rows")
-
-    def going_on(self, known: Environment | None, home: Path) -> Environment:
-        """This one, begun when `known` was. Raises RunDirectoryError where model or data have changed since."""
-        if known is None:
-            return self
-        for name, before, now in (("model", known.model, self.model), ("data set", known.data, self.data)):
-            if before and before != now:
-                raise RunDirectoryError(
-                    f"The {name} is not the one that the run in {home} began with (fingerprint {now}, then {before}).",
-                    "Put that back, or start a run in a new directory.",
-                )
-        started = {name: value for name, value in known.facts.items() if name == "started"}
-        return self.model_copy(update={"facts": self.facts | started})
 
 
 @dataclass(frozen=True)
@@ -113,7 +89,13 @@ def environment(job: Job) -> Environment:
         "data": f"{job.dataset.name} ({job.dataset.shape}), fingerprint {job.dataset.fingerprint}",
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    return Environment(facts=machine | versions, model=fingerprint(job.source), data=job.dataset.fingerprint)
+    return Environment(
+        facts=machine | versions,
+        source=job.source,
+        model=fingerprint(job.source),
+        data=job.dataset.fingerprint,
+        data_notes=job.dataset.notes,
+    )
 
 
 def _anchored(spec: RunSpec, source: Source) -> RunSpec:

@@ -16,7 +16,7 @@ from bandsearch.probe.probe import ProbeSettings, run_probe
 from bandsearch.run.engines import measured_plan, start_engines
 from bandsearch.run.evaluating import spare_evaluation
 from bandsearch.run.handover import evaluate_arms, export_winner, settle
-from bandsearch.run.job import Environment, Job, default_directory, environment, prepare_job
+from bandsearch.run.job import Job, default_directory, environment, prepare_job
 from bandsearch.run.outcome import RunOutcome, outcome_of
 from bandsearch.run.planning import final_steps
 from bandsearch.run.prior import prior_of
@@ -26,6 +26,7 @@ from bandsearch.run.retrain import full_fidelity, retrain
 from bandsearch.rundir import Records, RunDirectory, disk_errors, require_disk
 from bandsearch.search.confirm import confirm
 from bandsearch.search.search import run_search
+from bandsearch.values.environment import Environment
 from bandsearch.values.errors import (
     BudgetError,
     DataError,
@@ -103,7 +104,7 @@ def _complete(home: RunDirectory, job: Job, listen: Listener, stop: Stop) -> Run
     with home:
         shutil.rmtree(home.scratch / PREFIX, ignore_errors=True)
         home.data.unlink(missing_ok=True)
-        publish(home, job)
+        publish(home)
         leave_record(home, job, listen)
     return outcome_of(home)
 

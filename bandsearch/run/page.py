@@ -107,7 +107,7 @@ def make_page(facts: ReportFacts) -> Page:
         retention_texts=evaluation.retention_texts,
         top_layers=", ".join(map(str, facts.profile.ranking[:5])),
         sensitivity=charts.layer_sensitivity(facts.profile, winner.candidate.bands),
-        views=charts.layer_views(facts.profile.views, facts.layer_count, winner.candidate.bands)
+        views=charts.layer_views(facts.profile.views, facts.profile.layer_count, winner.candidate.bands)
         if len(facts.profile.views) > 1
         else None,
         band_maps=tuple(_band_maps(facts, search)),
@@ -125,7 +125,7 @@ def make_page(facts: ReportFacts) -> Page:
             for stage, plan, seconds in stages
         ),
         budget_words=f"{charged(spent, unit)} spent, {bound}{_held(facts.devices, unit)}",
-        samples=tuple(sample_rows(facts.samples, evaluation.arms)),
+        samples=tuple(sample_rows(evaluation.samples, evaluation.arms)),
         layer_bars=tuple(
             "█" * max(1, round(24 * score / max(facts.profile.layer_scores))) if score > 0 else ""
             for score in facts.profile.layer_scores
@@ -206,7 +206,7 @@ def _band_maps(facts: ReportFacts, search: list[TrialResult]) -> Iterable[Panel]
             best[band] = min(loss, best.get(band, loss))
             counts[band] = counts.get(band, 0) + 1
         if len(best) >= 3:
-            drawing = charts.band_map(best, counts, _marks(facts.winner, search), facts.layer_count)
+            drawing = charts.band_map(best, counts, _marks(facts.winner, search), facts.profile.layer_count)
             yield Panel(f"after {rung} steps ({len(best)} bands)", drawing)
 
 

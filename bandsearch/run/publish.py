@@ -6,22 +6,19 @@ from pathlib import Path
 
 from bandsearch.adapters.limits import chat_template_of, serve_command
 from bandsearch.run.finished import Finished
-from bandsearch.run.job import Job, prepare_job
-from bandsearch.run.report import ReportFacts, Sample, write_report
+from bandsearch.run.report import ReportFacts, write_report
 from bandsearch.run.verdict import verdict
 from bandsearch.rundir import Records, RunDirectory
 from bandsearch.values.atlas import Prior
 from bandsearch.values.ledger import devices_held, read_ledger
 
-SAMPLES = 8
 
-
-def publish(home: RunDirectory, job: Job) -> None:
+def publish(home: RunDirectory) -> None:
     """Write `report.html` and `report.md` from what the stages left. Raises RunDirectoryError for an unfinished run."""
     done = Finished.read(home)
     write_report(
         ReportFacts(
-            spec=job.spec,
+            spec=home.read_spec(),
             environment=done.environment.facts,
             profile=done.profile,
             trials=tuple(Records(home.trials).results()),
@@ -32,19 +29,14 @@ def publish(home: RunDirectory, job: Job) -> None:
             verdict=verdict(done.winner, done.evaluation),
             ledger_by_stage=read_ledger(home.ledger),
             devices=devices_held(home.ledger),
-            layer_count=job.summary.layout.layer_count,
             serve_command=serve_command(
-                job.source,
+                done.environment.source,
                 home.adapter,
                 done.winner.candidate.rank,
                 chat_template=chat_template_of(home.adapter),
             ),
             adapter=home.adapter.name,
-            data_notes=job.dataset.notes,
-            samples=tuple(
-                Sample(prompt=job.tokenizer.decode(example.prompt_ids.tolist()), answer=example.answer)
-                for example in job.dataset.test[:SAMPLES]
-            ),
+            data_notes=done.environment.data_notes,
         ),
         home.path,
     )
@@ -53,5 +45,5 @@ def publish(home: RunDirectory, job: Job) -> None:
 def rebuild_report(directory: Path) -> Path:
     """Write the report of a finished run again, from its files alone, on whatever machine they are now."""
     home = RunDirectory.open(directory)
-    publish(home, prepare_job(home.read_spec(), hold=False))
+    publish(home)
     return home.report

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from bandsearch.run.facts import ReportFacts, Sample
+from bandsearch.run.facts import ReportFacts
 from bandsearch.run.page import make_page
 from bandsearch.run.words import correlation, layers_of, markdown_text, percent
 from bandsearch.rundir import disk_errors, write_atomically
 
-__all__ = ["ReportFacts", "Sample", "write_report"]
+__all__ = ["ReportFacts", "write_report"]
 
 
 def write_report(facts: ReportFacts, directory: Path) -> None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from bandsearch.run import charts
-from bandsearch.run.facts import ReportFacts, Sample
+from bandsearch.run.facts import ReportFacts
 from bandsearch.run.words import ARM_NAMES, METRIC_NAMES, ROLE_NAMES, layers_of, percent, signed, span
 from bandsearch.values.candidate import Candidate
-from bandsearch.values.evaluation import Arm, ArmScores, Comparison, Evaluation, Metric, Winner
+from bandsearch.values.evaluation import Arm, ArmScores, Comparison, Evaluation, Metric, Sample, Winner
 from bandsearch.values.trial import TrialStage
 
 SHOWN_SAMPLES = 6
@@ -90,9 +90,9 @@ def tiles_of(facts: ReportFacts, evaluation: Evaluation) -> list[Tile]:
         Tile(
             "Where it sits",
             layers_of(candidate.bands),
-            f"{len(candidate.layers)} of {facts.layer_count} layers, rank {candidate.rank} on "
+            f"{len(candidate.layers)} of {facts.profile.layer_count} layers, rank {candidate.rank} on "
             f"{' + '.join(candidate.targets)}, rate {candidate.learning_rate:.2g}, {candidate.method}",
-            charts.layer_strip(candidate, facts.layer_count),
+            charts.layer_strip(candidate, facts.profile.layer_count),
         ),
         Tile(
             "Trainable parameters",

@@ -84,12 +84,21 @@ class Comparison(Value):
     difference: Interval
 
 
+class Sample(Value):
+    """A test example as text."""
+
+    prompt: str
+    answer: str
+
+
 class Evaluation(Value):
-    """`retention_texts` names what the arms' retention was measured on."""
+    """`retention_texts` names what the arms' retention was measured on; `samples` are the first test examples, in the
+    order of the arms' examples."""
 
     arms: tuple[ArmScores, ...]
     comparisons: tuple[Comparison, ...]
     retention_texts: str = ""
+    samples: tuple[Sample, ...] = ()
 
     def arm(self, name: Arm) -> ArmScores:
         return next(arm for arm in self.arms if arm.arm == name)

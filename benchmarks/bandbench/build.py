@@ -23,7 +23,8 @@ from bandsearch.engine.measure import measure_costs
 from bandsearch.engine.pool import EnginePool
 from bandsearch.engine.setup import EngineSetup
 from bandsearch.models.aliases import resolve
-from bandsearch.models.loading import load_tokenizer, summarize
+from bandsearch.models.loading import summarize
+from bandsearch.models.tokenizer import load_tokenizer
 from bandsearch.probe.effort import ProbeSettings
 from bandsearch.probe.probe import run_probe
 from bandsearch.rundir import write_atomically

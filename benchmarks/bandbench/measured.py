@@ -28,7 +28,8 @@ from bandsearch.engine.session import Session
 from bandsearch.engine.training import Trainer
 from bandsearch.models.aliases import resolve
 from bandsearch.models.families import layout_of
-from bandsearch.models.loading import dense_weight, load_model, load_tokenizer
+from bandsearch.models.loading import dense_weight, load_model
+from bandsearch.models.tokenizer import load_tokenizer
 from bandsearch.probe.factors import b_factors
 from bandsearch.probe.forward import token_losses
 from bandsearch.probe.hidden import decoder_layers

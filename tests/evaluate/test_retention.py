@@ -15,7 +15,8 @@ from bandsearch.evaluate import retention
 from bandsearch.evaluate.arms import compare
 from bandsearch.evaluate.retention import measure_retention
 from bandsearch.models.families import layout_of
-from bandsearch.models.loading import load_model, load_tokenizer
+from bandsearch.models.loading import load_model
+from bandsearch.models.tokenizer import load_tokenizer
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.errors import DataError

@@ -14,9 +14,10 @@ import torch
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from safetensors.torch import load_file, save_file
 
-from bandsearch.models import loading
+from bandsearch.models import config, loading
 from bandsearch.models.aliases import resolve
-from bandsearch.models.loading import fingerprint, load_model, load_tokenizer, resolve_dtype, summarize
+from bandsearch.models.loading import fingerprint, load_model, resolve_dtype, summarize
+from bandsearch.models.tokenizer import load_tokenizer
 from bandsearch.values.errors import ModelError, UsageError
 from bandsearch.values.source import Source
 from bandsearch.values.spec import ModelSpec
@@ -181,7 +182,7 @@ def test_failures_of_the_hub_and_the_machine_are_explained(monkeypatch, failure:
     def fail(*args: object, **options: object) -> None:
         raise failure
 
-    monkeypatch.setattr(loading.AutoConfig, "from_pretrained", fail)
+    monkeypatch.setattr(config.AutoConfig, "from_pretrained", fail)
     with pytest.raises(ModelError, match=words):
         load_model(Source(location="org/name", revision="v9", is_local=False, slug="name"))
 
@@ -190,7 +191,7 @@ def test_a_bug_is_not_explained_away(monkeypatch):
     def fail(*args: object, **options: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(loading.AutoConfig, "from_pretrained", fail)
+    monkeypatch.setattr(config.AutoConfig, "from_pretrained", fail)
     with pytest.raises(ZeroDivisionError):
         load_model(Source(location="org/name", is_local=False, slug="name"))
 

@@ -3,7 +3,7 @@
 import math
 import random
 
-from bandsearch.run.report import ReportFacts, Sample
+from bandsearch.run.report import ReportFacts
 from bandsearch.values.band import Band
 from bandsearch.values.budget import Budget
 from bandsearch.values.candidate import Candidate, Role
@@ -15,6 +15,7 @@ from bandsearch.values.evaluation import (
     ExampleScore,
     Finalist,
     Interval,
+    Sample,
     Winner,
 )
 from bandsearch.values.plan import Costs, Plan, StagePlan
@@ -248,7 +249,11 @@ def plausible_facts(
             baseline_parameters=size(baseline.candidate),
             finalists=finalists,
         ),
-        evaluation=Evaluation(arms=arms, comparisons=comparisons),
+        evaluation=Evaluation(
+            arms=arms,
+            comparisons=comparisons,
+            samples=tuple(Sample(prompt=f"{text} ({n})", answer=str(10 + n)) for n in range(8)),
+        ),
         verdict=f"On 200 test examples the winner's loss differs from full depth by {gain:+.4f}.",
         ledger_by_stage={
             "load": 8.7,
@@ -262,10 +267,8 @@ def plausible_facts(
             "close": 0.9,
         },
         devices=1,
-        layer_count=layers,
         serve_command="vllm serve org/model --enable-lora --max-lora-rank 8 --lora-modules bandsearch=adapter",
         data_notes=("2000 rows read as prompt/completion", "3 rows truncated to 1024 tokens"),
-        samples=tuple(Sample(prompt=f"{text} ({n})", answer=str(10 + n)) for n in range(8)),
     )
 
 

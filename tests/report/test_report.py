@@ -193,8 +193,7 @@ def test_a_run_with_next_to_nothing_can_be_shown(tmp_path: Path) -> None:
         trials=tuple(failed),
         profile=profile,
         winner=winner,
-        evaluation=facts.evaluation.model_copy(update={"arms": arms, "comparisons": ()}),
-        samples=(),
+        evaluation=facts.evaluation.model_copy(update={"arms": arms, "comparisons": (), "samples": ()}),
         data_notes=(),
         ledger_by_stage={},
     )

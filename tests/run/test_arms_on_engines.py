@@ -18,7 +18,7 @@ from bandsearch.engine.pool import EnginePool
 from bandsearch.engine.setup import EngineSetup
 from bandsearch.evaluate.arms import score_arm
 from bandsearch.evaluate.retention import retention_of
-from bandsearch.models.aliases import resolve
+from bandsearch.models.aliases import Source, resolve
 from bandsearch.run import arms
 from bandsearch.rundir import RunDirectory
 from bandsearch.values.band import Band
@@ -36,13 +36,17 @@ TEST, GENERATED, TEXTS = 13, 11, 9
 
 
 @pytest.fixture(scope="module")
-def setup(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> EngineSetup:
+def setup(
+    tiny_model: Callable[[str], Path],
+    kept_data: Callable[[Source, DataSpec], str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> EngineSetup:
     data = tmp_path_factory.mktemp("sums") / "sums.jsonl"
     rows = [{"prompt": "Count" + " on" * (n % 7) + f" from {n}:", "completion": f" {n + 1}"} for n in range(300)]
     data.write_text("\n".join(map(json.dumps, rows)))
     source = resolve(ModelSpec(name=str(tiny_model("qwen2"))))
-    spec = DataSpec(name=str(data), max_length=64)
-    return EngineSetup(source=source, data=spec, seed=0, dtype="float32", device="cpu", threads=1)
+    kept = kept_data(source, DataSpec(name=str(data), max_length=64))
+    return EngineSetup(source=source, data=kept, dtype="float32", device="cpu", threads=1)
 
 
 @pytest.fixture(scope="module")

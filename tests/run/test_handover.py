@@ -43,7 +43,7 @@ def evaluated(winner: Winner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         retention=SimpleNamespace(name="neutral prompts"),
         summary=SimpleNamespace(layout=None),
         source=None,
-        dataset=SimpleNamespace(name="mine", template="none", chat_template=""),
+        dataset=SimpleNamespace(name="mine", template="none", chat_template="", test=()),
     )
     nothing: Any = None
     return handover.evaluate_arms(nothing, RunDirectory(tmp_path), job, nothing, winner, lambda: math.inf, silent)

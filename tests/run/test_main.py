@@ -16,11 +16,13 @@ from bandsearch.engine.engine import Engine
 from bandsearch.engine.failures import LostEngineError
 from bandsearch.run import main
 from bandsearch.run.engines import engine_setups
-from bandsearch.run.job import Environment, prepare_job
+from bandsearch.run.job import prepare_job
 from bandsearch.rundir import RunDirectory
 from bandsearch.values import ledger
 from bandsearch.values.budget import Budget
+from bandsearch.values.environment import Environment
 from bandsearch.values.errors import BandsearchError, BudgetError, InterruptedRunError, ModelError, RunDirectoryError
+from bandsearch.values.source import Source
 from bandsearch.values.space import SearchSpace
 from bandsearch.values.spec import DataSpec, ModelSpec, RunSpec
 
@@ -31,12 +33,14 @@ SPEC = RunSpec(
     budget=Budget.parse("5min"),
 )
 
+SOURCE = Source(location="org/base", is_local=False, slug="base")
+
 
 def starts_with(monkeypatch: pytest.MonkeyPatch, start: Callable[..., Any]) -> None:
     job = SimpleNamespace(spec=SPEC, dataset=SimpleNamespace(notes=()), devices=1, budget_seconds=None)
     monkeypatch.setattr(main, "prepare_job", lambda spec, known: job)
     monkeypatch.setattr(main, "keep", lambda dataset, path: None)
-    monkeypatch.setattr(main, "environment", lambda job: Environment(facts={}))
+    monkeypatch.setattr(main, "environment", lambda job: Environment(facts={}, source=SOURCE))
     monkeypatch.setattr(main, "start_engines", start)
 
 

@@ -74,7 +74,8 @@ def serve_one(case: str, model_name: str, adapter: Path | None) -> dict:
     from bandsearch.adapters.serving import compare_with_vllm
     from bandsearch.models.aliases import resolve
     from bandsearch.models.families import layout_of
-    from bandsearch.models.loading import load_model, load_tokenizer
+    from bandsearch.models.loading import load_model
+    from bandsearch.models.tokenizer import load_tokenizer
     from bandsearch.values.spec import ModelSpec
 
     torch.set_num_threads(1)

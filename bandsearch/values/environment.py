@@ -1,0 +1,34 @@
+"""The environment of a run: what a reader needs to judge or repeat its figures, and to show it on another machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from bandsearch.values.errors import RunDirectoryError
+from bandsearch.values.source import Source
+from bandsearch.values.value import Value
+
+
+class Environment(Value):
+    """The content of `environment.json`. By the fingerprints a resumed run knows its model and data again."""
+
+    facts: dict[str, str]
+    source: Source
+    model: str = Field(default="", description="fingerprint of the base's weights")
+    data: str = Field(default="", description="fingerprint of the rows")
+    data_notes: tuple[str, ...] = Field(default=(), description="what was recognised, cut and dropped of them")
+
+    def going_on(self, known: Environment | None, home: Path) -> Environment:
+        """This one, begun when `known` was. Raises RunDirectoryError where model or data have changed since."""
+        if known is None:
+            return self
+        for name, before, now in (("model", known.model, self.model), ("data set", known.data, self.data)):
+            if before and before != now:
+                raise RunDirectoryError(
+                    f"The {name} is not the one that the run in {home} began with (fingerprint {now}, then {before}).",
+                    "Put that back, or start a run in a new directory.",
+                )
+        started = {name: value for name, value in known.facts.items() if name == "started"}
+        return self.model_copy(update={"facts": self.facts | started})
