@@ -60,7 +60,7 @@ def openings(
     baselines = [opening for opening in rounds if opening is not None][: max(len(kinds) + 1, expected // 3)]
     known = {opening.candidate for opening in baselines}
     recommended = [
-        Opening(candidate=each.candidate, role=Role.SEARCHED, proposed_by="atlas", reason=each.reason)
+        Opening(candidate=each.candidate, role=role_of(code, each.candidate), proposed_by="atlas", reason=each.reason)
         for each in prior
         if each.candidate not in known and code.encode(each.candidate) is not None
     ][: most_suggestions(expected)]
@@ -102,6 +102,13 @@ def habit(code: CandidateCode, band: Band, rate: float) -> Candidate:
     rank = code.ranks[len(code.ranks) // 2]
     alpha = code.space.alpha_at(rank)
     return Candidate(bands=(band,), rank=rank, alpha=alpha, targets=("all",), learning_rate=rate)
+
+
+def role_of(code: CandidateCode, candidate: Candidate) -> Role:
+    """Whoever proposes it, full depth as everybody does it is the baseline at one more rate: it would otherwise be
+    declared to beat itself."""
+    baseline = habit(code, Band.full(code.layer_count), candidate.learning_rate)
+    return Role.FULL_DEPTH if candidate == baseline else Role.SEARCHED
 
 
 def _thin(code: CandidateCode, rates: Sequence[float]) -> list[Opening]:

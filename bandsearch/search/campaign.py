@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 
-from bandsearch.search.baselines import openings
+from bandsearch.search.baselines import openings, role_of
 from bandsearch.search.candidates import CandidateCode
 from bandsearch.search.halving import Halving
 from bandsearch.search.proposal import Proposal
@@ -106,7 +106,8 @@ class Campaign:
                 sampler=sampler,
                 objective=self._objective,
             )
-            candidate, role, proposed_by = self._code.decode(params), Role.SEARCHED, "sampler"
+            candidate, proposed_by = self._code.decode(params), "sampler"
+            role = role_of(self._code, candidate)
         proposal = Proposal(
             number=number,
             candidate=candidate,

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
-import pytest
-from surface import LAYOUT, RATES, profile
+import math
 
-from bandsearch.search.baselines import openings, tuned_rates
+import pytest
+from bench import planted_search
+from surface import LAYERS, LAYOUT, RATES, Surface, profile
+
+from bandsearch.search.baselines import openings, role_of, tuned_rates
 from bandsearch.search.candidates import CandidateCode
+from bandsearch.search.finalists import pick_finalists
 from bandsearch.values.band import Band
-from bandsearch.values.candidate import Role
+from bandsearch.values.candidate import Candidate, Role
 from bandsearch.values.space import BandSpace, RateSpace, SearchSpace
 
 
@@ -102,3 +106,29 @@ def test_small_decoders_have_the_baselines_that_differ(layers: int) -> None:
     bands = {each.role: each.candidate.bands[0] for each in opened if each.role.is_baseline}
     assert bands[Role.FULL_DEPTH] == Band.full(layers)
     assert all(band.width < layers for role, band in bands.items() if role is not Role.FULL_DEPTH)
+
+
+class OnlyTheRate(Surface):
+    """All layers at the middle rank are best, at a rate that no baseline is opened with."""
+
+    def end_loss(self, candidate: Candidate) -> float:
+        away = math.log10(candidate.learning_rate / 2.2e-3) ** 2
+        return 0.2 + 0.05 * (LAYERS - len(candidate.layers)) + 0.1 * (candidate.rank != 16) + 0.3 * away
+
+
+def test_full_depth_at_one_more_rate_is_the_baseline_whoever_proposes_it() -> None:
+    """As a candidate of the search it was declared to beat full depth."""
+    code = code_of(LAYERS)
+    full = Candidate.full_depth(LAYERS, rank=16, alpha=32, learning_rate=2.2e-3)
+    assert role_of(code, full) is Role.FULL_DEPTH
+    for other in ({"rank": 4}, {"alpha": 16.0}, {"targets": ("mlp",)}, {"bands": (Band(start=0, stop=LAYERS - 1),)}):
+        assert role_of(code, full.model_copy(update=other)) is Role.SEARCHED
+    proposers = set()
+    for seed in range(3):
+        results = planted_search(OnlyTheRate(), seed, 60)
+        alike = [each for each in results if each.candidate.model_copy(update={"learning_rate": 2.2e-3}) == full]
+        proposers |= {each.proposed_by for each in alike}
+        assert {each.role for each in alike} == {Role.FULL_DEPTH}
+        best = min(alike, key=lambda each: (-each.steps, each.points[-1].loss))
+        assert pick_finalists(results, LAYERS, 4)[0].candidate == best.candidate
+    assert proposers == {"baseline", "sampler"}
