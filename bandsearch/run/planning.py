@@ -31,13 +31,12 @@ SLACK_SECONDS = 2.0
 # and about thirty proxies, most of which stop at a ninth.
 SHARED_STEPS = 16
 # Of what there is for training, what the final one may take to come closer to the epochs wanted; it is then longer than
-# what the search is made for, at most so many times, as long as the search's trainings stay telling.
+# what the search is made for, at most so many times.
 FINAL_SHARE, MOST_LENGTHENED = 0.25, 2
 # The final trainings: winner and baseline.
 ARMS = 2
 SMALLEST_FULL_STEPS = 20
 SMALLEST_RUNG = 30
-TELLING = ETA * SMALLEST_RUNG
 # Candidates of a search that is one: with fewer the rungs come sooner, as long as they stay telling.
 ENOUGH_CANDIDATES = 40
 # Who is compared at a rung: three width classes and four kinds of baseline. Of n in one of them about n/eta + 0.8 pass.
@@ -102,9 +101,8 @@ def make_plan(
         if bounded:
             # All engines are held while the arms are trained, whether they take part or not.
             shared = SHARED_STEPS * costs.seconds_per_candidate_step * MARGIN / engines
-            even = int(free / (step + shared))
-            lengthened = min(FINAL_SHARE * free, free - TELLING * shared) / step
-            full_steps = min(wanted, max(least, even, int(lengthened)))
+            lengths = (least, int(free / (step + shared)), int(FINAL_SHARE * free / step))
+            full_steps = min(wanted, max(lengths))
             paid = int((free - full_steps * step) / shared)
             searched = min(full_steps, max(paid, math.ceil(full_steps / MOST_LENGTHENED)))
     size = evaluation_size(costs, test_examples, retention_texts, engines, wall_seconds)
