@@ -117,7 +117,7 @@ class EnginePool(EngineHandles):
         for actor in self._actors:
             ray.kill(actor)
         self._actors = []
-        ray.shutdown()
+        _end_ray()
 
 
 def _start_ray(setups: Sequence[EngineSetup]) -> None:
@@ -146,6 +146,16 @@ def _start_ray(setups: Sequence[EngineSetup]) -> None:
             f"Ray, which holds the engines, does not start ({reason.rstrip('.')}).",
             "See with `bandsearch doctor` that memory, disk and /dev/shm have room.",
         ) from error
+
+
+def _end_ray() -> None:
+    """Shut down without the second that Ray gives each of its processes to end by itself: they do not hear SIGTERM (see
+    `_own_sigterm`), and the devices are charged for until all are gone."""
+    node = getattr(ray._private.worker, "_global_node", None)
+    if node is not None:
+        kill = node.kill_all_processes
+        node.kill_all_processes = lambda **_: kill(check_alive=False, allow_graceful=False)
+    ray.shutdown()
 
 
 @contextmanager

@@ -121,8 +121,14 @@ def test_short_of_time_full_depth_is_tuned_and_compared_with_one_other() -> None
     assert set(full_depth) < set(trained)
 
 
-def test_with_a_little_more_time_further_candidates_come_before_the_other_baselines() -> None:
+def opened_full_depth() -> list[TrialResult]:
+    """A search whose sampler has not tried full depth as everybody does it."""
     results = planted_search(Surface(), 0, 40)
+    return [each for each in results if each.role is not Role.FULL_DEPTH or each.proposed_by == "baseline"]
+
+
+def test_with_a_little_more_time_further_candidates_come_before_the_other_baselines() -> None:
+    results = opened_full_depth()
     pool = PlantedPool(Surface())
     one = 180 * 1.15
     _, readings = confirmed(
@@ -142,7 +148,7 @@ class Rising(Surface):
 
 
 def test_full_depth_is_confirmed_at_a_higher_rate_too() -> None:
-    results = planted_search(Surface(), 0, 40)
+    results = opened_full_depth()
     winner, _ = confirmed(PlantedPool(Rising()), results, confirm_seeds=3)
     full_depth = [each for each in pick_finalists(results, LAYERS, 4) if each.role is Role.FULL_DEPTH]
     low, high = (each.candidate for each in full_depth)
