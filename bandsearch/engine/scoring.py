@@ -106,14 +106,14 @@ def greedy_answers(
 ) -> list[str]:
     """Greedy continuations of the examples' prompts; none for plain text. `max_new_tokens`: by default their
     `answer_length`."""
-    longest = answer_length(tokenizer, examples)
-    if not longest:
+    if not all(example.prompt_length for example in examples):
         return []
+    longest = max_new_tokens or answer_length(tokenizer, examples)
+    stops = list(stop_ids) or None
     texts: list[str] = []
     for begin in range(0, len(examples), EVALUATION_ROWS):
         prompts = [example.prompt_ids for example in examples[begin : begin + EVALUATION_ROWS]]
-        stops = list(stop_ids) or None
-        continued = _continued(model, prompts, tokenizer.pad_token_id, stops, max_new_tokens or longest)
+        continued = _continued(model, prompts, tokenizer.pad_token_id, stops, longest)
         texts += tokenizer.batch_decode(continued, skip_special_tokens=True)
     return texts
 
