@@ -83,18 +83,12 @@ def specify(
     named = ModelSpec(name=model, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code)
     # A typing error is said before the seconds that it takes to import torch.
     resolve(named)
-    for name in filter(None, (dataset, retention)):
-        look_for(name)
+    data = specify_data(dataset, dataset_config, dataset_split, template, max_length, max_examples)
+    if retention is not None:
+        look_for(retention)
     return RunSpec(
         model=named,
-        data=DataSpec(
-            name=dataset,
-            config=dataset_config,
-            split=dataset_split,
-            max_length=max_length,
-            max_examples=max_examples,
-            template=load_template(template) if template else None,
-        ),
+        data=data,
         train=TrainSpec(epochs=epochs, steps=steps, batch_size=batch_size),
         space=load_space(space),
         budget=Budget.parse(budget) if budget else None,
@@ -108,6 +102,27 @@ def specify(
         retention=retention,
         prior=PriorSource(prior),
         atlas=atlas,
+    )
+
+
+def specify_data(
+    name: str,
+    config: str | None = None,
+    split: str | None = None,
+    template: str | None = None,
+    max_length: int = 1024,
+    max_examples: int | None = None,
+) -> DataSpec:
+    """A data set and how it is written, as in `specify`. Raises DataError where there can be none of that name, and
+    UsageError for a template."""
+    look_for(name)
+    return DataSpec(
+        name=name,
+        config=config,
+        split=split,
+        max_length=max_length,
+        max_examples=max_examples,
+        template=load_template(template) if template else None,
     )
 
 

@@ -168,21 +168,12 @@ def data(
       bandsearch data my.jsonl --model ./my-base --template chat_template.jinja
       bandsearch data demo:swap --json
     """
-    from bandsearch.data.chat_templates import load_template
-    from bandsearch.data.reading import look_for
+    from bandsearch.api import specify_data
     from bandsearch.models.aliases import resolve
-    from bandsearch.values.spec import DataSpec, ModelSpec
+    from bandsearch.values.spec import ModelSpec
 
-    look_for(name)
+    spec = specify_data(name, dataset_config, dataset_split, template, max_length, max_examples)
     source = resolve(ModelSpec(name=model, revision=revision, trust_remote_code=trust_remote_code))
-    spec = DataSpec(
-        name=name,
-        config=dataset_config,
-        split=dataset_split,
-        max_length=max_length,
-        max_examples=max_examples,
-        template=load_template(template) if template else None,
-    )
     # They take seconds, which a typing error does not have to wait for.
     from bandsearch.data.dataset import prepare
     from bandsearch.data.inspection import describe, facts
