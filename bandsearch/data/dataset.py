@@ -68,7 +68,11 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int, known
         raise refuse(table.name, encoding.problems, len(keys), f"Mend or remove these rows{other}.")
     unusable = (recognised.problems, *(part.problems for part in own.values()), encoding.problems)
     problems = tuple(itertools.chain.from_iterable(unusable))
-    encoded = {key: each for key, each in zip(keys, encoding.encoded, strict=True) if each is not None}
+    encoded = {
+        key: replace(each, group=key.group_number)
+        for key, each in zip(keys, encoding.encoded, strict=True)
+        if each is not None
+    }
     splits = _split([[key for key in part if key in encoded] for part in chosen])
     if len(encoded) < FEWEST_ROWS or not all(splits):
         raise _too_little(table.name, spec, max_length, len(encoded), encoding.dropped_lengths)

@@ -20,6 +20,7 @@ SCHEMA = pa.schema(
         "prompt_length": pa.int64(),
         "answer": pa.large_string(),
         "place": pa.large_string(),
+        "group": pa.int64(),
     }
 )
 
@@ -31,7 +32,8 @@ class Encoded:
     `input_ids` and `supervised` have the shape (tokens,): position i is true if token i is to be predicted (never the
     first). The first `prompt_length` tokens go up to the last answer and `answer` is its text, for generation, tool
     calls as the template writes them; 0 and empty for plain text, which asks nothing. `place` is where the row came
-    from.
+    from. `group` is equal for examples that stand in one split because they ask the same, so that they can be drawn
+    together; 0 where nothing was split.
     """
 
     input_ids: NDArray[np.int32]
@@ -39,6 +41,7 @@ class Encoded:
     prompt_length: int
     answer: str
     place: str
+    group: int = 0
 
     @property
     def prompt_ids(self) -> NDArray[np.int32]:
@@ -67,6 +70,7 @@ class Examples(Sequence[Encoded]):
         self._prompts: NDArray[np.int64] = _viewed(table["prompt_length"], np.int64)
         self._answers: Any = table["answer"]
         self._places: Any = table["place"]
+        self._groups: NDArray[np.int64] = _viewed(table["group"], np.int64)
         self.lengths: NDArray[np.int64] = np.diff(self._bounds)
         self.learned: NDArray[np.int64] = np.add.reduceat(self._supervised, self._bounds[:-1], dtype=np.int64)
 
@@ -81,6 +85,7 @@ class Examples(Sequence[Encoded]):
             pa.array([each.prompt_length for each in encoded], pa.int64()),
             pa.array([each.answer for each in encoded], pa.large_string()),
             pa.array([each.place for each in encoded], pa.large_string()),
+            pa.array([each.group for each in encoded], pa.int64()),
         ]
         return cls(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
 
@@ -104,6 +109,7 @@ class Examples(Sequence[Encoded]):
             int(self._prompts[place]),
             self._answers[place].as_py(),
             self._places[place].as_py(),
+            int(self._groups[place]),
         )
 
 

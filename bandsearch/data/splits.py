@@ -31,6 +31,11 @@ class Key(NamedTuple):
     exact: str
     group: str
 
+    @property
+    def group_number(self) -> int:
+        """The group as a number of 60 bits."""
+        return int(self.group[:15], 16)
+
 
 @dataclass(frozen=True)
 class Distinct:

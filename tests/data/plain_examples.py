@@ -15,4 +15,5 @@ def plain_values(example: Encoded | None) -> tuple[Any, ...]:
         example.prompt_length,
         example.answer,
         example.place,
+        example.group,
     )

@@ -34,7 +34,8 @@ WORDS = st.text(max_size=12)
 def encoded(draw: st.DrawFn) -> Encoded:
     ids = draw(st.lists(st.integers(0, 2**31 - 1), min_size=2, max_size=9))
     marks = [False, *draw(st.lists(st.booleans(), min_size=len(ids) - 1, max_size=len(ids) - 1))]
-    return Encoded(np.array(ids, np.int32), np.array(marks), draw(st.integers(0, len(ids))), draw(WORDS), draw(WORDS))
+    length, group = draw(st.integers(0, len(ids))), draw(st.integers(0, 2**60 - 1))
+    return Encoded(np.array(ids, np.int32), np.array(marks), length, draw(WORDS), draw(WORDS), group)
 
 
 SPLIT = st.lists(encoded(), max_size=5)

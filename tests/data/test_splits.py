@@ -85,6 +85,8 @@ def test_a_prompt_with_several_answers_is_never_on_both_sides(
     assert sum(map(len, sides)) == len(set.union(*sides)) == prompts
     assert len(dataset.train) >= sum(map(len, parts)) / 2
     assert all(sides)
+    asked = {(said(rows[int(e.place.rsplit(":", 1)[1]) - 1])[0], e.group) for part in parts for e in part}
+    assert len(asked) == len({group for _, group in asked}) == prompts
 
 
 def test_a_conversation_is_known_by_what_comes_before_its_first_learned_answer(
