@@ -29,8 +29,10 @@ def check(run: Path) -> list[str]:
         wrong.append(f"the adapter sits on layers {sorted(adapted)}, the winner on {sorted(layers)}")
     if not any(abs(tensor).max() > 0 for name, tensor in tensors.items() if "lora_B" in name):
         wrong.append("the adapter was not trained: every B is zero")
-    arms = {arm["arm"]: [example["loss"] for example in arm["examples"]] for arm in evaluation["arms"]}
-    mean = {arm: sum(losses) / len(losses) for arm, losses in arms.items()}
+    mean = {}
+    for arm in evaluation["arms"]:
+        tokens = sum(example["supervised_tokens"] for example in arm["examples"])
+        mean[arm["arm"]] = sum(each["loss"] * each["supervised_tokens"] for each in arm["examples"]) / tokens
     if not mean["winner"] < mean["base"]:
         wrong.append(f"the winner's test loss {mean['winner']:.4f} is not below the base's {mean['base']:.4f}")
     for comparison in evaluation["comparisons"]:

@@ -28,7 +28,7 @@ class ForgettingRow:
 def forgetting_words(winner: Winner, evaluation: Evaluation) -> str:
     """What winner and baseline have forgotten, and whether one forgets less beyond noise; empty if not measured.
 
-    Where the two are equal within noise on the task, the one that forgets less is called the better one.
+    Where no difference was shown on the task, the one that forgets less is said to be the one to choose.
     """
     full = _forgot(evaluation, Arm.FULL_DEPTH)
     if full is None:
@@ -73,8 +73,8 @@ def _judged(evaluation: Evaluation) -> str:
     if task is None or task.difference.excludes_zero:
         return closer
     if less:
-        return f"{closer}, so of two that are equal within noise on the task it is the better one"
-    return f"{closer}, so of two that are equal within noise on the task full depth is the one that keeps more"
+        return f"{closer}, and as no difference was shown on the task it is the one to choose"
+    return f"{closer}, and as no difference was shown on the task full depth is the one that keeps more"
 
 
 def _texts(evaluation: Evaluation) -> str:

@@ -14,16 +14,15 @@ from bandsearch.adapters.verify import require_sound
 from bandsearch.data.template import CHAT_TEMPLATE
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.pool import EnginePool
-from bandsearch.evaluate.arms import compare
+from bandsearch.evaluate.arms import compare, scores_of
 from bandsearch.run.arms import score_arms
 from bandsearch.run.job import Job
 from bandsearch.run.retrain import Training, best_checkpoint
 from bandsearch.rundir import RunDirectory
 from bandsearch.values.candidate import Candidate, Role
-from bandsearch.values.evaluation import Arm, Choice, Evaluation, Sample, Winner
+from bandsearch.values.evaluation import Arm, ArmScores, Choice, Evaluation, Sample, Winner
 from bandsearch.values.plan import Plan
 from bandsearch.values.progress import Listener
-from bandsearch.values.statistics import paired_bootstrap
 
 # Test examples that the report shows as text.
 SAMPLES = 8
@@ -33,15 +32,16 @@ def settle(pool: EnginePool, folder: Path, winner: Winner, plan: Plan) -> Winner
     """Compare the two finished trainings on validation once more, and fall back to the baseline if it is ahead.
 
     Confirmation judged shorter trainings. What is handed over must not be worse than the habit at full length; the
-    test split has no say in it. Paired bootstrap over the validation examples.
+    test split has no say in it. Paired bootstrap over the validation examples, as on the test split.
     """
     if winner.candidate == winner.baseline:
         return winner
-    ours, theirs = (
-        pool.apply(0, _validation_losses, best_checkpoint(folder, candidate), plan.validation_examples)
-        for candidate in (winner.candidate, winner.baseline)
-    )
-    difference = paired_bootstrap([a - b for a, b in zip(ours, theirs, strict=True)])
+    pair = (Arm.WINNER, Arm.FULL_DEPTH)
+    scores = [
+        pool.apply(0, _on_validation, arm, best_checkpoint(folder, candidate), plan.validation_examples)
+        for arm, candidate in zip(pair, (winner.candidate, winner.baseline), strict=True)
+    ]
+    difference = compare(scores, [pair])[0].difference
     if difference.low <= 0:
         return winner
     return winner.model_copy(
@@ -108,10 +108,10 @@ def _card(home: RunDirectory, job: Job, winner: Winner, evaluation: Evaluation |
     return model_card(winner, layout, job.source, data.name, template, home.adapter, evaluation, written)
 
 
-def _validation_losses(engine: Engine, checkpoint: Path, limit: int) -> list[float]:
+def _on_validation(engine: Engine, arm: Arm, checkpoint: Path, limit: int) -> ArmScores:
     session = engine.restore(checkpoint)
     try:
-        return [example.loss for example in engine.losses("validation", session, limit)]
+        return scores_of(arm, engine.losses("validation", session, limit), (), engine.dataset.validation)
     finally:
         engine.evict(session)
 

@@ -30,7 +30,7 @@ from bandsearch.run.words import CHOICE_WORDS, charged, percent, place_of, short
 from bandsearch.search.correlation import Signal, signals
 from bandsearch.values.band import Band
 from bandsearch.values.budget import Unit
-from bandsearch.values.evaluation import Arm, Choice, Evaluation, Metric, Winner
+from bandsearch.values.evaluation import Arm, ArmScores, Choice, Evaluation, Metric, Winner
 from bandsearch.values.trial import TrialResult, TrialStage, TrialState
 
 
@@ -53,7 +53,7 @@ class Page:
     task_names: tuple[str, ...]
     arms: tuple[ArmRow, ...]
     differences: tuple[DifferenceRow, ...]
-    test_examples: int
+    test_examples: str
     forgetting: tuple[ForgettingRow, ...]
     retention_texts: str
     top_layers: str
@@ -102,7 +102,7 @@ def make_page(facts: ReportFacts) -> Page:
         task_names=tasks,
         arms=tuple(arm_rows(evaluation.arms, winner, tasks)),
         differences=tuple(difference_row(each) for each in evaluation.comparisons if each.metric not in FORGETTING),
-        test_examples=len(evaluation.arms[0].examples),
+        test_examples=_examples(evaluation.arms[0]),
         forgetting=tuple(forgetting_rows(evaluation)),
         retention_texts=evaluation.retention_texts,
         top_layers=", ".join(map(str, facts.profile.ranking[:5])),
@@ -160,7 +160,15 @@ def _headline(winner: Winner, evaluation: Evaluation) -> tuple[str, str]:
         return f"LoRA on {where} beats tuned full-depth LoRA, with {size}.", "good"
     if difference.low > 0:
         return f"LoRA on {where} kept up on validation, but is behind full depth on the test split.", "bad"
-    return f"No gain beyond noise: LoRA on {where} does as well as full depth, with {size}.", "open"
+    if difference.high < 0:
+        ahead = "is ahead of full depth on the test split, but not beyond noise on validation, so no win is claimed"
+        return f"LoRA on {where} {ahead}; {size}.", "open"
+    return f"No gain was shown: LoRA on {where} is within noise of full depth, with {size}.", "open"
+
+
+def _examples(arm: ArmScores) -> str:
+    several = f" of {arm.questions} different questions" if arm.questions < len(arm.examples) else ""
+    return f"{len(arm.examples)} examples{several} that no stage has seen before"
 
 
 def _choice(facts: ReportFacts) -> str:

@@ -50,12 +50,15 @@ def decide(
     With the objective `retention` the smallest divergence from the base takes the place of the fewest parameters, and
     also decides between winners within noise of the best of them.
 
-    Contenders without losses are ignored. The winner's finalists are in the order of their mean loss.
+    Contenders without losses are ignored. The winner's finalists are in the order of their mean loss, which is adjusted
+    for the seeds that each was trained on, as in the test.
     """
     measured = [contender for contender in contenders if contender.losses]
     # What was not measured for all cannot decide between them.
     by_divergence = objective is Objective.RETENTION and all(each.divergence is not None for each in measured)
     chosen, choice, reason = _choose(measured, baseline, steps, by_divergence)
+    means = Noise.of([contender.losses for contender in measured]).means if measured else ()
+    finalists = [_finalist(each, float(mean), steps) for each, mean in zip(measured, means, strict=True)]
     return Winner(
         candidate=chosen.candidate,
         role=chosen.role,
@@ -64,7 +67,7 @@ def decide(
         reason=reason,
         baseline=baseline.candidate,
         baseline_parameters=baseline.trainable_parameters,
-        finalists=tuple(sorted((_finalist(contender, steps) for contender in measured), key=lambda each: each.loss)),
+        finalists=tuple(sorted(finalists, key=lambda each: each.loss)),
     )
 
 
@@ -211,12 +214,13 @@ def _win_margin(noise: Noise, contenders: Sequence[Contender], index: int, base:
     return noise.quantile(1 - FALSE_WIN_RATE / rivals) * max(noise.standard_error(index, base), own)
 
 
-def _finalist(contender: Contender, steps: int) -> Finalist:
+def _finalist(contender: Contender, mean: float, steps: int) -> Finalist:
     return Finalist(
         candidate=contender.proposal.candidate,
         role=contender.proposal.role,
         trainable_parameters=contender.proposal.trainable_parameters,
         steps=steps,
+        loss=mean,
         losses=tuple(contender.losses[seed] for seed in sorted(contender.losses)),
         divergence=contender.divergence,
     )

@@ -51,6 +51,9 @@ class ExampleScore(Value):
 
     loss: float
     supervised_tokens: int
+    group: int | None = Field(
+        default=None, description="the same for those that ask the same; None where no other example does"
+    )
     correct: bool | None = Field(default=None, description="None where the example was not generated for")
     generated: str | None = None
 
@@ -66,8 +69,15 @@ class ArmScores(Value):
 
     @property
     def loss(self) -> float:
-        """Mean over examples, so that every example weighs the same, as in the paired bootstrap."""
-        return sum(example.loss for example in self.examples) / len(self.examples)
+        """Nats per supervised token of all examples: what training lowers and every stage selects by."""
+        total = sum(example.loss * example.supervised_tokens for example in self.examples)
+        return total / sum(example.supervised_tokens for example in self.examples)
+
+    @property
+    def questions(self) -> int:
+        """How many different ones the examples ask."""
+        groups = [example.group for example in self.examples]
+        return groups.count(None) + len({group for group in groups if group is not None})
 
     @property
     def exact_match(self) -> float | None:
@@ -108,20 +118,18 @@ class Evaluation(Value):
 
 
 class Finalist(Value):
-    """A candidate after confirmation: validation losses at `steps` steps, one per seed. `divergence` is the mean over
-    the seeds of KL(base || tuned), nats a token; None where it was not measured.
+    """A candidate after confirmation: validation losses at `steps` steps, one per seed; `loss`, their mean less what
+    these seeds do to everybody's losses (least squares), so that all can be compared however many seeds each has.
+    `divergence` is the mean over the seeds of KL(base || tuned), nats a token; None where it was not measured.
     """
 
     candidate: Candidate
     role: Role
     trainable_parameters: int
     steps: int
+    loss: float
     losses: tuple[float, ...] = Field(min_length=1)
     divergence: float | None = None
-
-    @property
-    def loss(self) -> float:
-        return sum(self.losses) / len(self.losses)
 
 
 class Choice(StrEnum):

@@ -2,6 +2,7 @@
 
 import math
 import random
+from statistics import fmean
 
 from bandsearch.run.report import ReportFacts
 from bandsearch.values.band import Band
@@ -96,15 +97,17 @@ def plausible_facts(
     chosen = [(winner, Role.SEARCHED), *((candidate(band), role) for role, band in baselines.items())]
     complete = [trial for trial in results if trial.state is TrialState.COMPLETE and trial.role is Role.SEARCHED]
     chosen += [(trial.candidate, trial.role) for trial in complete[:5]]
+    confirmed = [tuple(loss(one, 400) for _ in range(3)) for one, _ in chosen]
     finalists = tuple(
         Finalist(
             candidate=one,
             role=role,
             trainable_parameters=size(one),
             steps=400,
-            losses=tuple(loss(one, 400) for _ in range(3)),
+            loss=fmean(losses),
+            losses=losses,
         )
-        for one, role in chosen
+        for (one, role), losses in zip(chosen, confirmed, strict=True)
     )
     for finalist in finalists:
         for place, value in enumerate(finalist.losses):

@@ -128,9 +128,9 @@ def test_text_from_data_and_models_is_escaped(tmp_path: Path) -> None:
     ("gain", "choice", "words", "tone"),
     [
         (-0.02, Choice.BEATS_BASELINE, "beats tuned full-depth LoRA", "good"),
-        (-0.02, Choice.SMALLEST_WITHIN_NOISE, "No gain beyond noise", "open"),
-        (0.001, Choice.BEATS_BASELINE, "No gain beyond noise", "open"),
-        (0.001, Choice.SMALLEST_WITHIN_NOISE, "No gain beyond noise", "open"),
+        (-0.02, Choice.SMALLEST_WITHIN_NOISE, "not beyond noise on validation, so no win is claimed", "open"),
+        (0.001, Choice.BEATS_BASELINE, "No gain was shown", "open"),
+        (0.001, Choice.SMALLEST_WITHIN_NOISE, "No gain was shown", "open"),
         (0.02, Choice.BEATS_BASELINE, "behind full depth on the test split", "bad"),
         (0.001, Choice.BASELINE, "No gain was shown: full depth is handed over", "open"),
     ],
@@ -286,9 +286,13 @@ def test_what_was_forgotten_and_recommended_is_in_both_twins(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("ours", "task", "words"),
     [
-        (0.1, 0.0, "it forgets less, so of two that are equal within noise on the task it is the better one"),
+        (
+            0.1,
+            0.0,
+            "it forgets less, and as no difference was shown on the task it is the one to choose",
+        ),
         (0.1, -0.2, "it forgets less."),
-        (0.9, 0.0, "it forgets more, so of two that are equal within noise on the task full depth is the one"),
+        (0.9, 0.0, "it forgets more, and as no difference was shown on the task full depth is the one"),
         (0.5, 0.0, "neither stays closer to the base beyond noise"),
     ],
 )

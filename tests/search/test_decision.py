@@ -118,6 +118,16 @@ def test_reasons_name_their_numbers() -> None:
     assert [finalist.losses[0] for finalist in equal.finalists] == [0.40, 0.402, 0.5]
 
 
+def test_finalists_show_the_means_that_were_compared() -> None:
+    """The third seed is hard for all; who was not trained on it is not ahead for that."""
+    won = decided([[0.40, 0.41, 0.70], [0.20, 0.21, 0.50], [0.30, 0.31], [0.25]])
+    assert [finalist.candidate for finalist in won.finalists] == [proposal(i).candidate for i in (1, 3, 2, 0)]
+    means = {finalist.candidate: finalist.loss for finalist in won.finalists}
+    assert means[proposal(2).candidate] == pytest.approx((0.30 + 0.31 + 0.60) / 3)
+    shown = [f"{means[proposal(index).candidate]:.4f}" for index in (1, 0)]
+    assert f"a validation loss of {shown[0]} against {shown[1]}" in won.reason
+
+
 def test_one_seed_or_none_is_no_evidence() -> None:
     assert decided([[0.5], [0.1], [0.2]]).choice is Choice.UNCOMPARED
     empty = decided([[], []])
