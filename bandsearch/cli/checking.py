@@ -84,17 +84,22 @@ def verify(
 
 
 def _served(adapter: Path, source: "Source", dtype: str, prompts: tuple[str, ...]) -> "ServingReport":
+    import torch
+
     from bandsearch.adapters.serving import compare_with_vllm
     from bandsearch.models.families import layout_of
     from bandsearch.models.loading import load_model
     from bandsearch.models.tokenizer import load_tokenizer
     from bandsearch.values.errors import UsageError
 
-    tokenizer = load_tokenizer(source)
-    model = load_model(source, dtype)
     if dtype == "nf4":
         raise UsageError("vLLM is asked to serve the base as it is, not in 4 bits.", "Use --dtype bf16 or fp32.")
-    names = {"auto": "float32", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+    if dtype == "auto":
+        # On a GPU vLLM has no LoRA kernels for 32 bits.
+        dtype = "bf16" if torch.cuda.is_available() else "fp32"
+    tokenizer = load_tokenizer(source)
+    model = load_model(source, dtype)
+    names = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
     encoded = [tokenizer(prompt)["input_ids"] for prompt in prompts]
     return compare_with_vllm(adapter, model, layout_of(model), source, encoded, dtype=names[dtype])
 

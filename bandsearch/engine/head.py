@@ -20,7 +20,7 @@ class Head:
     def __init__(self, model: nn.Module) -> None:
         self._layer: nn.Module = model.get_output_embeddings()
         # Gemma bounds its logits after the output layer.
-        self._cap: float | None = getattr(model.config, "final_logit_softcapping", None)
+        self._cap: float | None = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
         self._vocabulary = int(self._layer.weight.shape[0])
         self._taken: list[Tensor] | None = None
         self._handle = self._layer.register_forward_pre_hook(self._take)

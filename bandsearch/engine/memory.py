@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import torch
 
+from bandsearch.engine.failures import OutOfMemoryError
+
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -17,3 +21,16 @@ def within_memory(work: Callable[[], Result]) -> Result | None:
         return work()
     except torch.OutOfMemoryError:
         return None
+
+
+def in_halves(work: Callable[[Sequence[Item]], Result], items: Sequence[Item]) -> list[Result]:
+    """What `work` returns for `items`, or, where memory does not do, for each half of them, and so on, in their order.
+    Raises OutOfMemoryError where one is too much."""
+    found = within_memory(partial(work, items))
+    if found is not None:
+        return [found]
+    torch.cuda.empty_cache()
+    if len(items) == 1:
+        raise OutOfMemoryError("One example does not fit into memory.", "Lower --max-length.")
+    half = len(items) // 2
+    return [*in_halves(work, items[:half]), *in_halves(work, items[half:])]

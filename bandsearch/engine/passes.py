@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +66,15 @@ class Passes:
         self._masked = not levers.unmasked_attention
         self._linears.use_onednn(levers.fast_linear)
         self._fused.use(levers.liger)
+
+    @contextmanager
+    def trying(self, cache: PrefixCache | None) -> Iterator[None]:
+        """Inside, `cache` takes the place of its own, which must hold nothing that a lever got wrong."""
+        own, self._own_cache = self._own_cache, cache
+        try:
+            yield
+        finally:
+            self._own_cache = own
 
     def release(self) -> None:
         """Take everything off the model."""

@@ -43,6 +43,8 @@ class EngineActor:
             self._failure = error
 
     def _load(self, setup: EngineSetup) -> None:
+        # Nearly every batch has a shape of its own; in segments of fixed size memory falls to pieces.
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
         # Whoever is given a handle unpickles this class and all that its methods name; only the engine's own process is
         # to load what an engine is made of.
         import torch

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from bandsearch.data.dataset import Dataset, Encoded, Examples
 from bandsearch.engine.batches import tight_batches
-from bandsearch.engine.failures import OutOfMemoryError
-from bandsearch.engine.memory import within_memory
+from bandsearch.engine.memory import in_halves, within_memory
 from bandsearch.engine.passes import Passes
 from bandsearch.engine.session import Session
 from bandsearch.engine.training import part_of
@@ -62,13 +61,8 @@ def _losses(
     each = within_memory(partial(_token_losses, passes, split, sessions, rows))
     if each is None:
         torch.cuda.empty_cache()
-        if len(sessions) > 1:
-            return [_losses(passes, dataset, split, [session], rows)[0] for session in sessions]
-        if len(rows) == 1:
-            raise OutOfMemoryError("One example does not fit into memory.", "Lower --max-length.")
-        half = len(rows) // 2
-        first, second = (_losses(passes, dataset, split, sessions, some)[0] for some in (rows[:half], rows[half:]))
-        return [first | second]
+        alone = [in_halves(partial(_token_losses, passes, split, [session]), rows) for session in sessions]
+        each = [torch.cat([losses for (losses,) in parts]) for parts in alone]
     counts = torch.from_numpy(getattr(dataset, split).learned[list(rows)])
     owner = torch.repeat_interleave(torch.arange(len(rows)), counts)
     results = []
@@ -79,11 +73,9 @@ def _losses(
     return results
 
 
-def _token_losses(
-    passes: Passes, split: str, sessions: Sequence[Session | None], rows: tuple[int, ...]
-) -> list[Tensor]:
+def _token_losses(passes: Passes, split: str, sessions: Sequence[Session | None], rows: Sequence[int]) -> list[Tensor]:
     with torch.no_grad():
-        return passes.token_losses(split, [part_of(session, rows) for session in sessions])
+        return passes.token_losses(split, [part_of(session, tuple(rows)) for session in sessions])
 
 
 def answer_length(tokenizer: Any, examples: Sequence[Encoded]) -> int:
@@ -113,30 +105,16 @@ def greedy_answers(
     texts: list[str] = []
     for begin in range(0, len(examples), EVALUATION_ROWS):
         prompts = [example.prompt_ids for example in examples[begin : begin + EVALUATION_ROWS]]
-        continued = _continued(model, prompts, tokenizer.pad_token_id, stops, longest)
-        texts += tokenizer.batch_decode(continued, skip_special_tokens=True)
+        generate = partial(_generated, model, tokenizer.pad_token_id, stops, longest)
+        for continued in in_halves(generate, prompts):
+            texts += tokenizer.batch_decode(continued, skip_special_tokens=True)
     return texts
 
 
-def _continued(
-    model: Any, prompts: Sequence[NDArray[np.int32]], pad: int, stops: list[int] | None, new_tokens: int
-) -> list[list[int]]:
-    """Token ids behind each prompt. Out of memory halves the prompts of a batch."""
-    found = within_memory(partial(_generated, model, prompts, pad, stops, new_tokens))
-    if found is not None:
-        return found
-    torch.cuda.empty_cache()
-    if len(prompts) == 1:
-        raise OutOfMemoryError("One answer does not fit into memory.", "Lower --max-length.")
-    half = len(prompts) // 2
-    return [
-        each for some in (prompts[:half], prompts[half:]) for each in _continued(model, some, pad, stops, new_tokens)
-    ]
-
-
 def _generated(
-    model: Any, prompts: Sequence[NDArray[np.int32]], pad: int, stops: list[int] | None, new_tokens: int
+    model: Any, pad: int, stops: list[int] | None, new_tokens: int, prompts: Sequence[NDArray[np.int32]]
 ) -> list[list[int]]:
+    """Token ids behind each prompt."""
     device = model.get_input_embeddings().weight.device
     width = max(map(len, prompts))
     ids = torch.full((len(prompts), width), pad)

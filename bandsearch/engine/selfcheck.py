@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,9 +13,12 @@ from transformers import PreTrainedModel
 
 from bandsearch.adapters.lora import attach, detach, factors_of, initial_tensors, load_tensors
 from bandsearch.engine.batches import collate
+from bandsearch.engine.failures import OutOfMemoryError
 from bandsearch.engine.kernels import onednn_is_faster
 from bandsearch.engine.liger import liger_is_usable
+from bandsearch.engine.memory import within_memory
 from bandsearch.engine.passes import Part, Passes
+from bandsearch.engine.prefix import PrefixCache
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.errors import ModelError
@@ -38,6 +42,8 @@ ELSEWHERE = ("length_grouping", "data_parallel")
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.3, torch.float16: 0.1}
 # On fewer tokens there is more rounding in a gradient.
 LEAST_SUPERVISED, MOST_ROWS = 64, 16
+# With padding. PEFT keeps an input of every linear in fp32, which of a 7B model takes 5 MB a token.
+MOST_TOKENS = 2048
 
 
 def faithful_levers(
@@ -46,21 +52,41 @@ def faithful_levers(
     """`wanted` without what does not reproduce plain Transformers + PEFT on `model`, and a sentence on each such lever.
     Sets `passes` to it.
 
-    Two candidates of different start, rank and targets, with B away from zero, on a few short training examples: losses
-    and gradients of all factors, with all levers at once, and where that fails with one after the other. Raises
-    ModelError where even the engine's own adapter layer, with every lever off, does not reproduce them.
+    Two candidates of different start, rank and targets, with B away from zero, on a few short training examples, fewer
+    where memory does not do: losses and gradients of all factors, with all levers at once, and where that fails with
+    one after the other. Raises ModelError where even the engine's own adapter layer, with every lever off, does not
+    reproduce them, and OutOfMemoryError where one example does not fit.
     """
+    possible = {
+        "fast_linear": wanted.fast_linear and onednn_is_faster(model, layout),
+        "liger": wanted.liger and liger_is_usable(model),
+    }
+    wanted = wanted.model_copy(update=possible)
+    rows = _rows(passes)
+    while (found := within_memory(partial(_checked, model, layout, passes, wanted, rows))) is None:
+        torch.cuda.empty_cache()
+        if len(rows) == 1:
+            raise OutOfMemoryError("One example does not fit into memory.", "Lower --max-length.")
+        rows = rows[: len(rows) // 2]
+    passes.use(found[0])
+    return found
+
+
+def _checked(
+    model: PreTrainedModel, layout: Layout, passes: Passes, wanted: Levers, rows: tuple[int, ...]
+) -> tuple[Levers, tuple[str, ...]]:
     candidates = _candidates(layout.layer_count)
     tensors = [_away_from_zero(initial_tensors(each, layout, 0)) for each in candidates]
-    rows = _rows(passes)
     reference = [
         _plain(model, layout, passes, each, factors, rows) for each, factors in zip(candidates, tensors, strict=True)
     ]
 
     def reproduces(levers: Levers) -> bool:
+        scratch = PrefixCache(passes.dataset, layout.hidden_size, model.dtype, None, "check")
         try:
-            passes.use(levers)
-            found = _ours(passes, candidates, tensors, rows, together=levers.packing != 1)
+            with passes.trying(scratch):
+                passes.use(levers)
+                found = _ours(passes, candidates, tensors, rows, together=levers.packing != 1)
         except torch.OutOfMemoryError:
             raise
         except Exception:
@@ -68,11 +94,6 @@ def faithful_levers(
             return False
         return all(close(ours, plain, TOLERANCE[model.dtype]) for ours, plain in zip(found, reference, strict=True))
 
-    possible = {
-        "fast_linear": wanted.fast_linear and onednn_is_faster(model, layout),
-        "liger": wanted.liger and liger_is_usable(model),
-    }
-    wanted = wanted.model_copy(update=possible)
     if reproduces(wanted):
         return wanted, ()
     kept, notes = Levers.none().model_copy(update={name: getattr(wanted, name) for name in ELSEWHERE}), []
@@ -87,19 +108,20 @@ def faithful_levers(
             kept = more
         else:
             notes.append(f"{lever} does not reproduce a plain training of this {layout.family} model and is off")
-    passes.use(kept)
     return kept, tuple(notes)
 
 
 def _rows(passes: Passes) -> tuple[int, ...]:
-    """The shortest training examples, as many as have enough supervised tokens, and one that pads them."""
+    """The shortest training examples, as many as have enough supervised tokens and are no burden on memory, and one
+    that pads them."""
     train = passes.dataset.train
     lengths = train.lengths.tolist()
     order = sorted(range(len(train)), key=lambda index: lengths[index])
     longer = next((index for index in order if lengths[index] > lengths[order[0]]), order[-1])
     supervised = itertools.accumulate(train.learned[order].tolist())
     enough = next((place for place, count in enumerate(supervised, 1) if count >= LEAST_SUPERVISED), len(order))
-    return tuple(dict.fromkeys([*order[: min(enough, MOST_ROWS)], longer]))
+    light = sum(place * lengths[index] <= MOST_TOKENS for place, index in enumerate(order, 1))
+    return tuple(dict.fromkeys([*order[: max(1, min(enough, light, MOST_ROWS))], longer]))
 
 
 def _candidates(layers: int) -> tuple[Candidate, Candidate]:

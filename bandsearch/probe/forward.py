@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,19 +12,21 @@ from transformers import PreTrainedModel
 
 from bandsearch.data.dataset import Encoded
 from bandsearch.engine.batches import collate
+from bandsearch.engine.memory import in_halves
 
 ROWS = 16
 
 
 def mean_loss(model: PreTrainedModel, examples: Sequence[Encoded], rows: int = ROWS) -> float:
-    """Mean loss in nats per supervised token over all `examples`, without gradients."""
+    """Mean loss in nats per supervised token over all `examples`, without gradients. Out of memory halves the rows of a
+    pass; raises OutOfMemoryError where one is too much."""
     ascending = sorted(examples, key=lambda example: len(example.input_ids))
     total, tokens = 0.0, 0
     with torch.no_grad():
         for begin in range(0, len(ascending), rows):
-            losses = token_losses(model, ascending[begin : begin + rows])
-            total += float(losses.double().sum())
-            tokens += len(losses)
+            for losses in in_halves(partial(token_losses, model), ascending[begin : begin + rows]):
+                total += float(losses.double().sum())
+                tokens += len(losses)
     return total / tokens
 
 

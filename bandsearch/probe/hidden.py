@@ -97,7 +97,8 @@ def _recording(layers: nn.ModuleList, states: States) -> Iterator[None]:
     def record(into: list[Tensor]) -> object:
         def hook(_: nn.Module, __: object, output: Tensor | tuple[Tensor, ...]) -> None:
             hidden = output[0] if isinstance(output, tuple) else output
-            into.append(hidden[0, -MOST_TOKENS:].detach())
+            # A view would keep all tokens of the sequence.
+            into.append(hidden[0, -MOST_TOKENS:].detach().clone())
 
         return hook
 

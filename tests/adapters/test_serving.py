@@ -34,6 +34,16 @@ def test_an_adapter_must_be_served_as_trained_and_unlike_the_base(changes: dict,
     assert words in a_report(**changes).problem
 
 
+def test_what_rounding_does_to_the_base_is_no_fault_of_the_adapter():
+    rounded = {"base_difference": 0.1, "difference": 0.25, "effect": 2.0, "expected_effect": 2.0}
+    assert a_report(**rounded).problem is None
+    assert "differs from the trained one by 0.4" in a_report(**rounded | {"difference": 0.4}).problem
+    assert "serves the base" in a_report(**rounded | {"effect": 0.2}).problem
+    assert "too little to tell" in a_report(**rounded | {"expected_effect": 0.8}).problem
+    # An engine that computes another base is not excused.
+    assert "differs" in a_report(**rounded | {"base_difference": 3.0, "difference": 0.6}).problem
+
+
 def test_without_vllm_the_remedy_is_named(export, monkeypatch):
     exported = export("llama")
     monkeypatch.setitem(sys.modules, "vllm", None)

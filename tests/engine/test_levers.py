@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from torch import nn
 from trainings import NARROW, SHORT
 
 from bandsearch.engine import head, selfcheck
+from bandsearch.engine.batches import Batch
 from bandsearch.engine.engine import Engine
+from bandsearch.engine.failures import OutOfMemoryError
 from bandsearch.engine.head import Head
 from bandsearch.engine.kernels import onednn_is_faster, onednn_product
 from bandsearch.engine.passes import Passes
@@ -124,6 +127,20 @@ def test_attention_that_only_a_mask_makes_causal_keeps_its_mask(load: Callable[[
     assert not engine.levers.unmasked_attention
 
 
+def test_what_a_refused_lever_has_cached_is_not_read(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Passes._forward
+
+    def wrong(self: Passes, batch: Batch) -> Any:
+        return right(self, batch if self._masked else replace(batch, input_ids=batch.input_ids.flip(1)))
+
+    monkeypatch.setattr(Passes, "_forward", wrong)
+    engine = build(Levers())
+    assert [note.split()[0] for note in engine.notes] == ["unmasked_attention"]
+    assert engine.levers.prefix_cache
+    expected = readings(build(Levers.none().model_copy(update={"length_grouping": True})))
+    assert readings(build(Levers())) == pytest.approx(expected, abs=1e-5)
+
+
 def test_a_lever_that_breaks_is_switched_off(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise IndexError("no such layer")
@@ -132,6 +149,59 @@ def test_a_lever_that_breaks_is_switched_off(build: Build, monkeypatch: pytest.M
     engine = build(Levers())
     assert not engine.levers.prefix_cache
     assert "prefix_cache" in engine.notes[0]
+
+
+def test_levers_are_checked_on_fewer_examples_where_memory_does_not_do(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, tried = selfcheck._plain, list[int]()
+
+    def scarce(*arguments: Any) -> Any:
+        rows = arguments[-1]
+        tried.append(len(rows))
+        if len(rows) > room:
+            raise torch.OutOfMemoryError
+        return plain(*arguments)
+
+    monkeypatch.setattr(selfcheck, "_plain", scarce)
+    room = 1
+    engine = build(Levers())
+    assert tried[0] > 1
+    assert tried[-1] == 1
+    assert engine.notes == ()
+    assert engine.levers.prefix_cache
+    room = 0
+    with pytest.raises(OutOfMemoryError, match="does not fit into memory"):
+        build(Levers())
+
+
+def test_levers_are_not_checked_on_many_long_examples(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = build(Levers.none())
+    lengths = sorted(engine.dataset.train.lengths.tolist())
+    monkeypatch.setattr(selfcheck, "LEAST_SUPERVISED", 10**6)
+    many = selfcheck._rows(engine._passes)
+    monkeypatch.setattr(selfcheck, "MOST_TOKENS", 2 * lengths[1])
+    assert len(selfcheck._rows(engine._passes)) in (2, 3)
+    assert len(many) > 3
+    monkeypatch.setattr(selfcheck, "MOST_TOKENS", 0)
+    assert len(selfcheck._rows(engine._passes)) == 2
+
+
+def test_the_cap_of_logits_is_found_under_a_wrapper_of_several_kinds_of_input() -> None:
+    class Wrapped(nn.Module):
+        config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(final_logit_softcapping=2.0))
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(4, 8)
+
+        def get_output_embeddings(self) -> nn.Module:
+            return self.head
+
+    model = Wrapped()
+    hidden, labels = 50 * torch.randn(5, 4), torch.arange(5)
+    capped = nn.functional.cross_entropy(2 * torch.tanh(model.head(hidden) / 2), labels, reduction="none")
+    assert torch.allclose(Head(model).token_losses(hidden, labels), capped)
 
 
 def test_a_model_that_cannot_be_trained_faithfully_is_refused(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,47 @@
+"""Losses and hidden states of a model as it stands, within the memory there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from bandsearch.data.dataset import Encoded
+from bandsearch.engine.engine import Engine
+from bandsearch.engine.failures import OutOfMemoryError
+from bandsearch.probe import forward, hidden
+
+
+@pytest.fixture
+def engine(load: Callable[[str], Engine]) -> Engine:
+    loaded = load("llama")
+    loaded.close()
+    return loaded
+
+
+def test_out_of_memory_halves_the_rows_and_changes_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = engine.dataset.train[:9]
+    expected = forward.mean_loss(engine.model, examples)
+    whole, room = forward.token_losses, 2
+
+    def scarce(model: Any, some: Sequence[Encoded]) -> torch.Tensor:
+        if len(some) > room:
+            raise torch.OutOfMemoryError
+        return whole(model, some)
+
+    monkeypatch.setattr(forward, "token_losses", scarce)
+    assert forward.mean_loss(engine.model, examples) == pytest.approx(expected, abs=1e-5)
+    room = 0
+    with pytest.raises(OutOfMemoryError, match=r"One example does not fit into memory\. Lower --max-length"):
+        forward.mean_loss(engine.model, examples)
+
+
+def test_of_a_long_sequence_only_what_is_looked_at_is_kept(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hidden, "MOST_TOKENS", 3)
+    states = hidden.hidden_states(engine.model, engine.layout, engine.dataset.train[:2])
+    assert len(states) == engine.layout.layer_count
+    for each in (state for layer in states for state in layer):
+        assert each.shape == (3, engine.layout.hidden_size)
+        assert each.untyped_storage().nbytes() == each.numel() * each.itemsize
