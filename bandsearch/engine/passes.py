@@ -136,12 +136,17 @@ class Passes:
         for below, needed in by_boundary.items():
             for begin in range(0, len(needed), rows):
                 some = needed[begin : begin + rows]
-                for index, states in zip(some, self._compute(split, some, below, boundary), strict=True):
-                    found[index] = states
-                    self._cache.put(split, index, boundary, states)
+                whole = self._compute(split, some, below, boundary)
+                # At once: an accelerator is waited for at every copy.
+                stored = whole.to("cpu")
+                for row, index in enumerate(some):
+                    length = int(getattr(self.dataset, split).lengths[index])
+                    found[index] = whole[row, :length]
+                    self._cache.put(split, index, boundary, stored[row, :length])
         return [states for index in indices if (states := found[index]) is not None]
 
-    def _compute(self, split: str, indices: Sequence[int], below: int, boundary: int) -> list[Tensor]:
+    def _compute(self, split: str, indices: Sequence[int], below: int, boundary: int) -> Tensor:
+        """(rows, length, hidden size), padded."""
         assert self._cache is not None
         examples = [getattr(self.dataset, split)[index] for index in indices]
         batch = collate(examples, self.pad_token_id)
@@ -153,7 +158,7 @@ class Passes:
         with torch.no_grad(), self._decoder.running([group], stop=boundary) as at, self._head.taking():
             self._forward(batch)
         assert at.reached is not None
-        return [states[: len(example.input_ids)] for states, example in zip(at.reached, examples, strict=True)]
+        return at.reached
 
     def _forward(self, batch: Batch) -> Any:
         # Without a mask SDPA takes its causal kernel, which skips what lies ahead instead of masking it.

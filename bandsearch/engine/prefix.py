@@ -68,7 +68,7 @@ class Shelf:
 
     def put(self, index: int, states: Tensor) -> None:
         """Raises OSError where the disk is full (writing through a memory map would end the process instead)."""
-        raw = states.detach().to("cpu", self._states.dtype).contiguous().view(torch.uint8).numpy().tobytes()
+        raw = memoryview(states.detach().to("cpu", self._states.dtype).contiguous().view(torch.uint8).numpy()).cast("B")
         place = self._offsets[index] * self._item
         while raw:
             written = os.pwrite(self._file, raw, place)
