@@ -101,7 +101,7 @@ def habit(code: CandidateCode, band: Band, rate: float) -> Candidate:
     """What everybody does, on `band`: every linear module, the middle rank, plain LoRA."""
     rank = code.ranks[len(code.ranks) // 2]
     alpha = code.space.alpha_at(rank)
-    return Candidate(bands=(band,), rank=rank, alpha=alpha, targets=("all",), learning_rate=rate)
+    return Candidate(bands=(band,), rank=rank, alpha=alpha, targets=code.everything, learning_rate=rate)
 
 
 def role_of(code: CandidateCode, candidate: Candidate) -> Role:
@@ -139,9 +139,10 @@ def _ends(code: CandidateCode, rates: Sequence[float]) -> list[Opening]:
 
 def _probed(code: CandidateCode, band: Band, rate: float) -> Candidate:
     """A probe's band, otherwise as the space has it: its widest targets, its first method and initialisation."""
-    targets = "all" if "all" in code.targets else code.targets[0]
+    offered = "+".join(code.everything) in code.targets
+    targets = code.everything if offered else split_targets(code.targets[0])
     return habit(code, band, rate).model_copy(
-        update={"targets": split_targets(targets), "method": code.space.methods[0], "init": code.space.inits[0]}
+        update={"targets": targets, "method": code.space.methods[0], "init": code.space.inits[0]}
     )
 
 
