@@ -58,13 +58,11 @@ def openings(
     # Full depth is what everything is compared with, so its second rate comes before the others' first.
     rounds = chain(full[:2], *zip_longest(*partial, full[2:]))
     baselines = [opening for opening in rounds if opening is not None][: max(len(kinds) + 1, expected // 3)]
-    known = {opening.candidate for opening in baselines}
     recommended = [
         Opening(candidate=each.candidate, role=role_of(code, each.candidate), proposed_by="atlas", reason=each.reason)
         for each in prior
-        if each.candidate not in known and code.encode(each.candidate) is not None
-    ][: most_suggestions(expected)]
-    known |= {opening.candidate for opening in recommended}
+    ]
+    recommended = _new(code, recommended, baselines)[: most_suggestions(expected)]
     proposals = [
         Opening(
             candidate=_probed(code, proposal.band, rates[0]),
@@ -77,10 +75,20 @@ def openings(
     if code.splits:
         proposals[1:1] = _ends(code, rates[:OTHER_RATES])
     proposals[:0] = _thin(code, rates[:THIN_RATES])
-    proposals = [each for each in proposals if each.candidate not in known and code.encode(each.candidate) is not None]
+    proposals = _new(code, proposals, [*baselines, *recommended])
     in_turn = chain.from_iterable(zip_longest(baselines, proposals[: max(1, expected // 4)]))
     first, *others = [opening for opening in in_turn if opening is not None]
     return (first, *recommended, *others)
+
+
+def _new(code: CandidateCode, proposed: Sequence[Opening], known: Sequence[Opening]) -> list[Opening]:
+    """Those in the space that resemble neither what is known nor one before them."""
+    taken = list(known)
+    for opening in proposed:
+        is_known = any(opening.candidate.resembles(other.candidate) for other in taken)
+        if not is_known and code.encode(opening.candidate) is not None:
+            taken.append(opening)
+    return taken[len(known) :]
 
 
 def tuned_rates(code: CandidateCode, profile: SensitivityProfile) -> tuple[float, ...]:
