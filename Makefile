@@ -4,7 +4,7 @@
 PYTHON ?= python3.11
 BUDGET ?= 10min
 TASK ?=
-RUN ?= results/demo
+RUN ?= results/demo$(if $(TASK),-$(TASK))
 
 .PHONY: demo test lint bench bench-quick bandbench bandbench-summary wheel-test test-vllm docs clean
 
@@ -40,8 +40,8 @@ bench-quick: .venv/ready
 bandbench: .venv/ready
 	.venv/bin/python -m benchmarks.bandbench build $(if $(TASKS),--tasks $(TASKS)) $(if $(RANKS),--ranks $(RANKS)) $(if $(TARGETS),--targets $(TARGETS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(MINUTES),--minutes $(MINUTES))
 
-# Replays searches on these tables; its last line is one JSON object. Five to seven minutes; MINUTES=60 replays the dearest
-# arms as often as the others.
+# Replays searches on these tables; its last line is one JSON object. No replay begins after 4.5 minutes, and what is under
+# way and the page take up to five more; MINUTES=60 replays the dearest arms as often as the others.
 bandbench-summary: .venv/ready
 	OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.bandbench summary $(if $(TASKS),--tasks $(TASKS)) $(if $(MINUTES),--minutes $(MINUTES))
 

@@ -1,4 +1,4 @@
-"""The Python interface: the command line's nouns as functions.
+"""The Python interface: the commands that run, look and check as functions.
 
     from bandsearch import api
 
@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,9 @@ from bandsearch.values.progress import Listener, silent
 from bandsearch.values.spec import DataSpec, ModelSpec, Objective, PriorSource, RunSpec, TrainSpec
 
 if TYPE_CHECKING:
-    from bandsearch.run.outcome import RunOutcome
+    from bandsearch.adapters.verify import Finding
+    from bandsearch.run.outcome import RunOutcome, RunStatus
+    from bandsearch.values.evaluation import Evaluation, Winner
 
 
 def specify(
@@ -152,3 +155,56 @@ def probe(spec: RunSpec, listen: Listener = silent) -> SensitivityProfile:
     from bandsearch.run import single
 
     return single.probe_only(spec, listen=listen)
+
+
+def search(
+    spec: RunSpec,
+    directory: Path | None = None,
+    listen: Listener = silent,
+    stop: Callable[[], bool] = lambda: False,
+) -> tuple[Path, Winner]:
+    """Probe, search and confirm: the run's directory, where `resume` does the rest, and what it would hand over."""
+    from bandsearch.run import main
+
+    return main.search(spec, directory, listen, stop)
+
+
+def status(directory: Path) -> RunStatus:
+    """How far a run is; works beside one that is under way."""
+    from bandsearch.run import outcome
+
+    return outcome.status(directory)
+
+
+def report(directory: Path) -> Path:
+    """Write the report of a finished run again, from its files alone; where report.html is."""
+    from bandsearch.run import publish
+
+    return publish.rebuild_report(directory)
+
+
+def export(directory: Path, destination: Path) -> Path:
+    """Copy a run's adapter to `destination`, which must not exist. Raises AdapterError for one that would be served
+    wrong."""
+    from bandsearch.run import single
+
+    return single.export_run(directory, destination)
+
+
+def verify(
+    adapter: Path, model: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> tuple[Finding, ...]:
+    """What would make an adapter fail to load, or load and be silently wrong, on `model`; empty if it is sound."""
+    from bandsearch.adapters.verify import verify_adapter
+    from bandsearch.models.loading import summarize
+
+    source = resolve(ModelSpec(name=model, revision=revision, trust_remote_code=trust_remote_code))
+    return verify_adapter(adapter, summarize(source).layout)
+
+
+def evaluate(adapter: Path, spec: RunSpec, examples: int | None = None, listen: Listener = silent) -> Evaluation:
+    """Score the base of `spec` and an adapter on its test split, at most `examples` of it; see
+    `bandsearch.run.single.evaluate_adapter`."""
+    from bandsearch.run import single
+
+    return single.evaluate_adapter(adapter, spec, examples, listen)

@@ -153,7 +153,19 @@ def _read_space(page: _Page, root: yaml.Node, name: str) -> SearchSpace | None:
         "inits": _several(_choice(tuple(Init), _REFUSED_INITS)),
     }
     fields = _fields(page, root, "", readers)
+    if "ranks" in fields and Init.ORTHOGONAL in fields.get("inits", ()):
+        _refuse_odd_ranks(page, root, fields["ranks"])
     return None if page.mistakes else SearchSpace(name=name, **fields)
+
+
+def _refuse_odd_ranks(page: _Page, root: yaml.Node, ranks: Sequence[int]) -> None:
+    """Orthogonal initialisation shares the rows of a rotation out over both factors."""
+    written = next(value for key, value in root.value if key.value == "ranks")
+    several = isinstance(written, yaml.SequenceNode)
+    for index, (node, rank) in enumerate(zip(written.value if several else [written], ranks, strict=True)):
+        if rank % 2:
+            place = f"ranks[{index}]" if several else "ranks"
+            page.note(node, place, f"the initialisation orthogonal needs even ranks, found {rank}")
 
 
 def _fields(page: _Page, node: yaml.Node, place: str, readers: Mapping[str, _Reader]) -> dict[str, Any]:

@@ -126,6 +126,8 @@ def _search(at: Started, workload: Workload, profile: SensitivityProfile, until:
                 if late or campaign.proposed >= scale.search_trials:
                     return
                 proposal = campaign.propose()
+            if proposal is None:
+                return
             _drive(at, campaign, lock, engine, proposal.number, proposal.candidate, workload)
             with lock:
                 campaign.finish(proposal.number)

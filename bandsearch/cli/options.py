@@ -35,8 +35,8 @@ DatasetName = Annotated[
     typer.Option(
         "--dataset",
         "-d",
-        help="JSONL, JSON, CSV or parquet file, hub id, or demo:<task>. May be left out for --model demo only, "
-        "which then takes its first task.",
+        help="JSONL, JSON, CSV or parquet file, folder with train, validation and test files, hub id (its splits are "
+        "used as they are), or demo:<task>. May be left out for --model demo only, which then takes its first task.",
         rich_help_panel=DATA,
     ),
 ]
@@ -105,8 +105,9 @@ def specification(
     objective: Annotated[
         Literal["loss", "pareto", "retention"],
         typer.Option(
-            help="loss: lowest validation loss. pareto: trade-off between loss and number of parameters. retention: as "
-            "loss, but among candidates equal within noise take the one that changed the base model least.",
+            help="loss: lowest validation loss. pareto: candidates are proposed for few parameters too, and the report "
+            "draws the fronts; who is handed over is decided as with loss. retention: as loss, but among candidates "
+            "equal within noise take the one that changed the base model least.",
             rich_help_panel=SEARCH,
         ),
     ] = "loss",

@@ -20,6 +20,7 @@ from bandsearch.evaluate.lm_tasks import check_tasks
 from bandsearch.models.aliases import DEMO, Source, resolve
 from bandsearch.models.loading import ModelSummary, fetch_weights, fingerprint, summarize
 from bandsearch.models.tokenizer import load_tokenizer
+from bandsearch.search.candidates import require_fit
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.environment import Environment
 from bandsearch.values.spec import RunSpec
@@ -66,6 +67,7 @@ def prepare_job(spec: RunSpec, *, hold: bool = True, known: Path | None = None) 
         wall = spec.budget.wall_seconds(len(inventory.gpus), inventory.cores)
     source = resolve(spec.model)
     summary = summarize(source)
+    require_fit(spec.space, summary.layout)
     check_tasks(spec.tasks, spec.task_directory)
     tokenizer = load_tokenizer(source)
     longest = min(spec.data.max_length, summary.context_length or spec.data.max_length)

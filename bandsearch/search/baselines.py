@@ -58,13 +58,11 @@ def openings(
     # Full depth is what everything is compared with, so its second rate comes before the others' first.
     rounds = chain(full[:2], *zip_longest(*partial, full[2:]))
     baselines = [opening for opening in rounds if opening is not None][: max(len(kinds) + 1, expected // 3)]
-    known = {opening.candidate for opening in baselines}
     recommended = [
         Opening(candidate=each.candidate, role=role_of(code, each.candidate), proposed_by="atlas", reason=each.reason)
         for each in prior
-        if each.candidate not in known and code.encode(each.candidate) is not None
-    ][: most_suggestions(expected)]
-    known |= {opening.candidate for opening in recommended}
+    ]
+    recommended = _new(code, recommended, baselines)[: most_suggestions(expected)]
     proposals = [
         Opening(
             candidate=_probed(code, proposal.band, rates[0]),
@@ -77,10 +75,20 @@ def openings(
     if code.splits:
         proposals[1:1] = _ends(code, rates[:OTHER_RATES])
     proposals[:0] = _thin(code, rates[:THIN_RATES])
-    proposals = [each for each in proposals if each.candidate not in known and code.encode(each.candidate) is not None]
+    proposals = _new(code, proposals, [*baselines, *recommended])
     in_turn = chain.from_iterable(zip_longest(baselines, proposals[: max(1, expected // 4)]))
     first, *others = [opening for opening in in_turn if opening is not None]
     return (first, *recommended, *others)
+
+
+def _new(code: CandidateCode, proposed: Sequence[Opening], known: Sequence[Opening]) -> list[Opening]:
+    """Those in the space that resemble neither what is known nor one before them."""
+    taken = list(known)
+    for opening in proposed:
+        is_known = any(opening.candidate.resembles(other.candidate) for other in taken)
+        if not is_known and code.encode(opening.candidate) is not None:
+            taken.append(opening)
+    return taken[len(known) :]
 
 
 def tuned_rates(code: CandidateCode, profile: SensitivityProfile) -> tuple[float, ...]:
@@ -101,7 +109,7 @@ def habit(code: CandidateCode, band: Band, rate: float) -> Candidate:
     """What everybody does, on `band`: every linear module, the middle rank, plain LoRA."""
     rank = code.ranks[len(code.ranks) // 2]
     alpha = code.space.alpha_at(rank)
-    return Candidate(bands=(band,), rank=rank, alpha=alpha, targets=("all",), learning_rate=rate)
+    return Candidate(bands=(band,), rank=rank, alpha=alpha, targets=code.everything, learning_rate=rate)
 
 
 def role_of(code: CandidateCode, candidate: Candidate) -> Role:
@@ -139,9 +147,10 @@ def _ends(code: CandidateCode, rates: Sequence[float]) -> list[Opening]:
 
 def _probed(code: CandidateCode, band: Band, rate: float) -> Candidate:
     """A probe's band, otherwise as the space has it: its widest targets, its first method and initialisation."""
-    targets = "all" if "all" in code.targets else code.targets[0]
+    offered = "+".join(code.everything) in code.targets
+    targets = code.everything if offered else split_targets(code.targets[0])
     return habit(code, band, rate).model_copy(
-        update={"targets": split_targets(targets), "method": code.space.methods[0], "init": code.space.inits[0]}
+        update={"targets": targets, "method": code.space.methods[0], "init": code.space.inits[0]}
     )
 
 

@@ -2,7 +2,7 @@
 
 Whoever drives it asks for a proposal, trains it rung by rung, and lets it judge every reading:
 
-    proposal = campaign.propose()
+    proposal = campaign.propose()  # None once the space has nothing new
     while (verdict := campaign.observe(proposal.number, point)).goes_on: ...
     result = campaign.finish(proposal.number)
 
@@ -71,6 +71,7 @@ class Campaign:
         self._startup = len(self._openings) + max(SMALLEST_STARTUP, expected // STARTUP_SHARE)
         self._running: dict[int, tuple[Proposal, list[Point], Standing]] = {}
         self._results: dict[int, TrialResult] = {}
+        self.is_exhausted = False
         for result in past:
             self._results[result.number] = result
             self._halving.remember(self._stratum(result.candidate, result.role), result)
@@ -89,8 +90,11 @@ class Campaign:
         """How many candidates have been proposed so far, by earlier processes too."""
         return len(self._results) + len(self._running)
 
-    def propose(self) -> Proposal:
-        """The next candidate, under the lowest number that is free. It runs until it is finished or dropped."""
+    def propose(self) -> Proposal | None:
+        """The next candidate, under the lowest number that is free. It runs until it is finished or dropped.
+
+        None where nothing is left in the space that differs from what was tried: then the search is at its end.
+        """
         number = next(n for n in count() if n not in self._results and n not in self._running)
         if number < len(self._openings):
             opening = self._openings[number]
@@ -106,6 +110,9 @@ class Campaign:
                 sampler=sampler,
                 objective=self._objective,
             )
+            if params is None:
+                self.is_exhausted = True
+                return None
             candidate, proposed_by = self._code.decode(params), "sampler"
             role = role_of(self._code, candidate)
         proposal = Proposal(

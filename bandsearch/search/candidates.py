@@ -10,8 +10,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from bandsearch.search.bands import BandCode
 from bandsearch.values.candidate import Candidate, Init, Method
-from bandsearch.values.errors import SpaceError
-from bandsearch.values.layout import Layout
+from bandsearch.values.errors import AdapterError, SpaceError
+from bandsearch.values.layout import Layout, Linear
 from bandsearch.values.profile import RateRange
 from bandsearch.values.space import SearchSpace
 
@@ -30,7 +30,10 @@ class CandidateCode:
         self.space = space
         self.layer_count = layout.layer_count
         self.ranks = tuple(sorted(set(space.ranks)))
-        self.targets = _distinct_targets(space, layout)
+        choices = _choices_of_targets(space, layout)
+        self.targets = tuple(choices.values())
+        # Every linear module, as this space calls it where it offers that.
+        self.everything = split_targets(choices.get(layout.targets(("all",)), "all"))
         self.rates = rate_bounds(space, rate_range)
         self._bands = BandCode(space.bands, layout.layer_count)
         self.snap, self.splits = self._bands.snap, self._bands.splits
@@ -87,11 +90,19 @@ class CandidateCode:
         return {name: each for name, each in (self._bands.distributions | others).items() if not each.single()}
 
 
+def require_fit(space: SearchSpace, layout: Layout) -> None:
+    """Raises SpaceError for a space whose bands or targets this decoder cannot have."""
+    BandCode(space.bands, layout.layer_count)
+    _choices_of_targets(space, layout)
+
+
 def rate_bounds(space: SearchSpace, rate_range: RateRange) -> tuple[float, float]:
-    """The learning rates to search: the probe's span, where the space does not overrule it."""
-    low = space.learning_rate.low or rate_range.low
-    high = space.learning_rate.high or rate_range.high
-    return min(low, high), max(low, high)
+    """The learning rates to search: the probe's span, where the space does not overrule it. A bound that somebody has
+    set holds wherever that span lies; beyond it there is nothing left but the bound."""
+    low, high = space.learning_rate.low, space.learning_rate.high
+    if low is None:
+        low = rate_range.low if high is None else min(rate_range.low, high)
+    return low, max(rate_range.high, low) if high is None else high
 
 
 def split_targets(written: str) -> tuple[str, ...]:
@@ -99,23 +110,28 @@ def split_targets(written: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in written.split("+"))
 
 
-def _distinct_targets(space: SearchSpace, layout: Layout) -> tuple[str, ...]:
-    """The space's choices on this decoder: groups it does not have are left out, and of equal choices the first stays.
+def _choices_of_targets(space: SearchSpace, layout: Layout) -> dict[tuple[Linear, ...], str]:
+    """The space's choices on this decoder, as written, by the modules they stand for: groups it does not have are left
+    out, and of equal choices the first stays.
 
-    Raises AdapterError for a module name that the decoder does not have.
+    Raises SpaceError for a module name that the decoder does not have, and where nothing is left.
     """
     missing_groups = {"attention", "mlp"} - set(layout.groups)
-    chosen: dict[tuple[str, ...], str] = {}
+    chosen: dict[tuple[Linear, ...], str] = {}
     for written in space.targets:
         names = split_targets(written)
-        if missing_groups.isdisjoint(names):
-            chosen.setdefault(tuple(linear.name for linear in layout.targets(names)), written)
+        if not missing_groups.isdisjoint(names):
+            continue
+        try:
+            chosen.setdefault(layout.targets(names), written)
+        except AdapterError as error:
+            raise SpaceError(f"Space {space.name!r} asks for {written}: {error.message}", error.remedy) from error
     if not chosen:
         raise SpaceError(
             f"{layout.family} has none of the targets of space {space.name!r} ({', '.join(space.targets)}).",
             f"Choose from {', '.join(layout.target_names)}.",
         )
-    return tuple(chosen.values())
+    return chosen
 
 
 def _allows(distribution: BaseDistribution, value: Any) -> bool:

@@ -43,18 +43,23 @@ def prior_from(
         (record for record in records if record.fingerprint == fingerprint or record.layout.family == layout.family),
         key=lambda record: _distance(record, fingerprint, layout, data_fingerprint),
     )
-    found: dict[Candidate, Suggestion] = {}
+    found: list[Suggestion] = []
     for suggestion in _recommended(known, code, fingerprint):
-        found.setdefault(suggestion.candidate, suggestion)
+        found = _with(found, suggestion)
         if len(found) == MOST - 1:
             break
-    for first in list(found.values())[:1]:
+    for first in found[:1]:
         low, high = code.rates
         here = first.candidate.model_copy(update={"learning_rate": min(max(rate, low), high)})
-        found.setdefault(
-            here, Suggestion(candidate=here, reason=f"{first.reason} Here at the rate that the probe found.")
-        )
-    return Prior(suggestions=tuple(found.values()))
+        reason = f"{first.reason} Here at the rate that the probe found."
+        found = _with(found, Suggestion(candidate=here, reason=reason))
+    return Prior(suggestions=tuple(found))
+
+
+def _with(found: list[Suggestion], suggestion: Suggestion) -> list[Suggestion]:
+    """Unless one is there that it resembles."""
+    is_known = any(suggestion.candidate.resembles(other.candidate) for other in found)
+    return found if is_known else [*found, suggestion]
 
 
 def _distance(record: AtlasRecord, fingerprint: str, layout: Layout, data_fingerprint: str) -> tuple[int, float]:
@@ -88,13 +93,14 @@ def fitted(candidate: Candidate, layers: int, code: CandidateCode) -> Candidate 
         else:
             bands.append(moved)
     rank = min(code.ranks, key=lambda rank: abs(math.log(rank / candidate.rank)))
+    targets = code.everything if candidate.targets == ("all",) else candidate.targets
     low, high = code.rates
     space = code.space
     here = Candidate(
         bands=tuple(bands),
         rank=rank,
         alpha=space.alpha_at(rank),
-        targets=candidate.targets if "+".join(candidate.targets) in code.targets else split_targets(code.targets[0]),
+        targets=targets if "+".join(targets) in code.targets else split_targets(code.targets[0]),
         learning_rate=min(max(candidate.learning_rate, low), high),
         method=candidate.method if candidate.method in space.methods else space.methods[0],
         init=candidate.init if candidate.init in space.inits else space.inits[0],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -24,9 +24,10 @@ from bandsearch.values.trial import TrialResult, TrialState
 
 # Pseudo-count that holds back the correction for width while a class has few readings at a rung.
 SHRINKAGE = 2.0
-# A proxy trained again gives the same loss again, so the sampler is asked for another candidate, half of the times
-# as it is and then at random.
-ATTEMPTS = 16
+# A proxy trained again gives the same loss again, so another candidate is asked for: so often of the sampler and at
+# random among the widths whose turn it is, then at random in the whole space. If one in 16 draws were new, all of
+# those would miss it once in 60 times.
+ATTEMPTS, DRAWS = 8, 64
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -47,8 +48,11 @@ def propose_params(
     number: int,
     sampler: Sampler = Sampler.TPE,
     objective: Objective = Objective.LOSS,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Parameters of candidate `number`. Equal arguments give equal parameters, on every call and machine.
+
+    They are never those of what has been tried or is under way, nor nearly the same rate: then the next are asked for,
+    and None says that nothing else was found in the space.
 
     The sampler is seeded from (seed, number) and sees a study made for this one question, so nothing but the results
     decides. In that study:
@@ -64,35 +68,46 @@ def propose_params(
     - Diverged and out-of-memory trainings are PRUNED at step 0 with an infinite loss: always among the bad ones.
       Candidates still `pending` count as bad (constant liar).
 
-    It is asked again as long as it proposes what has been tried or is under way at nearly the same rate.
-
     For the Pareto front of loss and trainable parameters size has a price of its own, so there are no turns and no
     adjustment; Optuna has no order for pruned trials with two objectives and takes them for good ones last.
     """
-    view = optuna.create_study(
-        directions=["minimize"] if objective is not Objective.PARETO else ["minimize", "minimize"],
-        sampler=_sampler(sampler, _seed_of(seed, number)),
-    )
-    if sampler is Sampler.RANDOM:
-        return dict(view.ask(code.distributions).params)
-    told = _told(code, results, pending, objective, _seed_of(seed, number))
-    distributions = code.distributions
-    if objective is not Objective.PARETO and "width" in distributions and code.space.bands.count == 1:
-        turn = code.width_turns[number % len(code.width_turns)]
-        distributions = distributions | {"width": IntDistribution(*turn)}
-        for trial in told:
-            trial.params = trial.params | {"width": _moved(trial.params["width"], code.width_turns, turn)}
-            trial.distributions = distributions
-    view.add_trials(told)
     known = [*(result.candidate for result in results), *pending]
-    for attempt in range(ATTEMPTS):
-        if attempt == ATTEMPTS // 2:
-            view.sampler = _sampler(Sampler.RANDOM, _seed_of(seed, number))
-        params = dict(view.ask(distributions).params)
+    for params in _asked(code, results, pending, _seed_of(seed, number), number, sampler, objective):
         candidate = code.decode(params)
         if not any(candidate.resembles(other) for other in known):
-            break
-    return params
+            return params
+    return None
+
+
+def _asked(
+    code: CandidateCode,
+    results: Sequence[TrialResult],
+    pending: Sequence[Candidate],
+    seed: int,
+    number: int,
+    sampler: Sampler,
+    objective: Objective,
+) -> Iterator[dict[str, Any]]:
+    view = optuna.create_study(
+        directions=["minimize"] if objective is not Objective.PARETO else ["minimize", "minimize"],
+        sampler=_sampler(sampler, seed),
+    )
+    if sampler is Sampler.TPE:
+        told = _told(code, results, pending, objective, seed)
+        distributions = code.distributions
+        if objective is not Objective.PARETO and "width" in distributions and code.space.bands.count == 1:
+            turn = code.width_turns[number % len(code.width_turns)]
+            distributions = distributions | {"width": IntDistribution(*turn)}
+            for trial in told:
+                trial.params = trial.params | {"width": _moved(trial.params["width"], code.width_turns, turn)}
+                trial.distributions = distributions
+        view.add_trials(told)
+        for drawn_by in (view.sampler, _sampler(Sampler.RANDOM, seed)):
+            view.sampler = drawn_by
+            for _ in range(ATTEMPTS):
+                yield dict(view.ask(distributions).params)
+    for _ in range(DRAWS):
+        yield dict(view.ask(code.distributions).params)
 
 
 def _moved(width: int, turns: Sequence[tuple[int, int]], turn: tuple[int, int]) -> int:

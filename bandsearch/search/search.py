@@ -76,8 +76,8 @@ def run_search(
     same records and study goes on: finished candidates are known, unfinished ones are trained again first, under their
     number. With `plan.trial_limit` one candidate is trained at a time, so that seed and records alone decide what is
     tried, interrupted or not; otherwise `plan.packing` per engine, until `wall_left()` (seconds) leaves no room for a
-    first rung. Ends early, leaving what is under way unfinished, when `stop()` is true. `prior` is what earlier runs
-    recommend, the same in every call.
+    first rung, or until the space has nothing new. Ends early, leaving what is under way unfinished, when `stop()` is
+    true. `prior` is what earlier runs recommend, the same in every call.
 
     Raises BandsearchError where the space does not fit the model, the study cannot be written, or an engine is lost.
     """
@@ -115,6 +115,9 @@ def run_search(
     )
     tell(None)
     _run_tune(pool, len(places), campaign, searcher, clock, plan.rungs, scratch / "ray", stop)
+    if campaign.is_exhausted:
+        message = "The space has nothing left that differs from what was tried: the search is at its end."
+        listen(Update(stage=STAGE, message=message))
     if not stop():
         archive.abandon_unfinished()
     return campaign.results

@@ -59,7 +59,10 @@ class CampaignSearcher(Searcher):  # type: ignore[misc]
             proposal = self._unfinished.pop(0)
             self._campaign.adopt(proposal)
         else:
-            proposal = self._campaign.propose()
+            found = self._campaign.propose()
+            if found is None:
+                return str(Searcher.FINISHED)
+            proposal = found
             self._archive.begin(proposal)
         engine = self._free_engines.pop(0)
         self.given[trial_id] = (proposal.number, engine)

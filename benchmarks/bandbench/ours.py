@@ -88,7 +88,7 @@ def _search(
     sampler: Sampler,
     prior: Sequence[Suggestion],
 ) -> list[TrialResult]:
-    """As Ray Tune drives a campaign over one engine, until a first rung no longer fits."""
+    """As Ray Tune drives a campaign over one engine, until a first rung no longer fits or nothing new is left."""
     campaign = Campaign(
         code_of(table),
         table.profile,
@@ -103,6 +103,8 @@ def _search(
     fidelity = proxy_fidelity(plan, seed)
     while pool.spent + plan.rungs[0] * plan.costs.seconds_per_step <= seconds:
         proposal = campaign.propose()
+        if proposal is None:
+            break
         session = pool.get(pool.submit(0, "admit", proposal.candidate, fidelity))
         for steps in plan.rungs:
             try:

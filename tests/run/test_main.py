@@ -21,9 +21,16 @@ from bandsearch.rundir import RunDirectory
 from bandsearch.values import ledger
 from bandsearch.values.budget import Budget
 from bandsearch.values.environment import Environment
-from bandsearch.values.errors import BandsearchError, BudgetError, InterruptedRunError, ModelError, RunDirectoryError
+from bandsearch.values.errors import (
+    BandsearchError,
+    BudgetError,
+    InterruptedRunError,
+    ModelError,
+    RunDirectoryError,
+    SpaceError,
+)
 from bandsearch.values.source import Source
-from bandsearch.values.space import SearchSpace
+from bandsearch.values.space import BandSpace, SearchSpace
 from bandsearch.values.spec import DataSpec, ModelSpec, RunSpec
 
 SPEC = RunSpec(
@@ -183,6 +190,24 @@ def test_a_disk_too_full_for_the_data_set_is_said_before_anything_is_charged(
         main.run(SPEC, tmp_path / "run")
     assert not (tmp_path / "run" / "ledger.jsonl").exists()
     assert (tmp_path / "run" / "spec.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        (
+            SearchSpace(name="mine", targets=("all", "q_proj+gatee_proj")),
+            "'mine' asks for q_proj.gatee_proj.*Choose from",
+        ),
+        (SearchSpace(name="mine", bands=BandSpace(count=2, width=(0.1, 0.4), snap=12)), "2 bands do not fit"),
+    ],
+)
+def test_a_space_that_the_model_cannot_have_is_refused_before_anything_is_done(
+    space: SearchSpace, words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SpaceError, match=words):
+        main.run(SPEC.model_copy(update={"space": space}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_is_no_path_is_left_as_it_was_given() -> None:

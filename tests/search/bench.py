@@ -47,6 +47,8 @@ def planted_search(
     )
     for _ in range(trials):
         proposal = campaign.propose()
+        if proposal is None:
+            break
         for steps in RUNGS:
             loss = surface.loss(proposal.candidate, steps, proposal.seed)
             if not campaign.observe(proposal.number, Point(steps=steps, loss=loss, seconds=0.0)).goes_on:

@@ -11,6 +11,7 @@ from bandsearch.search.candidates import CandidateCode
 from bandsearch.search.finalists import pick_finalists
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate, Role
+from bandsearch.values.layout import Layout
 from bandsearch.values.space import BandSpace, RateSpace, SearchSpace
 
 
@@ -114,6 +115,24 @@ class OnlyTheRate(Surface):
     def end_loss(self, candidate: Candidate) -> float:
         away = math.log10(candidate.learning_rate / 2.2e-3) ** 2
         return 0.2 + 0.05 * (LAYERS - len(candidate.layers)) + 0.1 * (candidate.rank != 16) + 0.3 * away
+
+
+ATTENTION_ONLY = LAYOUT.model_copy(update={"linears": LAYOUT.linears[:2]})
+
+
+@pytest.mark.parametrize(
+    ("layout", "targets"), [(ATTENTION_ONLY, ("attention",)), (LAYOUT, ("attention+mlp",)), (LAYOUT, ("mlp", "all"))]
+)
+def test_baselines_are_in_a_space_that_calls_every_module_by_another_name(
+    layout: Layout, targets: tuple[str, ...]
+) -> None:
+    """As on a mixture of experts, where `attention` and `all` are the same adapter: it would compete with itself."""
+    code = CandidateCode(SearchSpace(name="x", targets=targets), layout, RATES)
+    opened = openings(code, profile(LAYERS), 0, 40)
+    assert all(code.encode(each.candidate) is not None for each in opened if each.role.is_baseline)
+    assert {layout.targets(each.candidate.targets) for each in opened} == {layout.linears}
+    params = code.encode(opened[0].candidate) or {}
+    assert role_of(code, code.decode(params | {"rate": 2.2e-3})) is Role.FULL_DEPTH
 
 
 def test_full_depth_at_one_more_rate_is_the_baseline_whoever_proposes_it() -> None:

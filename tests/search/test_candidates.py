@@ -4,16 +4,17 @@ import itertools
 import random
 
 import pytest
-from hypothesis import given, reject
+from hypothesis import assume, given, reject
 from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution, IntDistribution
 from surface import LAYOUT, RATES
 
-from bandsearch.search.candidates import CandidateCode
+from bandsearch.search.candidates import CandidateCode, rate_bounds
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate, Init, Method
-from bandsearch.values.errors import AdapterError, SpaceError
+from bandsearch.values.errors import SpaceError
 from bandsearch.values.layout import Layout
+from bandsearch.values.profile import RateRange
 from bandsearch.values.space import BandSpace, RateSpace, SearchSpace
 
 
@@ -84,6 +85,8 @@ def test_every_point_is_a_candidate_of_the_model_and_the_space(point: tuple[Cand
     snap = min(code.space.bands.snap, code.layer_count)
     assert all(band.start % snap == 0 for band in bands)
     assert all(band.stop % snap == 0 or band.stop == code.layer_count for band in bands)
+    lowest, highest = (share * code.layer_count for share in code.space.bands.start)
+    assert lowest - snap <= bands[0].start <= highest + snap / 2
     assert candidate.rank in code.space.ranks
     assert code.rates[0] <= candidate.learning_rate <= code.rates[1]
 
@@ -215,7 +218,7 @@ def test_groups_the_decoder_lacks_are_left_out_and_equal_targets_are_one() -> No
     assert code.targets == ("attention",)
     with pytest.raises(SpaceError, match="mlp"):
         CandidateCode(SearchSpace(name="x", targets=("mlp",)), attention_only, RATES)
-    with pytest.raises(AdapterError, match="gate_proj"):
+    with pytest.raises(SpaceError, match="gate_proj"):
         CandidateCode(SearchSpace(name="x", targets=("gate_proj",)), attention_only, RATES)
 
 
@@ -226,3 +229,20 @@ def test_the_space_overrules_the_probe_on_learning_rates() -> None:
     assert rates() == (1e-4, 1e-2)
     assert rates(low=1e-3) == (1e-3, 1e-2)
     assert rates(low=1e-5, high=2e-5) == (1e-5, 2e-5)
+    assert rates(high=1e-5) == (1e-5, 1e-5)
+    assert rates(low=1e-1) == (1e-1, 1e-1)
+
+
+_rates = st.floats(1e-7, 1.0)
+
+
+@given(_rates | st.none(), _rates | st.none(), st.lists(_rates, min_size=3, max_size=3).map(sorted))
+def test_a_given_bound_holds_wherever_the_probe_s_span_lies(
+    low: float | None, high: float | None, span: list[float]
+) -> None:
+    assume(low is None or high is None or low <= high)
+    probed = RateRange(low=span[0], best=span[1], high=span[2])
+    first, last = rate_bounds(SearchSpace(name="x", learning_rate=RateSpace(low=low, high=high)), probed)
+    assert first <= last
+    assert first == low if low is not None else first <= max(span[0], high or 0)
+    assert last == high if high is not None else last >= min(span[2], low or 1)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import random
 import statistics
 
@@ -10,9 +11,10 @@ from surface import LAYERS, LAYOUT, RATES, Surface
 from bandsearch.search.candidates import CandidateCode
 from bandsearch.search.proposer import Sampler, adjusted_losses, propose_params
 from bandsearch.search.strata import WidthClass, width_class
+from bandsearch.values.atlas import Suggestion
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate, Role
-from bandsearch.values.space import SearchSpace
+from bandsearch.values.space import BandSpace, RateSpace, SearchSpace
 from bandsearch.values.spec import Objective
 from bandsearch.values.trial import Point, TrialResult, TrialState
 
@@ -113,10 +115,29 @@ def test_on_the_planted_surface_the_sampler_does_not_lose_to_random_search() -> 
 
 def test_nothing_is_proposed_again_that_was_tried() -> None:
     """A proxy depends on nothing but its candidate: trained again at nearly the same rate it says nothing new."""
-    results = planted_search(Surface(), 0, 90)
-    for index, result in enumerate(results):
-        if result.proposed_by == "sampler" and index > 30:
-            assert not any(result.candidate.resembles(earlier.candidate) for earlier in results[:index])
+    suggested = [Suggestion(candidate=candidate(4, 8, rate), reason="") for rate in (9e-4, 1e-3, 1.2e-3)]
+    for sampler in Sampler:
+        results = planted_search(Surface(), 0, 90, sampler, prior=suggested)
+        assert len(results) == 90
+        for one, other in itertools.combinations(results, 2):
+            assert not one.candidate.resembles(other.candidate)
+
+
+@pytest.mark.parametrize("sampler", list(Sampler))
+def test_a_coarse_space_is_tried_as_good_as_whole_and_then_the_search_ends(sampler: Sampler) -> None:
+    """The 78 runs of neighbouring layers at one rate, narrow and wide ones in turn, though few are wide."""
+    space = SearchSpace(
+        name="coarse",
+        ranks=(16,),
+        targets=("all",),
+        bands=BandSpace(split=False, width=(0.01, 1.0)),
+        learning_rate=RateSpace(low=1e-3, high=1e-3),
+    )
+    tried = [
+        {str(each.candidate) for each in planted_search(Surface(), seed, 200, sampler, space=space)}
+        for seed in range(3)
+    ]
+    assert all(70 <= len(each) <= 78 for each in tried)
 
 
 def test_full_depth_that_leads_says_nothing_of_where_narrower_bands_sit() -> None:

@@ -18,7 +18,7 @@ from bandsearch.search import search
 from bandsearch.search.clock import MARGIN
 from bandsearch.values.errors import RunDirectoryError
 from bandsearch.values.progress import Update
-from bandsearch.values.space import SearchSpace
+from bandsearch.values.space import BandSpace, RateSpace, SearchSpace
 from bandsearch.values.trial import TrialResult, TrialState
 
 
@@ -87,6 +87,25 @@ def test_a_deadline_holds_with_two_engines_at_work(tmp_path: Path) -> None:
 
 def test_without_time_nothing_is_begun(tmp_path: Path) -> None:
     assert searched(tmp_path, PlantedPool(Surface()), plan=plan(seconds_per_step=1.0), wall_left=lambda: 20.0) == []
+
+
+def test_a_space_with_nothing_new_left_ends_the_search_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "_run_tune", run_in_process)
+    few = SearchSpace(
+        name="few",
+        ranks=(16,),
+        targets=("all",),
+        bands=BandSpace(split=False, width=(1.0, 1.0)),
+        learning_rate=RateSpace(low=1e-3, high=1e-3),
+    )
+    updates: list[Update] = []
+    results = searched(
+        tmp_path, PlantedPool(Surface(), size=2), plan=plan(expected=20), space=few, listen=updates.append
+    )
+    assert [result.proposed_by for result in results] == ["baseline"] * 4
+    assert "nothing left" in updates[-1].message
 
 
 class FullDisk(MemoryRecords):

@@ -150,6 +150,8 @@ def test_all_mistakes_are_reported_together_in_the_order_of_the_file() -> None:
         ("lr: 1e-3", "did you mean learning_rate?"),
         ("targets: all-linear", "all-linear"),
         ("name: mine", "unknown key 'name'"),
+        ("inits: orthogonal\nranks: 1", "line 2, column 8: ranks: the initialisation orthogonal needs even ranks"),
+        ("ranks: [8, 1.0]\ninits: [kaiming, orthogonal]", "line 1, column 12: ranks[1]: the initialisation orthogonal"),
         ("methods: qlora", "qlora is not offered: it is plain lora on a base in 4 bits, so write lora here and give"),
         ("methods: boft", "vLLM refuses BOFT adapters; allowed: lora, rslora"),
     ],

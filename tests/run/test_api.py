@@ -1,0 +1,34 @@
+"""What the command line does with a finished run, from Python."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bandsearch import api
+from bandsearch.values.errors import AdapterError
+
+REFERENCE = Path(__file__).parents[2] / "results" / "reference" / "demo-words"
+
+
+def test_a_finished_run_is_looked_at_exported_and_checked(tmp_path: Path) -> None:
+    run = shutil.copytree(REFERENCE, tmp_path / "run")
+    assert api.status(run).next_stage is None
+    (run / "report.html").unlink()
+    assert api.report(run) == run / "report.html"
+    assert "<html" in (run / "report.html").read_text()
+    adapter = api.export(run, tmp_path / "mine")
+    assert api.verify(adapter, "demo") == ()
+    with pytest.raises(AdapterError, match="exists"):
+        api.export(run, tmp_path / "mine")
+    (adapter / "adapter_model.safetensors").write_bytes(b"")
+    assert api.verify(adapter, "demo")
+
+
+def test_an_adapter_is_scored_beside_its_base() -> None:
+    found = api.evaluate(
+        REFERENCE / "adapter", api.specify("demo", "demo:words", trials=1, max_examples=200), examples=8
+    )
+    base, tuned = found.arms
+    assert len(base.examples) == len(tuned.examples) == 8
+    assert tuned.loss < base.loss
