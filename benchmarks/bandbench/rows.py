@@ -49,10 +49,6 @@ class Row(Value):
     def key(self) -> tuple[Entry, float, int, str]:
         return self.entry, self.rate, self.seed, self.kind
 
-    @property
-    def seconds(self) -> float:
-        return self.readings[-1][2] if self.readings else 0.0
-
     def line(self) -> str:
         """Short names and five figures, so that a table stays small."""
         bands = ",".join(f"{start}-{stop}" for start, stop in self.entry.bands)

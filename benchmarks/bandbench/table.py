@@ -33,6 +33,8 @@ Arm = tuple[Entry, float]
 Losses = dict[Arm, dict[int, Array]]
 # By width class and learning rate, of shape (trainings, columns).
 Residuals = dict[tuple[WidthClass, float], Array]
+# Of the times of a step that were measured, the quantile that is taken: what else the machine did only adds to a time.
+UNDISTURBED = 0.1
 
 
 @dataclass(frozen=True)
@@ -223,6 +225,7 @@ def table_of(header: Header, profile: SensitivityProfile, rows: Sequence[Row]) -
             else _filled_in(by_seed[0], proxies[entry, best[entry]][0], shrunk[entry, best[entry]], effects[0])
         )
     edges = (header.rates[0], header.rates[-1]) if len(header.rates) > 1 else ()
+    by_start = _seconds_by_start(rows)
     return Table(
         header=header,
         profile=profile,
@@ -232,8 +235,8 @@ def table_of(header: Header, profile: SensitivityProfile, rows: Sequence[Row]) -
         constant=_as_read(rows, "constant", options, len(columns)),
         effects=np.array(list(effects.values())),
         residuals=residuals,
-        seconds_by_start=_seconds_by_start(rows),
-        exhaustive_seconds=sum(row.seconds for row in rows if row.kind != "constant"),
+        seconds_by_start=by_start,
+        exhaustive_seconds=_exhaustive([row for row in rows if row.kind != "constant"], by_start),
         edge_share=sum(rate in edges for rate in best.values()) / len(best),
     )
 
@@ -336,4 +339,9 @@ def _seconds_by_start(rows: Sequence[Row]) -> dict[int, float]:
         if row.readings:
             steps, _, seconds = row.readings[-1]
             by_start.setdefault(row.entry.start, []).append(seconds / steps)
-    return {start: statistics.median(found) for start, found in sorted(by_start.items())}
+    return {start: float(np.quantile(found, UNDISTURBED)) for start, found in sorted(by_start.items())}
+
+
+def _exhaustive(rows: Sequence[Row], by_start: dict[int, float]) -> float:
+    """What the trainings of a table take without anything beside them."""
+    return sum(row.readings[-1][0] * by_start[row.entry.start] for row in rows if row.readings)
