@@ -91,7 +91,7 @@ def evaluate_arms(
         scores = (*scores, scores[-1].model_copy(update={"arm": Arm.WINNER}))
     samples = tuple(
         Sample(prompt=job.tokenizer.decode(example.prompt_ids.tolist()), answer=example.answer)
-        for example in job.dataset.test[:SAMPLES]
+        for example in job.dataset.test[: min(SAMPLES, *(len(arm.examples) for arm in scores))]
     )
     evaluation = Evaluation(
         arms=scores, comparisons=compare(scores), retention_texts=job.retention.name, samples=samples

@@ -173,13 +173,14 @@ def finalist_rows(winner: Winner) -> Iterable[FinalistRow]:
 
 def sample_rows(samples: Sequence[Sample], scored: Sequence[ArmScores]) -> Iterable[SampleRow]:
     arms = [arm for arm in scored if any(e.generated is not None for e in arm.examples)]
-    for index, sample in enumerate(samples):
+    known = min((len(arm.examples) for arm in arms), default=0)
+    for index, sample in enumerate(samples[: min(known, SHOWN_SAMPLES)]):
         outputs = tuple(
             (ARM_NAMES[arm.arm], _cut(example.generated), example.correct)
             for arm in arms
             if (example := arm.examples[index]).generated is not None
         )
-        if outputs and index < SHOWN_SAMPLES:
+        if outputs:
             yield SampleRow(_cut(sample.prompt), _cut(sample.answer), outputs)
 
 

@@ -204,6 +204,16 @@ def test_a_run_with_next_to_nothing_can_be_shown(tmp_path: Path) -> None:
         assert "no time limit" in reader.text
 
 
+@pytest.mark.parametrize("scored", [1, 5])
+def test_a_test_split_that_was_scored_in_small_part_can_be_shown(tmp_path: Path, scored: int) -> None:
+    facts = plausible_facts()
+    arms = tuple(arm.model_copy(update={"examples": arm.examples[:scored]}) for arm in facts.evaluation.arms)
+    evaluation = facts.evaluation.model_copy(update={"arms": arms})
+    text = Reader(html_of(dataclasses.replace(facts, evaluation=evaluation), tmp_path)).text
+    shown = [sample.prompt in text for sample in facts.evaluation.samples]
+    assert shown == [place < scored for place in range(len(shown))]
+
+
 def test_a_winner_that_is_the_baseline_is_shown_once(tmp_path: Path) -> None:
     facts = plausible_facts()
     winner = facts.winner.model_copy(update={"candidate": facts.winner.baseline, "choice": Choice.BASELINE})

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bandsearch.adapters.lora import initial_tensors
@@ -17,6 +18,7 @@ from bandsearch.values.progress import silent
 from bandsearch.values.source import Source
 
 BASELINE = Candidate.full_depth(4, rank=4, alpha=8, learning_rate=1e-3)
+EXAMPLE = SimpleNamespace(prompt_ids=np.arange(2), answer="yes")
 WINNER = Winner(
     candidate=BASELINE.model_copy(update={"rank": 2}),
     role=Role.SEARCHED,
@@ -43,7 +45,8 @@ def evaluated(winner: Winner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         retention=SimpleNamespace(name="neutral prompts"),
         summary=SimpleNamespace(layout=None),
         source=None,
-        dataset=SimpleNamespace(name="mine", template="none", chat_template="", test=()),
+        tokenizer=SimpleNamespace(decode=str),
+        dataset=SimpleNamespace(name="mine", template="none", chat_template="", test=(EXAMPLE,) * 20),
     )
     nothing: Any = None
     return handover.evaluate_arms(nothing, RunDirectory(tmp_path), job, nothing, winner, lambda: math.inf, silent)
@@ -56,6 +59,8 @@ def test_arms_are_named_with_the_sizes_of_their_adapters(tmp_path: Path, monkeyp
         ("full_depth", 1.0, 20),
         ("winner", 2.0, 10),
     ]
+    # Of the test split only three examples were scored.
+    assert [sample.prompt for sample in evaluation.samples] == ["[0, 1]"] * 3
 
 
 def test_a_baseline_that_wins_is_scored_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
