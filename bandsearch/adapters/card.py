@@ -99,8 +99,8 @@ def _serving(winner: Winner, layout: Layout, source: Source, adapter: Path, chat
 
 
 def _choice(winner: Winner, layout: Layout) -> str:
-    candidate = winner.candidate
-    rows = (
+    candidate, trained = winner.as_trained(winner.candidate), winner.trained(winner.candidate)
+    rows = [
         ("layers", f"{_layers(candidate)} of {layout.layer_count} ({layout.family})"),
         ("modules", ", ".join(linear.leaf for linear in layout.targets(candidate.targets))),
         ("rank", str(candidate.rank)),
@@ -110,7 +110,9 @@ def _choice(winner: Winner, layout: Layout) -> str:
             "trained parameters",
             f"{winner.trainable_parameters:,} (tuned full-depth LoRA: {winner.baseline_parameters:,})",
         ),
-    )
+    ]
+    if trained is not None:
+        rows.append(("training", f"{trained.steps} steps; this is the adapter of step {trained.kept_step}"))
     return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
 
 

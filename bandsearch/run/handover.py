@@ -17,9 +17,9 @@ from bandsearch.engine.pool import EnginePool
 from bandsearch.evaluate.arms import compare
 from bandsearch.run.arms import score_arms
 from bandsearch.run.job import Job
-from bandsearch.run.retrain import Training, best_checkpoint
+from bandsearch.run.retrain import best_checkpoint
 from bandsearch.rundir import RunDirectory
-from bandsearch.values.candidate import Candidate, Role
+from bandsearch.values.candidate import Role
 from bandsearch.values.evaluation import Arm, Choice, Evaluation, Sample, Winner
 from bandsearch.values.plan import Plan
 from bandsearch.values.progress import Listener
@@ -60,10 +60,12 @@ def settle(pool: EnginePool, folder: Path, winner: Winner, plan: Plan) -> Winner
 def export_winner(pool: EnginePool, home: RunDirectory, job: Job, winner: Winner) -> None:
     """Write `adapter/` from the kept checkpoint; refuse it if the pre-flight finds an error."""
     checkpoint = best_checkpoint(home.scratch / "full", winner.candidate)
-    candidate, tensors = pool.apply(0, _trained, checkpoint)
+    tensors = pool.apply(0, _factors, checkpoint)
     layout = job.summary.layout
     card = _card(home, job, winner)
-    export_adapter(tensors, candidate, layout, job.source, home.adapter, card, job.dataset.chat_template)
+    export_adapter(
+        tensors, winner.as_trained(winner.candidate), layout, job.source, home.adapter, card, job.dataset.chat_template
+    )
     require_sound(home.adapter, layout)
 
 
@@ -116,11 +118,9 @@ def _validation_losses(engine: Engine, checkpoint: Path, limit: int) -> list[flo
         engine.evict(session)
 
 
-def _trained(engine: Engine, checkpoint: Path) -> tuple[Candidate, dict[str, Tensor]]:
-    """The candidate as it was trained in the end (its rate may have been lowered) and its factors."""
+def _factors(engine: Engine, checkpoint: Path) -> dict[str, Tensor]:
     session = engine.restore(checkpoint)
     try:
-        training = Training.model_validate_json((checkpoint.parent / "training.json").read_text(encoding="utf-8"))
-        return training.candidate, engine.adapter(session)
+        return engine.adapter(session)
     finally:
         engine.evict(session)

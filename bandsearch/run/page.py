@@ -88,8 +88,8 @@ def make_page(facts: ReportFacts) -> Page:
     stages = [(stage, planned.get(stage), seconds) for stage, seconds in facts.ledger_by_stage.items()]
     limit = facts.spec.budget.seconds if facts.spec.budget else None
     bound = "no time limit" if limit is None else f"{percent(spent / limit)} of the budget of {facts.spec.budget}"
-    if winner.training_steps is not None:
-        bound += f", {winner.training_steps} steps of the final training"
+    if winner.steps_trained is not None:
+        bound += f", {winner.steps_trained} steps of the final training"
     return Page(
         facts=facts,
         title=f"{model} on {data}",
@@ -249,5 +249,7 @@ def _rates(facts: ReportFacts) -> Markup | None:
     rates = facts.profile.rate_range
     if len(rates.points) < 2:
         return None
-    used = ((facts.winner.candidate.learning_rate, "winner"), (facts.winner.baseline.learning_rate, "baseline"))
+    winner = facts.winner
+    named = ((winner.candidate, "winner"), (winner.baseline, "baseline"))
+    used = [(winner.as_trained(candidate).learning_rate, name) for candidate, name in named]
     return charts.rate_range(rates, used)

@@ -11,7 +11,7 @@ from bandsearch.run import charts
 from bandsearch.run.facts import ReportFacts
 from bandsearch.run.words import ARM_NAMES, METRIC_NAMES, ROLE_NAMES, layers_of, percent, signed, span
 from bandsearch.values.candidate import Candidate
-from bandsearch.values.evaluation import Arm, ArmScores, Comparison, Evaluation, Metric, Sample, Winner
+from bandsearch.values.evaluation import Arm, ArmScores, Comparison, Evaluation, Metric, Sample, Trained, Winner
 from bandsearch.values.trial import TrialStage
 
 SHOWN_SAMPLES = 6
@@ -84,7 +84,7 @@ class BudgetRow:
 
 def tiles_of(facts: ReportFacts, evaluation: Evaluation) -> list[Tile]:
     winner = facts.winner
-    candidate = winner.candidate
+    candidate = winner.as_trained(winner.candidate)
     share = winner.trainable_parameters / winner.baseline_parameters
     tiles = [
         Tile(
@@ -99,6 +99,7 @@ def tiles_of(facts: ReportFacts, evaluation: Evaluation) -> list[Tile]:
             f"{winner.trainable_parameters:,}",
             f"{percent(share)} of full depth ({winner.baseline_parameters:,})",
         ),
+        *_training(winner),
     ]
     only_baseline = winner.candidate == winner.baseline
     arm, reference = (Arm.FULL_DEPTH, Arm.BASE) if only_baseline else (Arm.WINNER, Arm.FULL_DEPTH)
@@ -109,6 +110,24 @@ def tiles_of(facts: ReportFacts, evaluation: Evaluation) -> list[Tile]:
             note = f"95 % interval {row.interval}: {row.meaning}"
             tiles.append(Tile(f"{name} vs {reference.replace('_', ' ')}", row.mean, note, row.drawing))
     return tiles
+
+
+def _training(winner: Winner) -> Iterable[Tile]:
+    """What was done to the winner in the final training, and to the baseline where that is another one."""
+    ours, theirs = winner.trained(winner.candidate), winner.trained(winner.baseline)
+    if ours is None:
+        return
+    notes = [_kept(ours)]
+    if theirs is not None and theirs != ours:
+        notes.append(f"full depth: {theirs.steps} steps, {_kept(theirs)}")
+    yield Tile("Final training", f"{ours.steps} steps", "; ".join(notes))
+
+
+def _kept(trained: Trained) -> str:
+    words, chosen = f"the adapter of step {trained.kept_step} is kept", trained.candidate.learning_rate
+    if trained.learning_rate != chosen:
+        words += f", rate {trained.learning_rate:.2g} because {chosen:.2g} diverged"
+    return words
 
 
 def arm_rows(arms: Sequence[ArmScores], winner: Winner, tasks: tuple[str, ...]) -> Iterable[ArmRow]:

@@ -135,6 +135,17 @@ class Choice(StrEnum):
     UNCOMPARED = "uncompared"
 
 
+class Trained(Value):
+    """What came of the final training of `candidate`, which keeps the rate that it was chosen with: `learning_rate` is
+    lower where that diverged. The adapter is that of step `kept_step` of `steps`, where validation loss was lowest.
+    """
+
+    candidate: Candidate
+    learning_rate: float
+    steps: int
+    kept_step: int
+
+
 class Winner(Value):
     """What is retrained and handed over: the content of `winner.json`."""
 
@@ -147,3 +158,19 @@ class Winner(Value):
     baseline_parameters: int
     finalists: tuple[Finalist, ...]
     training_steps: int | None = Field(default=None, description="of the final training; None before it has begun")
+    trainings: tuple[Trained, ...] = Field(default=(), description="of winner and baseline; empty before their end")
+
+    def trained(self, candidate: Candidate) -> Trained | None:
+        """What came of its final training; None for one that had none."""
+        return next((each for each in self.trainings if each.candidate == candidate), None)
+
+    def as_trained(self, candidate: Candidate) -> Candidate:
+        """At the rate of its final training, where that had to be lowered."""
+        trained = self.trained(candidate)
+        return candidate.model_copy(update={"learning_rate": trained.learning_rate}) if trained else candidate
+
+    @property
+    def steps_trained(self) -> int | None:
+        """Of the winner's final training; what was planned where it has not ended."""
+        trained = self.trained(self.candidate)
+        return trained.steps if trained else self.training_steps

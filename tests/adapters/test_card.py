@@ -12,7 +12,16 @@ from bandsearch.adapters.card import model_card
 from bandsearch.adapters.limits import max_lora_rank, serve_command
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate, Role
-from bandsearch.values.evaluation import ArmScores, Choice, Comparison, Evaluation, ExampleScore, Interval, Winner
+from bandsearch.values.evaluation import (
+    ArmScores,
+    Choice,
+    Comparison,
+    Evaluation,
+    ExampleScore,
+    Interval,
+    Trained,
+    Winner,
+)
 from bandsearch.values.layout import Layout, Linear, Serving
 from bandsearch.values.source import Source
 
@@ -68,6 +77,15 @@ def test_the_card_carries_the_numbers_and_both_ways_to_use_it():
         "--max-lora-rank 16",
     ):
         assert text in body
+
+
+def test_the_card_says_how_it_was_trained_in_the_end():
+    chosen = a_winner()
+    trained = Trained(candidate=chosen.candidate, learning_rate=5e-5, steps=300, kept_step=225)
+    winner = chosen.model_copy(update={"trainings": (trained,)})
+    card = model_card(winner, LAYOUT, HUB, "my.jsonl", None, Path("run/adapter"))
+    assert "| learning rate | 5e-05 |" in card
+    assert "| training | 300 steps; this is the adapter of step 225 |" in card
 
 
 def test_a_card_can_be_written_before_the_evaluation():

@@ -20,7 +20,17 @@ from bandsearch.run.words import markdown_text
 from bandsearch.values.atlas import Suggestion
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Role
-from bandsearch.values.evaluation import Arm, ArmScores, Choice, Comparison, Evaluation, ExampleScore, Interval, Metric
+from bandsearch.values.evaluation import (
+    Arm,
+    ArmScores,
+    Choice,
+    Comparison,
+    Evaluation,
+    ExampleScore,
+    Interval,
+    Metric,
+    Trained,
+)
 from bandsearch.values.retention import Retention
 from bandsearch.values.trial import TrialState
 
@@ -212,6 +222,26 @@ def test_a_test_split_that_was_scored_in_small_part_can_be_shown(tmp_path: Path,
     text = Reader(html_of(dataclasses.replace(facts, evaluation=evaluation), tmp_path)).text
     shown = [sample.prompt in text for sample in facts.evaluation.samples]
     assert shown == [place < scored for place in range(len(shown))]
+
+
+def test_the_final_training_is_shown_as_it_came_out(tmp_path: Path) -> None:
+    facts = plausible_facts()
+    winner, baseline = facts.winner.candidate, facts.winner.baseline
+    trainings = (
+        Trained(candidate=winner, learning_rate=0.00123, steps=450, kept_step=375),
+        Trained(candidate=baseline, learning_rate=baseline.learning_rate, steps=600, kept_step=525),
+    )
+    update = {"training_steps": 600, "trainings": trainings}
+    facts = dataclasses.replace(facts, winner=facts.winner.model_copy(update=update))
+    reader = Reader(html_of(facts, tmp_path))
+    assert "winner: 0.0012" in reader.titles
+    for text in (reader.text, (tmp_path / "report.md").read_text()):
+        assert "450 steps of the final training" in text
+        assert "all, rate 0.0012, lora" in text
+        assert (
+            f"the adapter of step 375 is kept, rate 0.0012 because {winner.learning_rate:.2g} diverged; "
+            "full depth: 600 steps, the adapter of step 525 is kept"
+        ) in text
 
 
 def test_a_winner_that_is_the_baseline_is_shown_once(tmp_path: Path) -> None:
