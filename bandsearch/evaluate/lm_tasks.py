@@ -10,13 +10,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 import bandsearch.demo
 from bandsearch.values.errors import DataError, UsageError
+from bandsearch.values.value import Value
 
 BUNDLED = Path(bandsearch.demo.__file__).parent / "lm_eval"
 # What a deadline cannot take away, and how much longer the documents that follow may take.
@@ -29,12 +31,12 @@ def check_tasks(tasks: tuple[str, ...], directory: str | None) -> None:
         _manager(tasks, directory)
 
 
-@dataclass(frozen=True)
-class TaskScores:
-    """`metrics` by "task/metric". `cut`: tasks of which time allowed only the first so many documents."""
+class TaskScores(Value):
+    """`metrics` by "task/metric". `cut`: tasks, and subtasks of such, of which time allowed only the first so many
+    documents."""
 
-    metrics: dict[str, float]
-    cut: dict[str, int] = field(default_factory=dict)
+    metrics: dict[str, float] = Field(default_factory=dict)
+    cut: dict[str, int] = Field(default_factory=dict)
 
 
 def run_tasks(
@@ -68,7 +70,7 @@ def run_tasks(
         with _quiet():
             language_model = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=16)
             if ends is None:
-                return TaskScores(_metrics(read(tasks, limit)))
+                return TaskScores(metrics=_metrics(read(tasks, limit)))
             metrics: dict[str, float] = {}
             cut: dict[str, int] = {}
             for position, task in enumerate(tasks):
@@ -78,8 +80,8 @@ def run_tasks(
                 found, documents = _read_for(share, limit, partial(read, (task,)))
                 metrics |= _metrics(found)
                 if documents is not None:
-                    cut[task] = documents
-            return TaskScores(metrics, cut)
+                    cut |= dict.fromkeys((task, *found["results"]), documents)
+            return TaskScores(metrics=metrics, cut=cut)
     except (ConnectionError, FileNotFoundError) as error:
         raise DataError(
             f"The data of {', '.join(tasks)} cannot be loaded ({str(error).splitlines()[0]}).",

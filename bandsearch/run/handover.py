@@ -15,7 +15,7 @@ from bandsearch.data.template import CHAT_TEMPLATE
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.pool import EnginePool
 from bandsearch.evaluate.arms import compare
-from bandsearch.run.arms import score_arms
+from bandsearch.run.arms import Scoring
 from bandsearch.run.job import Job
 from bandsearch.run.retrain import best_checkpoint
 from bandsearch.rundir import RunDirectory
@@ -84,7 +84,7 @@ def evaluate_arms(
         trained[Arm.WINNER] = (winner.candidate, winner.trainable_parameters)
     checkpoints: dict[Arm, Path | None] = {Arm.BASE: None}
     checkpoints |= {arm: best_checkpoint(home.scratch / "full", candidate) for arm, (candidate, _) in trained.items()}
-    scored = score_arms(pool, home, job, plan, checkpoints, wall_left, listen)
+    scored = Scoring(pool, home, job, plan, checkpoints, wall_left, listen).scores()
     for arm, (_, parameters) in trained.items():
         scored[arm] = scored[arm].model_copy(update={"trainable_parameters": parameters})
     scores = tuple(scored.values())

@@ -54,6 +54,8 @@ class Page:
     arms: tuple[ArmRow, ...]
     differences: tuple[DifferenceRow, ...]
     test_examples: int
+    answers: int
+    cut_tasks: bool
     forgetting: tuple[ForgettingRow, ...]
     retention_texts: str
     top_layers: str
@@ -102,7 +104,9 @@ def make_page(facts: ReportFacts) -> Page:
         task_names=tasks,
         arms=tuple(arm_rows(evaluation.arms, winner, tasks)),
         differences=tuple(difference_row(each) for each in evaluation.comparisons if each.metric not in FORGETTING),
-        test_examples=len(evaluation.arms[0].examples),
+        test_examples=min(len(arm.examples) for arm in evaluation.arms),
+        answers=min(arm.answered for arm in evaluation.arms),
+        cut_tasks=any(arm.task_documents for arm in evaluation.arms),
         forgetting=tuple(forgetting_rows(evaluation)),
         retention_texts=evaluation.retention_texts,
         top_layers=", ".join(map(str, facts.profile.ranking[:5])),

@@ -140,8 +140,15 @@ def arm_rows(arms: Sequence[ArmScores], winner: Winner, tasks: tuple[str, ...]) 
             share=percent(arm.trainable_parameters / full),
             loss=f"{arm.loss:.4f}",
             exact_match="–" if arm.exact_match is None else percent(arm.exact_match),
-            tasks=tuple(f"{arm.tasks[name]:.4f}" if name in arm.tasks else "–" for name in tasks),
+            tasks=tuple(_score(arm, name) for name in tasks),
         )
+
+
+def _score(arm: ArmScores, task: str) -> str:
+    if task not in arm.tasks:
+        return "–"
+    documents = arm.documents(task)
+    return f"{arm.tasks[task]:.4f}" + (f" (first {documents})" if documents is not None else "")
 
 
 def difference_row(comparison: Comparison) -> DifferenceRow:

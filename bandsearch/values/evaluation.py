@@ -62,6 +62,9 @@ class ArmScores(Value):
     examples: tuple[ExampleScore, ...]
     trainable_parameters: int = 0
     tasks: dict[str, float] = Field(default_factory=dict, description="lm-eval metric by 'task/metric'")
+    task_documents: dict[str, int] = Field(
+        default_factory=dict, description="tasks of which time allowed only the first so many documents"
+    )
     retention: Retention | None = Field(default=None, description="None where it was not measured")
 
     @property
@@ -73,6 +76,15 @@ class ArmScores(Value):
     def exact_match(self) -> float | None:
         judged = [example.correct for example in self.examples if example.correct is not None]
         return sum(judged) / len(judged) if judged else None
+
+    @property
+    def answered(self) -> int:
+        """How many examples exact match is over."""
+        return sum(example.correct is not None for example in self.examples)
+
+    def documents(self, metric: str) -> int | None:
+        """How many documents lm-eval's `metric` is over where time did not allow all of them."""
+        return self.task_documents.get(metric.rpartition("/")[0])
 
 
 class Comparison(Value):

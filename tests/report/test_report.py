@@ -224,6 +224,20 @@ def test_a_test_split_that_was_scored_in_small_part_can_be_shown(tmp_path: Path,
     assert shown == [place < scored for place in range(len(shown))]
 
 
+def test_the_report_says_over_how_much_every_number_is(tmp_path: Path) -> None:
+    facts = plausible_facts()
+    base, *others = facts.evaluation.arms
+    arms = (base.model_copy(update={"task_documents": {"bandsearch_words": 16}}), *others)
+    cut = dataclasses.replace(facts, evaluation=facts.evaluation.model_copy(update={"arms": arms}))
+    for facts_of, documents in ((cut, True), (facts, False)):
+        reader = Reader(html_of(facts_of, tmp_path))
+        for text in (reader.text, (tmp_path / "report.md").read_text()):
+            assert "200 examples that no stage has seen before" in text
+            assert "Exact match is over the first 100 of them" in text
+            assert ("0.0000 (first 16)" in text) is documents
+            assert ("time allowed so many of its documents" in text) is documents
+
+
 def test_the_final_training_is_shown_as_it_came_out(tmp_path: Path) -> None:
     facts = plausible_facts()
     winner, baseline = facts.winner.candidate, facts.winner.baseline

@@ -35,13 +35,14 @@ WINNER = Winner(
 
 
 def evaluated(winner: Winner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluation:
-    def scored(pool: Any, home: Any, job: Any, plan: Any, checkpoints: dict[Arm, Path | None], *_: Any) -> Any:
-        return {
+    def scoring(pool: Any, home: Any, job: Any, plan: Any, checkpoints: dict[Arm, Path | None], *_: Any) -> Any:
+        found = {
             arm: ArmScores(arm=arm, examples=(ExampleScore(loss=loss, supervised_tokens=1),) * 3)
             for loss, arm in enumerate(checkpoints)
         }
+        return SimpleNamespace(scores=lambda: found)
 
-    monkeypatch.setattr(handover, "score_arms", scored)
+    monkeypatch.setattr(handover, "Scoring", scoring)
     monkeypatch.setattr(handover, "model_card", lambda *_: "")
     monkeypatch.setattr(handover, "write_card", lambda *_: None)
     job: Any = SimpleNamespace(
