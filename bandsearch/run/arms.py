@@ -91,7 +91,7 @@ class Scoring:
         `scratch/arms/`, and not done again after a kill: the time for it is spent.
         """
         *others, last = (arm.replace("_", " ") for arm in self._checkpoints)
-        self._listen(Update(stage="evaluate", message=f"scoring {', '.join(others)} and {last} on the test split"))
+        self._tell(f"scoring {', '.join(others)} and {last} on the test split")
         parts = list(self._parts())
         with ThreadPoolExecutor(self._pool.size) as threads:
             found = dict(zip(parts, threads.map(self._do, parts), strict=True))
@@ -142,9 +142,11 @@ class Scoring:
             return Found(answers=self._pool.get(self._pool.submit(engine, "generate", *asked)))
         scores = self._pool.apply(engine, _tasks, session, self._spec, self._task_seconds(part.arm))
         for task in self._spec.tasks:
+            arm = part.arm.replace("_", " ")
             if task in scores.cut:
-                message = f"{task}: time allowed {scores.cut[task]} documents for {part.arm.replace('_', ' ')}"
-                self._listen(Update(stage="evaluate", message=message))
+                self._tell(f"{task}: time allowed {scores.cut[task]} documents for {arm}")
+            if task in scores.failures:
+                self._tell(f"{task} could not be read for {arm}: {scores.failures[task]}")
         return Found(tasks=scores)
 
     def _session(self, engine: int, arm: Arm) -> str | None:
@@ -162,6 +164,9 @@ class Scoring:
         turns = math.ceil(len(self._checkpoints) / self._pool.size)
         return max(0.0, self._wall_left()) / (turns - list(self._checkpoints).index(arm) // self._pool.size)
 
+    def _tell(self, message: str) -> None:
+        self._listen(Update(stage="evaluate", message=message))
+
     def _scores(self, arm: Arm, common: dict[Kind, list[dict[Arm, Found]]]) -> ArmScores:
         parts = {kind: [found[arm] for found in parts] for kind, parts in common.items()}
         losses = [loss for each in parts[Kind.LOSSES] for loss in each.losses]
@@ -172,8 +177,9 @@ class Scoring:
             divergences = tuple(divergence for each in kept for divergence in each.divergences)
             retention = Retention(losses=tuple(loss for each in kept for loss in each.losses), divergences=divergences)
         tasks = next((each.tasks for each in parts[Kind.TASKS] if each.tasks), TaskScores())
-        update = {"retention": retention, "tasks": tasks.metrics, "task_documents": tasks.cut}
-        return scores_of(arm, losses, answers, self._references).model_copy(update=update)
+        update = {"tasks": tasks.metrics, "task_documents": tasks.cut, "task_failures": tasks.failures}
+        scores = scores_of(arm, losses, answers, self._references)
+        return scores.model_copy(update={"retention": retention, **update})
 
 
 def _reserved(planned: dict[Kind, float], total: float) -> dict[Kind, float]:

@@ -21,6 +21,7 @@ from bandsearch.run.rows import (
     Tile,
     arm_rows,
     difference_row,
+    failed_tasks,
     finalist_rows,
     prior_rows,
     sample_rows,
@@ -56,6 +57,7 @@ class Page:
     test_examples: int
     answers: int
     cut_tasks: bool
+    failed_tasks: tuple[str, ...]
     forgetting: tuple[ForgettingRow, ...]
     retention_texts: str
     top_layers: str
@@ -107,6 +109,7 @@ def make_page(facts: ReportFacts) -> Page:
         test_examples=min(len(arm.examples) for arm in evaluation.arms),
         answers=min(arm.answered for arm in evaluation.arms),
         cut_tasks=any(arm.task_documents for arm in evaluation.arms),
+        failed_tasks=tuple(failed_tasks(evaluation.arms)),
         forgetting=tuple(forgetting_rows(evaluation)),
         retention_texts=evaluation.retention_texts,
         top_layers=", ".join(map(str, facts.profile.ranking[:5])),

@@ -151,6 +151,16 @@ def _score(arm: ArmScores, task: str) -> str:
     return f"{arm.tasks[task]:.4f}" + (f" (first {documents})" if documents is not None else "")
 
 
+def failed_tasks(arms: Sequence[ArmScores]) -> Iterable[str]:
+    """A sentence for every task that has no score, and for every reason of that."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for arm in arms:
+        for failure in arm.task_failures.items():
+            found.setdefault(failure, []).append(ARM_NAMES[arm.arm])
+    for (task, reason), names in found.items():
+        yield f"{task} could not be read ({', '.join(names)}): {reason}."
+
+
 def difference_row(comparison: Comparison) -> DifferenceRow:
     interval, metric = comparison.difference, comparison.metric
     if not interval.excludes_zero:

@@ -65,6 +65,7 @@ class ArmScores(Value):
     task_documents: dict[str, int] = Field(
         default_factory=dict, description="tasks of which time allowed only the first so many documents"
     )
+    task_failures: dict[str, str] = Field(default_factory=dict, description="tasks that could not be read, and why")
     retention: Retention | None = Field(default=None, description="None where it was not measured")
 
     @property

@@ -238,6 +238,22 @@ def test_the_report_says_over_how_much_every_number_is(tmp_path: Path) -> None:
             assert ("time allowed so many of its documents" in text) is documents
 
 
+def test_a_task_without_a_score_is_named_with_its_reason(tmp_path: Path) -> None:
+    facts = plausible_facts()
+    base, full, winner = (
+        arm.model_copy(update={"task_failures": {"gsm8k": reason}})
+        for arm, reason in zip(facts.evaluation.arms, ("<b>gone</b>", "late", "<b>gone</b>"), strict=True)
+    )
+    evaluation = facts.evaluation.model_copy(update={"arms": (base, full, winner)})
+    html = Reader(html_of(dataclasses.replace(facts, evaluation=evaluation), tmp_path)).text
+    assert "gsm8k could not be read (base model, winner): <b>gone</b>." in html
+    markdown = (tmp_path / "report.md").read_text()
+    for text in (html, markdown):
+        assert "gsm8k could not be read (full-depth LoRA): late." in text
+    assert "<b>" not in markdown
+    assert "\n\n| difference |" in markdown
+
+
 def test_the_final_training_is_shown_as_it_came_out(tmp_path: Path) -> None:
     facts = plausible_facts()
     winner, baseline = facts.winner.candidate, facts.winner.baseline

@@ -171,7 +171,7 @@ class Handles:
     def apply(self, engine: int, work: Callable[..., Any], session: str | None, *rest: Any) -> Any:
         *_, seconds = rest
         self._spend(30, "tasks", session, seconds)
-        return TaskScores(metrics={"gsm8k/exact": 0.5}, cut={"gsm8k": 16})
+        return TaskScores(metrics={"gsm8k/exact": 0.5}, cut={"gsm8k": 16}, failures={"mmlu": "KeyError: 'x'"})
 
     def _spend(self, seconds: float, *asked: Any) -> None:
         if len(self.asked) == self.fails_at:
@@ -269,7 +269,7 @@ def test_tasks_of_an_arm_are_read_on_one_engine_with_what_time_is_left(
     heard: list[str] = []
     pool = Handles(1, 162.0)
     hear = lambda update: heard.append(update.message)  # noqa: E731
-    found = scored(home_at(tmp_path / "alone"), pool, ("gsm8k",), hear, lm_eval=79.2)
+    found = scored(home_at(tmp_path / "alone"), pool, ("gsm8k", "mmlu"), hear, lm_eval=79.2)
     assert [asked for asked in pool.asked if asked[0] == "tasks"] == [
         ("tasks", None, 30.0),
         ("tasks", Path("full_depth"), 30.0),
@@ -277,8 +277,12 @@ def test_tasks_of_an_arm_are_read_on_one_engine_with_what_time_is_left(
     ]
     assert found[Arm.WINNER].tasks == {"gsm8k/exact": 0.5}
     assert found[Arm.WINNER].documents("gsm8k/exact") == 16
+    assert found[Arm.WINNER].task_failures == {"mmlu": "KeyError: 'x'"}
     assert [message for message in heard if "documents" in message] == [
         f"gsm8k: time allowed 16 documents for {arm}" for arm in ("base", "full depth", "winner")
+    ]
+    assert [message for message in heard if "mmlu" in message] == [
+        f"mmlu could not be read for {arm}: KeyError: 'x'" for arm in ("base", "full depth", "winner")
     ]
     unbounded = Handles(2)
     scored(home_at(tmp_path / "unbounded"), unbounded, ("gsm8k",))
