@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bandsearch.engine.failures import DivergedError, OutOfMemoryError
 from bandsearch.engine.team import Team
-from bandsearch.rundir import write_atomically
+from bandsearch.rundir import replacing, write_atomically
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.errors import AdapterError
 from bandsearch.values.evaluation import Arm, Trained
@@ -203,7 +203,6 @@ def _goals(steps: int) -> list[int]:
 
 
 def _copy(source: Path, destination: Path) -> None:
-    """Replace `destination` by a copy of `source`; whoever is killed in between leaves the one before whole."""
-    fresh = destination.with_name(destination.name + ".new")
-    shutil.copyfile(source, fresh)
-    fresh.replace(destination)
+    """Replace `destination` by a copy of `source`, on disk before any record says so."""
+    with source.open("rb") as old, replacing(destination) as new:
+        shutil.copyfileobj(old, new)

@@ -1,6 +1,7 @@
 """The final training: the best point is kept, divergence is met with a lower rate, and it goes on where it stopped."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,26 @@ def test_a_deadline_ends_all_arms_on_equal_steps(tmp_path: Path) -> None:
     )
     assert {name: training.points[-1].steps for name, training in done.items()} == {"winner": 30, "full_depth": 30}
     assert all(training.complete for training in done.values())
+
+
+def test_a_checkpoint_is_on_disk_before_it_takes_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[int] = []
+    replaced: dict[str, int] = {}
+    to_disk, replace = os.fsync, os.replace
+
+    def sync(file: int) -> None:
+        flushed.append(os.fstat(file).st_ino)
+        to_disk(file)
+
+    def put(fresh: str, path: Path) -> None:
+        assert os.stat(fresh).st_ino in flushed
+        replaced[path.name] = replaced.get(path.name, 0) + 1
+        replace(fresh, path)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", put)
+    train(ScriptedPool(lambda rate, steps: 1 / steps), tmp_path)
+    assert replaced == {"best.safetensors": 8, "training.json": 8}
 
 
 def test_stopped_and_gone_on_it_is_the_same_training(tmp_path: Path) -> None:
