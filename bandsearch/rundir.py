@@ -178,12 +178,16 @@ class Records:
         return results
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write beside `path`, flush to disk, rename. Readers see the old content or the new, never a part."""
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file beside `path` that takes its place once it is written and flushed to disk.
+
+    Readers, and whoever looks after a kill or a power cut, see the old content or the new, never a part.
+    """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
@@ -191,6 +195,12 @@ def write_atomically(path: Path, text: str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """As `replacing`, by a text."""
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 @contextmanager

@@ -41,7 +41,12 @@ def model_card(
         _plain(winner.reason),
     ]
     if evaluation is not None:
-        parts += ["## Test split", "\n".join(_table(evaluation)), "\n".join(_differences(evaluation))]
+        parts += [
+            "## Test split",
+            _counts(evaluation),
+            "\n".join(_table(evaluation)),
+            "\n".join(_differences(evaluation)),
+        ]
         if evaluation.retention_texts:
             parts.append(
                 f"Retention loss is measured on texts away from the task ({_plain(evaluation.retention_texts)}), "
@@ -99,8 +104,8 @@ def _serving(winner: Winner, layout: Layout, source: Source, adapter: Path, chat
 
 
 def _choice(winner: Winner, layout: Layout) -> str:
-    candidate = winner.candidate
-    rows = (
+    candidate, trained = winner.as_trained(winner.candidate), winner.trained(winner.candidate)
+    rows = [
         ("layers", f"{_layers(candidate)} of {layout.layer_count} ({layout.family})"),
         ("modules", ", ".join(linear.leaf for linear in layout.targets(candidate.targets))),
         ("rank", str(candidate.rank)),
@@ -110,7 +115,9 @@ def _choice(winner: Winner, layout: Layout) -> str:
             "trained parameters",
             f"{winner.trainable_parameters:,} (tuned full-depth LoRA: {winner.baseline_parameters:,})",
         ),
-    )
+    ]
+    if trained is not None:
+        rows.append(("training", f"{trained.steps} steps; this is the adapter of step {trained.kept_step}"))
     return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
 
 
@@ -120,13 +127,20 @@ def _layers(candidate: Candidate) -> str:
     )
 
 
+def _counts(evaluation: Evaluation) -> str:
+    examples = min(len(arm.examples) for arm in evaluation.arms)
+    answers = min(arm.answered for arm in evaluation.arms)
+    words = f"{examples} examples that were not trained on"
+    return words + (f"; exact match is over the first {answers} of them." if answers else ".")
+
+
 def _table(evaluation: Evaluation) -> Iterator[str]:
     tasks = sorted({task for arm in evaluation.arms for task in arm.tasks})
     kept = ("retention loss", "divergence from the base") if any(arm.retention for arm in evaluation.arms) else ()
     yield "| " + " | ".join(("", "parameters", "loss", "exact match", *tasks, *kept)) + " |"
     yield "|" + "---|" * (4 + len(tasks) + len(kept))
     for arm in evaluation.arms:
-        cells = [_arm(arm.arm), *_cells(arm), *(_number(arm.tasks.get(task)) for task in tasks)]
+        cells = [_arm(arm.arm), *_cells(arm), *(_score(arm, task) for task in tasks)]
         if kept:
             found = arm.retention
             cells += ["–", "–"] if found is None else [_number(found.loss), _number(found.divergence)]
@@ -135,6 +149,11 @@ def _table(evaluation: Evaluation) -> Iterator[str]:
 
 def _cells(arm: ArmScores) -> tuple[str, str, str]:
     return f"{arm.trainable_parameters:,}", _number(arm.loss), _number(arm.exact_match)
+
+
+def _score(arm: ArmScores, task: str) -> str:
+    documents = arm.documents(task)
+    return _number(arm.tasks.get(task)) + (f" (first {documents} documents)" if documents is not None else "")
 
 
 def _differences(evaluation: Evaluation) -> Iterator[str]:

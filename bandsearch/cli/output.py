@@ -72,6 +72,8 @@ def outcome_line(outcome: RunOutcome) -> dict[str, Any]:
                 "exact_match": arm.exact_match,
                 "trainable_parameters": arm.trainable_parameters,
                 "tasks": arm.tasks,
+                "task_documents": arm.task_documents,
+                "task_failures": arm.task_failures,
                 "retention": None
                 if arm.retention is None
                 else {"loss": arm.retention.loss, "divergence": arm.retention.divergence},

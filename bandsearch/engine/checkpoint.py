@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from bandsearch.engine.session import Session
+from bandsearch.rundir import replacing
 from bandsearch.values.candidate import Candidate
+from bandsearch.values.errors import RunDirectoryError
 from bandsearch.values.fidelity import Fidelity
 
 
@@ -28,21 +28,22 @@ def write_session(session: Session, path: Path) -> None:
         "train_losses": session.train_losses,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, fresh = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
+    with replacing(path) as file:
         # What safetensors writes itself tells of a full disk without its errno.
-        Path(fresh).write_bytes(save(tensors, metadata={"session": json.dumps(facts)}))
-        os.replace(fresh, path)
-    except BaseException:
-        Path(fresh).unlink(missing_ok=True)
-        raise
+        file.write(save(tensors, metadata={"session": json.dumps(facts)}))
 
 
 def read_session(name: str, path: Path, device: torch.device) -> Session:
-    with safe_open(path, "pt") as file:
-        facts = json.loads(file.metadata()["session"])
-        stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    """Raises RunDirectoryError for a file that is not there, or is not whole."""
+    try:
+        with safe_open(path, "pt") as file:
+            facts = json.loads(file.metadata()["session"])
+            stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
+        raise RunDirectoryError(
+            f"The checkpoint {path} cannot be read ({error}).",
+            f"Delete the folder {path.parent}; when the run goes on, what it holds is trained again.",
+        ) from error
 
     def under(prefix: str) -> dict[str, torch.Tensor]:
         return {key.removeprefix(prefix): tensor for key, tensor in stored.items() if key.startswith(prefix)}

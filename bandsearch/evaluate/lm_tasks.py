@@ -10,13 +10,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 import bandsearch.demo
 from bandsearch.values.errors import DataError, UsageError
+from bandsearch.values.value import Value
 
 BUNDLED = Path(bandsearch.demo.__file__).parent / "lm_eval"
 # What a deadline cannot take away, and how much longer the documents that follow may take.
@@ -29,12 +31,44 @@ def check_tasks(tasks: tuple[str, ...], directory: str | None) -> None:
         _manager(tasks, directory)
 
 
-@dataclass(frozen=True)
-class TaskScores:
-    """`metrics` by "task/metric". `cut`: tasks of which time allowed only the first so many documents."""
+class TaskScores(Value):
+    """`metrics` by "task/metric". `cut`: tasks, and subtasks of such, of which time allowed only the first so many
+    documents. `failures`: why a task has no metrics."""
 
-    metrics: dict[str, float]
-    cut: dict[str, int] = field(default_factory=dict)
+    metrics: dict[str, float] = Field(default_factory=dict)
+    cut: dict[str, int] = Field(default_factory=dict)
+    failures: dict[str, str] = Field(default_factory=dict)
+
+    def or_raise(self) -> TaskScores:
+        """Raise DataError for the first task that failed."""
+        for task, reason in self.failures.items():
+            raise DataError(
+                f"The task {task} could not be read: {reason}.",
+                "Load its data once with a network, mend its file in --task-directory, or leave it out of --tasks.",
+            )
+        return self
+
+
+def try_tasks(tasks: tuple[str, ...], directory: str | None) -> None:
+    """Load the data of every task and take one document of it from the prompt to the score, with no model.
+
+    Raises UsageError for an unknown task and DataError for one that does not get through.
+    """
+    if not tasks:
+        return
+    from lm_eval.api.model import LM
+
+    class Nobody(LM):  # type: ignore[misc]
+        def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
+            return [(-1.0, False)] * len(requests)
+
+        def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
+            return [-1.0] * len(requests)
+
+        def generate_until(self, requests: list[Any]) -> list[str]:
+            return ["0"] * len(requests)
+
+    _scores(Nobody(), tasks, directory, 1, None).or_raise()
 
 
 def run_tasks(
@@ -46,45 +80,62 @@ def run_tasks(
     seconds: float | None = None,
 ) -> TaskScores:
     """Scores on the first `limit` documents of each task, or on as many as `seconds` from now are enough for, at least
-    FIRST_DOCUMENTS. Of several subtasks each has as many.
+    FIRST_DOCUMENTS. Of several subtasks each has as many. A task that fails takes nothing from the others.
 
-    Raises UsageError for an unknown task and DataError for a data set that cannot be loaded.
+    Raises UsageError for an unknown task.
     """
-    manager, ends = _manager(tasks, directory), None if seconds is None else time.monotonic() + seconds
-    from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
-    def read(names: tuple[str, ...], documents: int | None) -> Any:
-        return simple_evaluate(
-            model=language_model,
-            tasks=list(names),
-            task_manager=manager,
-            limit=documents,
-            bootstrap_iters=0,
-            verbosity="ERROR",
-        )
+    with _quiet():
+        language_model = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=16)
+    return _scores(language_model, tasks, directory, limit, seconds)
 
-    try:
-        with _quiet():
-            language_model = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=16)
-            if ends is None:
-                return TaskScores(_metrics(read(tasks, limit)))
-            metrics: dict[str, float] = {}
-            cut: dict[str, int] = {}
-            for position, task in enumerate(tasks):
-                # Finds the data, which may take longer than reading them.
-                read((task,), 1)
-                share = (ends - time.monotonic()) / (len(tasks) - position)
-                found, documents = _read_for(share, limit, partial(read, (task,)))
-                metrics |= _metrics(found)
-                if documents is not None:
-                    cut[task] = documents
-            return TaskScores(metrics, cut)
-    except (ConnectionError, FileNotFoundError) as error:
-        raise DataError(
-            f"The data of {', '.join(tasks)} cannot be loaded ({str(error).splitlines()[0]}).",
-            "Load it once with a network, or give local tasks with --task-directory.",
-        ) from error
+
+def _scores(
+    language_model: Any, tasks: tuple[str, ...], directory: str | None, limit: int | None, seconds: float | None
+) -> TaskScores:
+    ends = None if seconds is None else time.monotonic() + seconds
+    manager = _manager(tasks, directory)
+    metrics: dict[str, float] = {}
+    cut: dict[str, int] = {}
+    failures: dict[str, str] = {}
+    for position, task in enumerate(tasks):
+        read = partial(_read, language_model, manager, task)
+        try:
+            with _quiet():
+                if ends is None:
+                    found, documents = read(limit), None
+                else:
+                    # Finds the data, which may take longer than reading them.
+                    read(1)
+                    share = (ends - time.monotonic()) / (len(tasks) - position)
+                    found, documents = _read_for(share, limit, read)
+        except Exception as error:
+            # Whatever a file of a task, or the code that it names, may raise.
+            failures[task] = _reason(error)
+            continue
+        metrics |= _metrics(found)
+        if documents is not None:
+            cut |= dict.fromkeys((task, *found["results"]), documents)
+    return TaskScores(metrics=metrics, cut=cut, failures=failures)
+
+
+def _read(language_model: Any, manager: Any, task: str, documents: int | None) -> Any:
+    from lm_eval import simple_evaluate
+
+    return simple_evaluate(
+        model=language_model,
+        tasks=[task],
+        task_manager=manager,
+        limit=documents,
+        bootstrap_iters=0,
+        verbosity="ERROR",
+    )
+
+
+def _reason(error: Exception) -> str:
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {line}".rstrip(":. ")
 
 
 def _read_for(seconds: float, limit: int | None, read: Callable[[int], Any]) -> tuple[Any, int | None]:

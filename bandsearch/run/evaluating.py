@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
+from enum import StrEnum
 from typing import NamedTuple
 
 from bandsearch.search.clock import MARGIN
@@ -14,6 +15,15 @@ LM_EVAL_SHARE = 0.10
 RETENTION_SHARE = 0.02
 # Base, full depth and winner.
 EVALUATED = 3
+
+
+class Kind(StrEnum):
+    """What is asked about an arm, in the order of asking."""
+
+    RETENTION = "retention"
+    LOSSES = "losses"
+    ANSWERS = "answers"
+    TASKS = "tasks"
 
 
 class EvaluationSize(NamedTuple):
@@ -48,14 +58,22 @@ def evaluation_seconds(
     spec: RunSpec, costs: Costs, size: EvaluationSize, engines: int, wall_seconds: float | None
 ) -> float:
     lm_eval = LM_EVAL_SHARE * wall_seconds if spec.tasks and wall_seconds is not None else 0.0
-    return _scoring_seconds(costs, size, engines, EVALUATED) + lm_eval
+    return _own_seconds(costs, size, engines, EVALUATED) + lm_eval
 
 
 def spare_evaluation(plan: Plan, arms: int) -> float:
     """Seconds of the evaluation that are not needed where, beside the base, so many arms are evaluated and not two."""
+    return plan.seconds_of("evaluate") - sum(planned_seconds(plan, 1 + arms).values())
+
+
+def planned_seconds(plan: Plan, arms: int) -> dict[Kind, float]:
+    """Wall seconds that the plan sets aside for each kind where so many arms are evaluated, the base among them.
+
+    lm-eval, whose length nobody knows, has as much for fewer of them.
+    """
     size = EvaluationSize(plan.test_examples, plan.generated_examples, plan.retention_texts)
-    planned, needed = (_scoring_seconds(plan.costs, size, plan.engines, count) for count in (EVALUATED, 1 + arms))
-    return planned - needed
+    lm_eval = plan.seconds_of("evaluate") - _own_seconds(plan.costs, size, plan.engines, EVALUATED)
+    return {**_seconds_by_kind(plan.costs, size, plan.engines, arms), Kind.TASKS: max(0.0, lm_eval)}
 
 
 def examples_each(count: int, engines: int, arms: int = EVALUATED) -> float:
@@ -77,11 +95,17 @@ def evaluation_detail(spec: RunSpec, size: EvaluationSize, engines: int) -> str:
     return words + ("; lm-eval, an arm on one engine" if spec.tasks else "")
 
 
-def _scoring_seconds(costs: Costs, size: EvaluationSize, engines: int, arms: int) -> float:
+def _own_seconds(costs: Costs, size: EvaluationSize, engines: int, arms: int) -> float:
+    return sum(_seconds_by_kind(costs, size, engines, arms).values())
+
+
+def _seconds_by_kind(costs: Costs, size: EvaluationSize, engines: int, arms: int) -> dict[Kind, float]:
     """Wall seconds of so many arms, without lm-eval."""
-    own = (
-        examples_each(size.test, engines, arms) * costs.seconds_per_test_loss
-        + examples_each(size.generated, engines, arms) * costs.seconds_per_generation
-        + examples_each(size.retained, engines, arms) * costs.seconds_per_retention
-    )
-    return own * MARGIN
+    one_by_one = {
+        Kind.RETENTION: (size.retained, costs.seconds_per_retention),
+        Kind.LOSSES: (size.test, costs.seconds_per_test_loss),
+        Kind.ANSWERS: (size.generated, costs.seconds_per_generation),
+    }
+    return {
+        kind: MARGIN * examples_each(count, engines, arms) * seconds for kind, (count, seconds) in one_by_one.items()
+    }

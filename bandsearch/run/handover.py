@@ -15,11 +15,11 @@ from bandsearch.data.template import CHAT_TEMPLATE
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.pool import EnginePool
 from bandsearch.evaluate.arms import compare, scores_of
-from bandsearch.run.arms import score_arms
+from bandsearch.run.arms import Scoring
 from bandsearch.run.job import Job
-from bandsearch.run.retrain import Training, best_checkpoint
+from bandsearch.run.retrain import best_checkpoint
 from bandsearch.rundir import RunDirectory
-from bandsearch.values.candidate import Candidate, Role
+from bandsearch.values.candidate import Role
 from bandsearch.values.evaluation import Arm, ArmScores, Choice, Evaluation, Sample, Winner
 from bandsearch.values.plan import Plan
 from bandsearch.values.progress import Listener
@@ -60,10 +60,12 @@ def settle(pool: EnginePool, folder: Path, winner: Winner, plan: Plan) -> Winner
 def export_winner(pool: EnginePool, home: RunDirectory, job: Job, winner: Winner) -> None:
     """Write `adapter/` from the kept checkpoint; refuse it if the pre-flight finds an error."""
     checkpoint = best_checkpoint(home.scratch / "full", winner.candidate)
-    candidate, tensors = pool.apply(0, _trained, checkpoint)
+    tensors = pool.apply(0, _factors, checkpoint)
     layout = job.summary.layout
     card = _card(home, job, winner)
-    export_adapter(tensors, candidate, layout, job.source, home.adapter, card, job.dataset.chat_template)
+    export_adapter(
+        tensors, winner.as_trained(winner.candidate), layout, job.source, home.adapter, card, job.dataset.chat_template
+    )
     require_sound(home.adapter, layout)
 
 
@@ -82,7 +84,7 @@ def evaluate_arms(
         trained[Arm.WINNER] = (winner.candidate, winner.trainable_parameters)
     checkpoints: dict[Arm, Path | None] = {Arm.BASE: None}
     checkpoints |= {arm: best_checkpoint(home.scratch / "full", candidate) for arm, (candidate, _) in trained.items()}
-    scored = score_arms(pool, home, job, plan, checkpoints, wall_left, listen)
+    scored = Scoring(pool, home, job, plan, checkpoints, wall_left, listen).scores()
     for arm, (_, parameters) in trained.items():
         scored[arm] = scored[arm].model_copy(update={"trainable_parameters": parameters})
     scores = tuple(scored.values())
@@ -91,7 +93,7 @@ def evaluate_arms(
         scores = (*scores, scores[-1].model_copy(update={"arm": Arm.WINNER}))
     samples = tuple(
         Sample(prompt=job.tokenizer.decode(example.prompt_ids.tolist()), answer=example.answer)
-        for example in job.dataset.test[:SAMPLES]
+        for example in job.dataset.test[: min(SAMPLES, *(len(arm.examples) for arm in scores))]
     )
     evaluation = Evaluation(
         arms=scores, comparisons=compare(scores), retention_texts=job.retention.name, samples=samples
@@ -116,11 +118,9 @@ def _on_validation(engine: Engine, arm: Arm, checkpoint: Path, limit: int) -> Ar
         engine.evict(session)
 
 
-def _trained(engine: Engine, checkpoint: Path) -> tuple[Candidate, dict[str, Tensor]]:
-    """The candidate as it was trained in the end (its rate may have been lowered) and its factors."""
+def _factors(engine: Engine, checkpoint: Path) -> dict[str, Tensor]:
     session = engine.restore(checkpoint)
     try:
-        training = Training.model_validate_json((checkpoint.parent / "training.json").read_text(encoding="utf-8"))
-        return training.candidate, engine.adapter(session)
+        return engine.adapter(session)
     finally:
         engine.evict(session)

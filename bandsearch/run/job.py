@@ -16,7 +16,7 @@ from bandsearch.adapters.lora import trainable_parameters
 from bandsearch.data.dataset import Dataset, prepare
 from bandsearch.data.retention import RetentionTexts, retention_texts
 from bandsearch.engine.devices import DeviceInventory, devices
-from bandsearch.evaluate.lm_tasks import check_tasks
+from bandsearch.evaluate.lm_tasks import check_tasks, try_tasks
 from bandsearch.models.aliases import DEMO, Source, resolve
 from bandsearch.models.loading import ModelSummary, fetch_weights, fingerprint, summarize
 from bandsearch.models.tokenizer import load_tokenizer
@@ -57,7 +57,8 @@ class Job:
 def prepare_job(spec: RunSpec, *, hold: bool = True, known: Path | None = None) -> Job:
     """Find the model, read the data, look at the machine. Raises before any directory is made or device is held.
 
-    The data set is taken from the file `known` where that keeps what would come of it.
+    The data set is taken from the file `known` where that keeps what would come of it; the run that has written it is
+    not refused for what has become of its tasks' data, as its evaluation says so.
     Without `hold` it does not have to have the budget's devices: a finished run holds none.
     """
     inventory = devices()
@@ -75,6 +76,8 @@ def prepare_job(spec: RunSpec, *, hold: bool = True, known: Path | None = None) 
     dataset = prepare(data, tokenizer, spec.seed, known)
     retention = retention_texts(spec.retention, tokenizer, longest)
     if hold:
+        if known is None or not known.exists():
+            try_tasks(spec.tasks, spec.task_directory)
         # Before the budget is charged: of a large model they come for longer than a small budget lasts.
         fetch_weights(source)
     return Job(_anchored(spec, source), source, summary, tokenizer, dataset, retention, inventory, held, wall)

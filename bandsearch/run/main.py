@@ -294,10 +294,14 @@ def _train(at: _Run, winner: Winner) -> Winner:
         fidelity = full_fidelity(at.plan, steps, at.job.spec.seed)
         shared = at.plan.costs.step_on(at.plan.engines // len(arms))
         teams = form_teams(at.pool, len(arms), shared.engines)
-        retrain(teams, arms, fidelity, folder, lambda: wall_left() - reading, at.listen, at.stop)
+        trainings = retrain(teams, arms, fidelity, folder, lambda: wall_left() - reading, at.listen, at.stop)
         at.heed()
+        # Of one that was found to be behind before the run was broken off it is known already.
+        known = {each.candidate: each for each in winner.trainings}
+        known |= {arms[arm]: training.came_of(arms[arm]) for arm, training in trainings.items()}
+        winner = winner.model_copy(update={"trainings": tuple(known.values())})
         settled = settle(at.pool, folder, winner, at.plan)
         if settled != winner:
             at.listen(Update(stage="retrain", message=settled.reason))
-            at.home.write(at.home.winner, settled)
+        at.home.write(at.home.winner, settled)
         return settled

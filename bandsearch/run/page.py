@@ -21,6 +21,7 @@ from bandsearch.run.rows import (
     Tile,
     arm_rows,
     difference_row,
+    failed_tasks,
     finalist_rows,
     prior_rows,
     sample_rows,
@@ -54,6 +55,9 @@ class Page:
     arms: tuple[ArmRow, ...]
     differences: tuple[DifferenceRow, ...]
     test_examples: str
+    answers: int
+    cut_tasks: bool
+    failed_tasks: tuple[str, ...]
     forgetting: tuple[ForgettingRow, ...]
     retention_texts: str
     top_layers: str
@@ -88,8 +92,8 @@ def make_page(facts: ReportFacts) -> Page:
     stages = [(stage, planned.get(stage), seconds) for stage, seconds in facts.ledger_by_stage.items()]
     limit = facts.spec.budget.seconds if facts.spec.budget else None
     bound = "no time limit" if limit is None else f"{percent(spent / limit)} of the budget of {facts.spec.budget}"
-    if winner.training_steps is not None:
-        bound += f", {winner.training_steps} steps of the final training"
+    if winner.steps_trained is not None:
+        bound += f", {winner.steps_trained} steps of the final training"
     return Page(
         facts=facts,
         title=f"{model} on {data}",
@@ -103,6 +107,9 @@ def make_page(facts: ReportFacts) -> Page:
         arms=tuple(arm_rows(evaluation.arms, winner, tasks)),
         differences=tuple(difference_row(each) for each in evaluation.comparisons if each.metric not in FORGETTING),
         test_examples=_examples(evaluation.arms[0]),
+        answers=min(arm.answered for arm in evaluation.arms),
+        cut_tasks=any(arm.task_documents for arm in evaluation.arms),
+        failed_tasks=tuple(failed_tasks(evaluation.arms)),
         forgetting=tuple(forgetting_rows(evaluation)),
         retention_texts=evaluation.retention_texts,
         top_layers=", ".join(map(str, facts.profile.ranking[:5])),
@@ -257,5 +264,7 @@ def _rates(facts: ReportFacts) -> Markup | None:
     rates = facts.profile.rate_range
     if len(rates.points) < 2:
         return None
-    used = ((facts.winner.candidate.learning_rate, "winner"), (facts.winner.baseline.learning_rate, "baseline"))
+    winner = facts.winner
+    named = ((winner.candidate, "winner"), (winner.baseline, "baseline"))
+    used = [(winner.as_trained(candidate).learning_rate, name) for candidate, name in named]
     return charts.rate_range(rates, used)

@@ -13,7 +13,7 @@ from bandsearch.run.words import short_name
 from bandsearch.rundir import Records, RunDirectory
 from bandsearch.values.atlas import AtlasRecord, BandReading
 from bandsearch.values.band import Band
-from bandsearch.values.evaluation import Arm, Metric
+from bandsearch.values.evaluation import Arm, Metric, Winner
 from bandsearch.values.progress import Listener, Update
 from bandsearch.values.trial import TrialResult, TrialStage
 
@@ -46,11 +46,20 @@ def record_of(home: RunDirectory, job: Job) -> AtlasRecord:
         layer_scores=done.profile.layer_scores,
         rates=done.profile.rate_range.model_copy(update={"points": ()}),
         tried=tuple(readings(Records(home.trials).results())),
-        full_steps=winner.training_steps or done.plan.full_steps,
-        winner=winner,
+        full_steps=winner.steps_trained or done.plan.full_steps,
+        winner=as_trained(winner),
         gain=None if gain is None else gain.difference,
         versions={name: facts[name] for name in ("bandsearch", "torch", "transformers", "peft") if name in facts},
     )
+
+
+def as_trained(winner: Winner) -> Winner:
+    """With the rates of the final training throughout: one that diverged there is not to be recommended."""
+    finalists = tuple(
+        each.model_copy(update={"candidate": winner.as_trained(each.candidate)}) for each in winner.finalists
+    )
+    named = {"candidate": winner.as_trained(winner.candidate), "baseline": winner.as_trained(winner.baseline)}
+    return winner.model_copy(update={**named, "finalists": finalists})
 
 
 def readings(results: Iterable[TrialResult]) -> list[BandReading]:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from bandsearch.engine.failures import DivergedError, OutOfMemoryError
 from bandsearch.engine.team import Team
-from bandsearch.rundir import write_atomically
+from bandsearch.rundir import replacing, write_atomically
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.errors import AdapterError
-from bandsearch.values.evaluation import Arm
+from bandsearch.values.evaluation import Arm, Trained
 from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.plan import VALIDATIONS, Plan
 from bandsearch.values.progress import Listener, Update
@@ -34,6 +34,15 @@ class Training(Value):
     @property
     def best_loss(self) -> float:
         return min(point.loss for point in self.points)
+
+    def came_of(self, chosen: Candidate) -> Trained:
+        """In short, for who trained `chosen`."""
+        return Trained(
+            candidate=chosen,
+            learning_rate=self.candidate.learning_rate,
+            steps=self.points[-1].steps,
+            kept_step=self.best_steps,
+        )
 
 
 def full_fidelity(plan: Plan, steps: int, seed: int) -> Fidelity:
@@ -61,7 +70,7 @@ def retrain(
     `folder`. Returns early, with trainings that are not `complete`, when `stop()` is true.
     """
     runs = [
-        _Arm(team, name, candidate, fidelity, best_checkpoint(folder, candidate).parent)
+        _Arm(team, name, candidate, fidelity, best_checkpoint(folder, candidate).parent, listen)
         for team, (name, candidate) in zip(teams, arms.items(), strict=True)
     ]
     with ThreadPoolExecutor(len(runs)) as threads:
@@ -74,9 +83,9 @@ def retrain(
             for run in behind:
                 if reached or not run.points:
                     run.keep()
-                    run.tell(listen)
+                    run.tell_step()
                 if not reached:
-                    run.end()
+                    run.end("time is up")
         for run in runs:
             run.leave()
     return {run.name: run.training() for run in runs}
@@ -85,8 +94,10 @@ def retrain(
 class _Arm:
     """One training under way. `pending` is a reading that is not kept yet."""
 
-    def __init__(self, team: Team, name: Arm, candidate: Candidate, fidelity: Fidelity, folder: Path) -> None:
-        self._team, self.name = team, name
+    def __init__(
+        self, team: Team, name: Arm, candidate: Candidate, fidelity: Fidelity, folder: Path, listen: Listener
+    ) -> None:
+        self._team, self.name, self._listen = team, name, listen
         self._candidate, self._fidelity, self._folder = candidate, fidelity, folder
         self.points: list[Point] = []
         self.pending: Point | None = None
@@ -123,7 +134,7 @@ class _Arm:
                 self._holds_session = False
                 if self.points:
                     # The best that was kept is an adapter; a run must end with one.
-                    self.end()
+                    self.end("it diverged" if isinstance(error, DivergedError) else "memory ran out")
                     return
                 if isinstance(error, OutOfMemoryError):
                     raise
@@ -133,7 +144,9 @@ class _Arm:
                         "Look at the data (`bandsearch data`), or give a narrower learning rate in the search space.",
                     ) from None
                 # A rate that was fine for a proxy can be too high for the whole length.
-                lower = self._candidate.learning_rate / 3
+                rate = self._candidate.learning_rate
+                lower = rate / 3
+                self._tell(f"rate {rate:.2g} diverged; it begins again at {lower:.2g}")
                 self._candidate = self._candidate.model_copy(update={"learning_rate": lower})
                 self._begin()
             else:
@@ -151,25 +164,26 @@ class _Arm:
         self.complete = point.steps >= self._fidelity.steps
         self._write()
 
-    def end(self) -> None:
-        """No further; what is pending is forgotten."""
-        self.pending, self.complete = None, True
+    def end(self, why: str) -> None:
+        """No further, and `why`; what is pending is forgotten."""
+        self.pending = None
+        if not self.complete:
+            self.complete = True
+            kept = f"the adapter of step {self.training().best_steps} is kept"
+            self._tell(f"{why}, so it ends at step {self.steps} of {self._fidelity.steps}; {kept}")
         self._write()
 
     def leave(self) -> None:
         if self._holds_session:
             self._team.evict()
 
-    def tell(self, listen: Listener) -> None:
+    def tell_step(self) -> None:
         if self.points:
-            listen(
-                Update(
-                    stage="retrain",
-                    message=f"{self.name.replace('_', ' ')}: step {self.steps}/{self._fidelity.steps}, "
-                    f"validation loss {self.points[-1].loss:.4f}",
-                    done=self.steps / self._fidelity.steps,
-                )
-            )
+            words = f"step {self.steps}/{self._fidelity.steps}, validation loss {self.points[-1].loss:.4f}"
+            self._tell(words, done=self.steps / self._fidelity.steps)
+
+    def _tell(self, words: str, done: float | None = None) -> None:
+        self._listen(Update(stage="retrain", message=f"{self.name.replace('_', ' ')}: {words}", done=done))
 
     def _write(self) -> None:
         write_atomically(self._record, self.training().model_dump_json(indent=2))
@@ -189,7 +203,6 @@ def _goals(steps: int) -> list[int]:
 
 
 def _copy(source: Path, destination: Path) -> None:
-    """Replace `destination` by a copy of `source`; whoever is killed in between leaves the one before whole."""
-    fresh = destination.with_name(destination.name + ".new")
-    shutil.copyfile(source, fresh)
-    fresh.replace(destination)
+    """Replace `destination` by a copy of `source`, on disk before any record says so."""
+    with source.open("rb") as old, replacing(destination) as new:
+        shutil.copyfileobj(old, new)

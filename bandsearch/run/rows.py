@@ -11,7 +11,7 @@ from bandsearch.run import charts
 from bandsearch.run.facts import ReportFacts
 from bandsearch.run.words import ARM_NAMES, METRIC_NAMES, ROLE_NAMES, layers_of, percent, signed, span
 from bandsearch.values.candidate import Candidate
-from bandsearch.values.evaluation import Arm, ArmScores, Comparison, Evaluation, Metric, Sample, Winner
+from bandsearch.values.evaluation import Arm, ArmScores, Comparison, Evaluation, Metric, Sample, Trained, Winner
 from bandsearch.values.trial import TrialStage
 
 SHOWN_SAMPLES = 6
@@ -84,7 +84,7 @@ class BudgetRow:
 
 def tiles_of(facts: ReportFacts, evaluation: Evaluation) -> list[Tile]:
     winner = facts.winner
-    candidate = winner.candidate
+    candidate = winner.as_trained(winner.candidate)
     share = winner.trainable_parameters / winner.baseline_parameters
     tiles = [
         Tile(
@@ -99,6 +99,7 @@ def tiles_of(facts: ReportFacts, evaluation: Evaluation) -> list[Tile]:
             f"{winner.trainable_parameters:,}",
             f"{percent(share)} of full depth ({winner.baseline_parameters:,})",
         ),
+        *_training(winner),
     ]
     only_baseline = winner.candidate == winner.baseline
     arm, reference = (Arm.FULL_DEPTH, Arm.BASE) if only_baseline else (Arm.WINNER, Arm.FULL_DEPTH)
@@ -111,6 +112,24 @@ def tiles_of(facts: ReportFacts, evaluation: Evaluation) -> list[Tile]:
     return tiles
 
 
+def _training(winner: Winner) -> Iterable[Tile]:
+    """What was done to the winner in the final training, and to the baseline where that is another one."""
+    ours, theirs = winner.trained(winner.candidate), winner.trained(winner.baseline)
+    if ours is None:
+        return
+    notes = [_kept(ours)]
+    if theirs is not None and theirs != ours:
+        notes.append(f"full depth: {theirs.steps} steps, {_kept(theirs)}")
+    yield Tile("Final training", f"{ours.steps} steps", "; ".join(notes))
+
+
+def _kept(trained: Trained) -> str:
+    words, chosen = f"the adapter of step {trained.kept_step} is kept", trained.candidate.learning_rate
+    if trained.learning_rate != chosen:
+        words += f", rate {trained.learning_rate:.2g} because {chosen:.2g} diverged"
+    return words
+
+
 def arm_rows(arms: Sequence[ArmScores], winner: Winner, tasks: tuple[str, ...]) -> Iterable[ArmRow]:
     full = winner.baseline_parameters
     for arm in arms:
@@ -121,8 +140,25 @@ def arm_rows(arms: Sequence[ArmScores], winner: Winner, tasks: tuple[str, ...]) 
             share=percent(arm.trainable_parameters / full),
             loss=f"{arm.loss:.4f}",
             exact_match="–" if arm.exact_match is None else percent(arm.exact_match),
-            tasks=tuple(f"{arm.tasks[name]:.4f}" if name in arm.tasks else "–" for name in tasks),
+            tasks=tuple(_score(arm, name) for name in tasks),
         )
+
+
+def _score(arm: ArmScores, task: str) -> str:
+    if task not in arm.tasks:
+        return "–"
+    documents = arm.documents(task)
+    return f"{arm.tasks[task]:.4f}" + (f" (first {documents})" if documents is not None else "")
+
+
+def failed_tasks(arms: Sequence[ArmScores]) -> Iterable[str]:
+    """A sentence for every task that has no score, and for every reason of that."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for arm in arms:
+        for failure in arm.task_failures.items():
+            found.setdefault(failure, []).append(ARM_NAMES[arm.arm])
+    for (task, reason), names in found.items():
+        yield f"{task} could not be read ({', '.join(names)}): {reason}."
 
 
 def difference_row(comparison: Comparison) -> DifferenceRow:
@@ -173,13 +209,14 @@ def finalist_rows(winner: Winner) -> Iterable[FinalistRow]:
 
 def sample_rows(samples: Sequence[Sample], scored: Sequence[ArmScores]) -> Iterable[SampleRow]:
     arms = [arm for arm in scored if any(e.generated is not None for e in arm.examples)]
-    for index, sample in enumerate(samples):
+    known = min((len(arm.examples) for arm in arms), default=0)
+    for index, sample in enumerate(samples[: min(known, SHOWN_SAMPLES)]):
         outputs = tuple(
             (ARM_NAMES[arm.arm], _cut(example.generated), example.correct)
             for arm in arms
             if (example := arm.examples[index]).generated is not None
         )
-        if outputs and index < SHOWN_SAMPLES:
+        if outputs:
             yield SampleRow(_cut(sample.prompt), _cut(sample.answer), outputs)
 
 

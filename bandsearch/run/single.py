@@ -112,7 +112,7 @@ def _score(engine: Engine, arm: Arm, spec: RunSpec, examples: int | None, listen
     scores = score_arm(engine, None, arm, test_examples=count, generated_examples=count)
     if not spec.tasks:
         return scores
-    tasks = run_tasks(engine.model, engine.tokenizer, spec.tasks, spec.task_directory, spec.task_limit)
+    tasks = run_tasks(engine.model, engine.tokenizer, spec.tasks, spec.task_directory, spec.task_limit).or_raise()
     return scores.model_copy(update={"tasks": tasks.metrics})
 
 

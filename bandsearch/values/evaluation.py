@@ -65,6 +65,10 @@ class ArmScores(Value):
     examples: tuple[ExampleScore, ...]
     trainable_parameters: int = 0
     tasks: dict[str, float] = Field(default_factory=dict, description="lm-eval metric by 'task/metric'")
+    task_documents: dict[str, int] = Field(
+        default_factory=dict, description="tasks of which time allowed only the first so many documents"
+    )
+    task_failures: dict[str, str] = Field(default_factory=dict, description="tasks that could not be read, and why")
     retention: Retention | None = Field(default=None, description="None where it was not measured")
 
     @property
@@ -83,6 +87,15 @@ class ArmScores(Value):
     def exact_match(self) -> float | None:
         judged = [example.correct for example in self.examples if example.correct is not None]
         return sum(judged) / len(judged) if judged else None
+
+    @property
+    def answered(self) -> int:
+        """How many examples exact match is over."""
+        return sum(example.correct is not None for example in self.examples)
+
+    def documents(self, metric: str) -> int | None:
+        """How many documents lm-eval's `metric` is over where time did not allow all of them."""
+        return self.task_documents.get(metric.rpartition("/")[0])
 
 
 class Comparison(Value):
@@ -143,6 +156,17 @@ class Choice(StrEnum):
     UNCOMPARED = "uncompared"
 
 
+class Trained(Value):
+    """What came of the final training of `candidate`, which keeps the rate that it was chosen with: `learning_rate` is
+    lower where that diverged. The adapter is that of step `kept_step` of `steps`, where validation loss was lowest.
+    """
+
+    candidate: Candidate
+    learning_rate: float
+    steps: int
+    kept_step: int
+
+
 class Winner(Value):
     """What is retrained and handed over: the content of `winner.json`."""
 
@@ -155,3 +179,19 @@ class Winner(Value):
     baseline_parameters: int
     finalists: tuple[Finalist, ...]
     training_steps: int | None = Field(default=None, description="of the final training; None before it has begun")
+    trainings: tuple[Trained, ...] = Field(default=(), description="of winner and baseline; empty before their end")
+
+    def trained(self, candidate: Candidate) -> Trained | None:
+        """What came of its final training; None for one that had none."""
+        return next((each for each in self.trainings if each.candidate == candidate), None)
+
+    def as_trained(self, candidate: Candidate) -> Candidate:
+        """At the rate of its final training, where that had to be lowered."""
+        trained = self.trained(candidate)
+        return candidate.model_copy(update={"learning_rate": trained.learning_rate}) if trained else candidate
+
+    @property
+    def steps_trained(self) -> int | None:
+        """Of the winner's final training; what was planned where it has not ended."""
+        trained = self.trained(self.candidate)
+        return trained.steps if trained else self.training_steps

@@ -12,7 +12,16 @@ from bandsearch.adapters.card import model_card
 from bandsearch.adapters.limits import max_lora_rank, serve_command
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate, Role
-from bandsearch.values.evaluation import ArmScores, Choice, Comparison, Evaluation, ExampleScore, Interval, Winner
+from bandsearch.values.evaluation import (
+    ArmScores,
+    Choice,
+    Comparison,
+    Evaluation,
+    ExampleScore,
+    Interval,
+    Trained,
+    Winner,
+)
 from bandsearch.values.layout import Layout, Linear, Serving
 from bandsearch.values.source import Source
 
@@ -43,7 +52,13 @@ def a_winner() -> Winner:
 
 def an_evaluation() -> Evaluation:
     scores = (ExampleScore(loss=0.5, supervised_tokens=3, correct=True), ExampleScore(loss=0.25, supervised_tokens=3))
-    winner = ArmScores(arm="winner", examples=scores, trainable_parameters=2304, tasks={"gsm8k/exact_match": 0.125})
+    winner = ArmScores(
+        arm="winner",
+        examples=scores,
+        trainable_parameters=2304,
+        tasks={"gsm8k/exact_match": 0.125},
+        task_documents={"gsm8k": 16},
+    )
     difference = Interval(mean=-0.031, low=-0.05, high=-0.012)
     return Evaluation(
         arms=(ArmScores(arm="base", examples=scores), winner),
@@ -62,12 +77,22 @@ def test_the_card_carries_the_numbers_and_both_ways_to_use_it():
         "8 to 19 of 28 (qwen2)",
         "2,304 (tuned full-depth LoRA: 5,376)",
         "Loss 0.41 against 0.44, outside the noise.",
-        "| winner | 2,304 | 0.3750 | 1.0000 | 0.1250 |",
+        "2 examples that were not trained on; exact match is over the first 1 of them.",
+        "| winner | 2,304 | 0.3750 | 1.0000 | 0.1250 (first 16 documents) |",
         "loss, winner minus full depth: -0.0310 (95% interval -0.0500 to -0.0120, paired bootstrap)",
         "PeftModel.from_pretrained(base, 'run/adapter')",
         "--max-lora-rank 16",
     ):
         assert text in body
+
+
+def test_the_card_says_how_it_was_trained_in_the_end():
+    chosen = a_winner()
+    trained = Trained(candidate=chosen.candidate, learning_rate=5e-5, steps=300, kept_step=225)
+    winner = chosen.model_copy(update={"trainings": (trained,)})
+    card = model_card(winner, LAYOUT, HUB, "my.jsonl", None, Path("run/adapter"))
+    assert "| learning rate | 5e-05 |" in card
+    assert "| training | 300 steps; this is the adapter of step 225 |" in card
 
 
 def test_a_card_can_be_written_before_the_evaluation():

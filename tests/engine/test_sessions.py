@@ -16,7 +16,7 @@ from bandsearch.engine.engine import Engine
 from bandsearch.engine.failures import DivergedError
 from bandsearch.engine.measure import measure_costs
 from bandsearch.values.candidate import Candidate
-from bandsearch.values.errors import BandsearchError
+from bandsearch.values.errors import BandsearchError, RunDirectoryError
 from bandsearch.values.fidelity import Fidelity
 
 
@@ -117,6 +117,22 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(
     monkeypatch.undo()
     assert [entry.name for entry in tmp_path.iterdir()] == ["state"]
     assert engine.train_losses(engine.restore(tmp_path / "state")) == []
+
+
+@pytest.mark.parametrize("left", [None, 0, 7, 500])
+def test_a_checkpoint_that_a_power_cut_has_torn_is_told_with_what_to_delete(
+    engine: Engine, tmp_path: Path, left: int | None
+) -> None:
+    path = tmp_path / "training" / "state"
+    session = engine.admit(NARROW, SHORT)
+    engine.checkpoint(session, path)
+    engine.evict(session)
+    if left is None:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(RunDirectoryError, match=f"cannot be read.*Delete the folder {path.parent}"):
+        engine.restore(path)
 
 
 @pytest.mark.parametrize("rate", [1e6, 1e30])

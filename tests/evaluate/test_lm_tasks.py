@@ -1,5 +1,6 @@
 """The one door to lm-eval: the tasks that come with the embedded model, and how mistakes are told."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import bandsearch.demo
 from bandsearch.demo.lm_eval.documents import DOCUMENTS, documents
 from bandsearch.demo.tasks import TASKS, rows
 from bandsearch.evaluate import lm_tasks
-from bandsearch.evaluate.lm_tasks import BUNDLED, FIRST_DOCUMENTS, check_tasks, run_tasks
-from bandsearch.values.errors import UsageError
+from bandsearch.evaluate.lm_tasks import BUNDLED, FIRST_DOCUMENTS, check_tasks, run_tasks, try_tasks
+from bandsearch.values.errors import DataError, UsageError
 
 GRADED = [name for name, task in TASKS.items() if not task.control]
 
@@ -93,15 +94,65 @@ def test_as_many_documents_are_read_as_fit(
         assert reading.now + 2 * lm_tasks.MARGIN * (fixed + each * cut) >= seconds
 
 
+def written(folder: Path, task: str, text: str = "{{prompt}}", target: str = "{{answer}}", **more: Any) -> None:
+    """A task of one's own, whose data lie beside it; `more` are other fields of its file."""
+    (folder / "rows.jsonl").write_text('{"prompt": "3 + 4 =", "answer": "7", "place": 0}\n' * 4)
+    fields = {
+        "task": task,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(folder / "rows.jsonl")}},
+        "test_split": "test",
+        "output_type": "generate_until",
+        "doc_to_text": text,
+        "doc_to_target": target,
+        "metric_list": [{"metric": "exact_match"}],
+    }
+    (folder / f"{task}.yaml").write_text(json.dumps(fields | more))
+
+
 def test_a_task_of_ones_own_is_found_in_its_folder(tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_text('{"prompt": "3 + 4 =", "answer": "7"}\n' * 4)
-    (tmp_path / "sums.yaml").write_text(
-        "task: my_sums\ndataset_path: json\n"
-        f"dataset_kwargs: {{data_files: {{test: {tmp_path / 'rows.jsonl'}}}}}\n"
-        "test_split: test\noutput_type: generate_until\ndoc_to_text: '{{prompt}}'\ndoc_to_target: '{{answer}}'\n"
-        "metric_list: [{metric: exact_match}]\n"
-    )
+    written(tmp_path, "my_sums")
     check_tasks(("my_sums", "demo_swap"), str(tmp_path))
+
+
+def test_tasks_are_tried_without_a_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    written(tmp_path, "my_sums")
+    chosen = {"output_type": "multiple_choice", "doc_to_choice": ["7", "8"], "metric_list": [{"metric": "acc"}]}
+    written(tmp_path, "my_choice", target="{{place}}", **chosen)
+    written(tmp_path, "my_texts", output_type="loglikelihood_rolling", metric_list=[{"metric": "bits_per_byte"}])
+    capfd.readouterr()
+    try_tasks(("my_sums", "my_choice", "my_texts", "demo_swap"), str(tmp_path))
+    printed = capfd.readouterr()
+    assert (printed.out, printed.err) == ("", "")
+    try_tasks((), None)
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ({"text": "{{prompt.words}}"}, "words"),
+        ({"target": "{{reply.words}}"}, "reply"),
+        ({"dataset_kwargs": {"data_files": {"test": "/nowhere/rows.jsonl"}}}, "/nowhere/rows.jsonl"),
+        ({"test_split": "tests"}, "tests"),
+    ],
+)
+def test_a_task_that_fails_is_refused_before_anything_is_spent_and_costs_only_itself_later(
+    tmp_path: Path, broken: dict[str, Any], reason: str
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    written(tmp_path, "my_sums", **broken)
+    with pytest.raises(DataError, match=rf"^The task my_sums could not be read: .*{reason}.*--task-directory"):
+        try_tasks(("demo_swap", "my_sums"), str(tmp_path))
+    home = Path(bandsearch.demo.__file__).parent / "model"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(home), AutoTokenizer.from_pretrained(home)
+    for seconds in (None, 0.0):
+        scores = run_tasks(model, tokenizer, ("my_sums", "demo_swap"), str(tmp_path), 2, seconds)
+        assert set(scores.metrics) == {"demo_swap/exact_match"}
+        assert set(scores.failures) == {"my_sums"}
+        assert reason in scores.failures["my_sums"]
+    with pytest.raises(DataError, match="my_sums could not be read"):
+        scores.or_raise()
 
 
 def test_an_unknown_task_is_refused_with_what_is_close() -> None:

@@ -20,7 +20,17 @@ from bandsearch.run.words import markdown_text
 from bandsearch.values.atlas import Suggestion
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Role
-from bandsearch.values.evaluation import Arm, ArmScores, Choice, Comparison, Evaluation, ExampleScore, Interval, Metric
+from bandsearch.values.evaluation import (
+    Arm,
+    ArmScores,
+    Choice,
+    Comparison,
+    Evaluation,
+    ExampleScore,
+    Interval,
+    Metric,
+    Trained,
+)
 from bandsearch.values.retention import Retention
 from bandsearch.values.trial import TrialState
 
@@ -202,6 +212,66 @@ def test_a_run_with_next_to_nothing_can_be_shown(tmp_path: Path) -> None:
         assert "What the models answer" not in reader.text
         assert "Bands tried" not in reader.text
         assert "no time limit" in reader.text
+
+
+@pytest.mark.parametrize("scored", [1, 5])
+def test_a_test_split_that_was_scored_in_small_part_can_be_shown(tmp_path: Path, scored: int) -> None:
+    facts = plausible_facts()
+    arms = tuple(arm.model_copy(update={"examples": arm.examples[:scored]}) for arm in facts.evaluation.arms)
+    evaluation = facts.evaluation.model_copy(update={"arms": arms})
+    text = Reader(html_of(dataclasses.replace(facts, evaluation=evaluation), tmp_path)).text
+    shown = [sample.prompt in text for sample in facts.evaluation.samples]
+    assert shown == [place < scored for place in range(len(shown))]
+
+
+def test_the_report_says_over_how_much_every_number_is(tmp_path: Path) -> None:
+    facts = plausible_facts()
+    base, *others = facts.evaluation.arms
+    arms = (base.model_copy(update={"task_documents": {"bandsearch_words": 16}}), *others)
+    cut = dataclasses.replace(facts, evaluation=facts.evaluation.model_copy(update={"arms": arms}))
+    for facts_of, documents in ((cut, True), (facts, False)):
+        reader = Reader(html_of(facts_of, tmp_path))
+        for text in (reader.text, (tmp_path / "report.md").read_text()):
+            assert "200 examples that no stage has seen before" in text
+            assert "Exact match is over the first 100 of them" in text
+            assert ("0.0000 (first 16)" in text) is documents
+            assert ("time allowed so many of its documents" in text) is documents
+
+
+def test_a_task_without_a_score_is_named_with_its_reason(tmp_path: Path) -> None:
+    facts = plausible_facts()
+    base, full, winner = (
+        arm.model_copy(update={"task_failures": {"gsm8k": reason}})
+        for arm, reason in zip(facts.evaluation.arms, ("<b>gone</b>", "late", "<b>gone</b>"), strict=True)
+    )
+    evaluation = facts.evaluation.model_copy(update={"arms": (base, full, winner)})
+    html = Reader(html_of(dataclasses.replace(facts, evaluation=evaluation), tmp_path)).text
+    assert "gsm8k could not be read (base model, winner): <b>gone</b>." in html
+    markdown = (tmp_path / "report.md").read_text()
+    for text in (html, markdown):
+        assert "gsm8k could not be read (full-depth LoRA): late." in text
+    assert "<b>" not in markdown
+    assert "\n\n| difference |" in markdown
+
+
+def test_the_final_training_is_shown_as_it_came_out(tmp_path: Path) -> None:
+    facts = plausible_facts()
+    winner, baseline = facts.winner.candidate, facts.winner.baseline
+    trainings = (
+        Trained(candidate=winner, learning_rate=0.00123, steps=450, kept_step=375),
+        Trained(candidate=baseline, learning_rate=baseline.learning_rate, steps=600, kept_step=525),
+    )
+    update = {"training_steps": 600, "trainings": trainings}
+    facts = dataclasses.replace(facts, winner=facts.winner.model_copy(update=update))
+    reader = Reader(html_of(facts, tmp_path))
+    assert "winner: 0.0012" in reader.titles
+    for text in (reader.text, (tmp_path / "report.md").read_text()):
+        assert "450 steps of the final training" in text
+        assert "all, rate 0.0012, lora" in text
+        assert (
+            f"the adapter of step 375 is kept, rate 0.0012 because {winner.learning_rate:.2g} diverged; "
+            "full depth: 600 steps, the adapter of step 525 is kept"
+        ) in text
 
 
 def test_a_winner_that_is_the_baseline_is_shown_once(tmp_path: Path) -> None:

@@ -17,10 +17,12 @@ from bandsearch.engine.handles import EngineHandles
 from bandsearch.engine.pool import EnginePool
 from bandsearch.engine.setup import EngineSetup
 from bandsearch.evaluate.arms import score_arm
+from bandsearch.evaluate.lm_tasks import TaskScores
 from bandsearch.evaluate.retention import retention_of
 from bandsearch.models.aliases import Source, resolve
 from bandsearch.run import arms
 from bandsearch.rundir import RunDirectory
+from bandsearch.search.clock import MARGIN
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.errors import BandsearchError
@@ -83,8 +85,18 @@ def job_of(engine: Engine, tasks: tuple[str, ...] = ()) -> Any:
     )
 
 
-def plan_of(test: int = TEST, generated: int = GENERATED, texts: int = TEXTS) -> Any:
-    return SimpleNamespace(test_examples=test, generated_examples=generated, retention_texts=texts)
+def plan_of(test: int = TEST, generated: int = GENERATED, texts: int = TEXTS, lm_eval: float = 0.0) -> Any:
+    """For three arms, a second each; `lm_eval` seconds for that."""
+    each = ("seconds_per_test_loss", "seconds_per_generation", "seconds_per_retention")
+    evaluate = 3 * (test + generated + texts) * MARGIN + lm_eval
+    return SimpleNamespace(
+        test_examples=test,
+        generated_examples=generated,
+        retention_texts=texts,
+        engines=1,
+        costs=SimpleNamespace(**dict.fromkeys(each, 1.0)),
+        seconds_of=lambda stage: evaluate,
+    )
 
 
 def home_at(path: Path) -> RunDirectory:
@@ -125,7 +137,7 @@ def test_the_scores_are_those_of_one_engine_by_itself(
 ) -> None:
     monkeypatch.setattr(arms, "EVALUATION_ROWS", rows)
     some, plan = EngineHandles(pool._actors[:engines]), plan_of(*counts)
-    found = arms.score_arms(some, home_at(tmp_path), job_of(engine), plan, checkpoints, lambda: math.inf, silent)
+    found = arms.Scoring(some, home_at(tmp_path), job_of(engine), plan, checkpoints, lambda: math.inf, silent).scores()
     expected = alone(engine, plan, checkpoints)
     assert list(found) == list(expected)
     for arm, scores in expected.items():
@@ -159,7 +171,7 @@ class Handles:
     def apply(self, engine: int, work: Callable[..., Any], session: str | None, *rest: Any) -> Any:
         *_, seconds = rest
         self._spend(30, "tasks", session, seconds)
-        return SimpleNamespace(metrics={"gsm8k/exact": 0.5}, cut={"gsm8k": 16})
+        return TaskScores(metrics={"gsm8k/exact": 0.5}, cut={"gsm8k": 16}, failures={"mmlu": "KeyError: 'x'"})
 
     def _spend(self, seconds: float, *asked: Any) -> None:
         if len(self.asked) == self.fails_at:
@@ -172,10 +184,12 @@ class Handles:
 def scored(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[Arm, ArmScores]]:
     monkeypatch.setattr(arms, "EVALUATION_ROWS", 4)
 
-    def score(home: RunDirectory, handles: Any, tasks: tuple[str, ...] = (), heard: Any = silent) -> Any:
+    def score(
+        home: RunDirectory, handles: Any, tasks: tuple[str, ...] = (), heard: Any = silent, lm_eval: float = 0.0
+    ) -> Any:
         checkpoints: dict[Arm, Path | None] = {Arm.BASE: None} | {arm: Path(arm) for arm in CANDIDATES}
-        plan = plan_of(texts=0)
-        return arms.score_arms(handles, home, job_of(engine, tasks), plan, checkpoints, lambda: handles.left, heard)
+        job, plan = job_of(engine, tasks), plan_of(texts=0, lm_eval=lm_eval)
+        return arms.Scoring(handles, home, job, plan, checkpoints, lambda: handles.left, heard).scores()
 
     return score
 
@@ -185,7 +199,9 @@ def scored(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dic
 def test_what_time_cuts_short_begins_with_the_same_examples(
     scored: Callable[..., dict[Arm, ArmScores]], tmp_path: Path, engines: int, seconds: float
 ) -> None:
-    for scores in scored(home_at(tmp_path), Handles(engines, seconds)).values():
+    found = scored(home_at(tmp_path), Handles(engines, seconds)).values()
+    assert len({(len(scores.examples), scores.answered) for scores in found}) == 1
+    for scores in found:
         places = [example.loss for example in scores.examples]
         assert places == list(range(len(places)))
         assert len(places) in (4, 8, 12, 13)
@@ -196,12 +212,29 @@ def test_what_time_cuts_short_begins_with_the_same_examples(
             assert (len(places), len(given)) == (TEST, GENERATED)
 
 
-def test_arms_are_cut_short_at_nearly_the_same_place_and_answers_have_a_share(
+def test_arms_are_cut_short_at_the_same_place_and_answers_have_a_share(
     scored: Callable[..., dict[Arm, ArmScores]], tmp_path: Path
 ) -> None:
     found = scored(home_at(tmp_path), Handles(1, 40.0)).values()
-    assert sorted(len(scores.examples) for scores in found) == [8, 8, 8]
-    assert sum(example.generated is not None for scores in found for example in scores.examples) == 20
+    assert [(len(scores.examples), scores.answered) for scores in found] == [(8, 4)] * 3
+
+
+@pytest.mark.parametrize("lm_eval", [10.0, 18.0, 90.0])
+def test_tasks_take_from_the_other_scores_no_more_than_the_plan_gives_them(
+    scored: Callable[..., dict[Arm, ArmScores]], tmp_path: Path, lm_eval: float
+) -> None:
+    planned = 3 * (TEST + GENERATED) * MARGIN + lm_eval
+    pool = Handles(1, planned)
+    found = scored(home_at(tmp_path / "planned"), pool, ("gsm8k",), lm_eval=lm_eval).values()
+    assert [(len(scores.examples), scores.answered) for scores in found] == [(TEST, GENERATED)] * 3
+    assert next(asked[2] for asked in pool.asked if asked[0] == "tasks") >= lm_eval / 3
+    # With half of the time all make do with less.
+    pool = Handles(1, planned / 2)
+    found = scored(home_at(tmp_path / "half"), pool, ("gsm8k",), lm_eval=lm_eval).values()
+    assert all(0 < scores.answered < GENERATED for scores in found)
+    assert all(len(scores.examples) < TEST for scores in found)
+    # A part of an arm takes four seconds, and ends when it ends.
+    assert next(asked[2] for asked in pool.asked if asked[0] == "tasks") >= (lm_eval / 2 - 4) / 3
 
 
 def test_what_was_scored_before_a_kill_is_not_scored_again(
@@ -223,10 +256,10 @@ def test_a_part_that_is_missing_ends_what_counts(scored: Callable[..., dict[Arm,
     scored(home, Handles(1))
     (home.scratch / "arms" / "winner-losses-4.json").unlink()
     found = scored(home, Handles(1, -1.0))
-    assert {arm: len(scores.examples) for arm, scores in found.items()} == {
-        Arm.BASE: TEST,
-        Arm.FULL_DEPTH: TEST,
-        Arm.WINNER: 4,
+    assert {arm: (len(scores.examples), scores.answered) for arm, scores in found.items()} == {
+        Arm.BASE: (4, 4),
+        Arm.FULL_DEPTH: (4, 4),
+        Arm.WINNER: (4, 4),
     }
 
 
@@ -235,15 +268,21 @@ def test_tasks_of_an_arm_are_read_on_one_engine_with_what_time_is_left(
 ) -> None:
     heard: list[str] = []
     pool = Handles(1, 162.0)
-    found = scored(home_at(tmp_path / "alone"), pool, ("gsm8k",), lambda update: heard.append(update.message))
+    hear = lambda update: heard.append(update.message)  # noqa: E731
+    found = scored(home_at(tmp_path / "alone"), pool, ("gsm8k", "mmlu"), hear, lm_eval=79.2)
     assert [asked for asked in pool.asked if asked[0] == "tasks"] == [
         ("tasks", None, 30.0),
         ("tasks", Path("full_depth"), 30.0),
         ("tasks", Path("winner"), 30.0),
     ]
     assert found[Arm.WINNER].tasks == {"gsm8k/exact": 0.5}
+    assert found[Arm.WINNER].documents("gsm8k/exact") == 16
+    assert found[Arm.WINNER].task_failures == {"mmlu": "KeyError: 'x'"}
     assert [message for message in heard if "documents" in message] == [
         f"gsm8k: time allowed 16 documents for {arm}" for arm in ("base", "full depth", "winner")
+    ]
+    assert [message for message in heard if "mmlu" in message] == [
+        f"mmlu could not be read for {arm}: KeyError: 'x'" for arm in ("base", "full depth", "winner")
     ]
     unbounded = Handles(2)
     scored(home_at(tmp_path / "unbounded"), unbounded, ("gsm8k",))

@@ -1,22 +1,27 @@
 """The evaluation of what is handed over: every arm under its name, with the size of its adapter."""
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bandsearch.adapters.lora import initial_tensors
-from bandsearch.run import handover
+from bandsearch.run import handover, main
+from bandsearch.run.retrain import Training
 from bandsearch.rundir import RunDirectory
 from bandsearch.values.candidate import Candidate, Role
 from bandsearch.values.evaluation import Arm, ArmScores, Choice, Evaluation, ExampleScore, Winner
 from bandsearch.values.layout import Layout, Linear
 from bandsearch.values.progress import silent
 from bandsearch.values.source import Source
+from bandsearch.values.trial import Point
 
 BASELINE = Candidate.full_depth(4, rank=4, alpha=8, learning_rate=1e-3)
+EXAMPLE = SimpleNamespace(prompt_ids=np.arange(2), answer="yes")
 WINNER = Winner(
     candidate=BASELINE.model_copy(update={"rank": 2}),
     role=Role.SEARCHED,
@@ -30,20 +35,22 @@ WINNER = Winner(
 
 
 def evaluated(winner: Winner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluation:
-    def scored(pool: Any, home: Any, job: Any, plan: Any, checkpoints: dict[Arm, Path | None], *_: Any) -> Any:
-        return {
+    def scoring(pool: Any, home: Any, job: Any, plan: Any, checkpoints: dict[Arm, Path | None], *_: Any) -> Any:
+        found = {
             arm: ArmScores(arm=arm, examples=(ExampleScore(loss=loss, supervised_tokens=1),) * 3)
             for loss, arm in enumerate(checkpoints)
         }
+        return SimpleNamespace(scores=lambda: found)
 
-    monkeypatch.setattr(handover, "score_arms", scored)
+    monkeypatch.setattr(handover, "Scoring", scoring)
     monkeypatch.setattr(handover, "model_card", lambda *_: "")
     monkeypatch.setattr(handover, "write_card", lambda *_: None)
     job: Any = SimpleNamespace(
         retention=SimpleNamespace(name="neutral prompts"),
         summary=SimpleNamespace(layout=None),
         source=None,
-        dataset=SimpleNamespace(name="mine", template="none", chat_template="", test=()),
+        tokenizer=SimpleNamespace(decode=str),
+        dataset=SimpleNamespace(name="mine", template="none", chat_template="", test=(EXAMPLE,) * 20),
     )
     nothing: Any = None
     return handover.evaluate_arms(nothing, RunDirectory(tmp_path), job, nothing, winner, lambda: math.inf, silent)
@@ -56,6 +63,8 @@ def test_arms_are_named_with_the_sizes_of_their_adapters(tmp_path: Path, monkeyp
         ("full_depth", 1.0, 20),
         ("winner", 2.0, 10),
     ]
+    # Of the test split only three examples were scored.
+    assert [sample.prompt for sample in evaluation.samples] == ["[0, 1]"] * 3
 
 
 def test_a_baseline_that_wins_is_scored_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,11 +77,54 @@ def test_a_baseline_that_wins_is_scored_once(tmp_path: Path, monkeypatch: pytest
     ]
 
 
+@pytest.mark.parametrize("ahead", [Arm.WINNER, Arm.FULL_DEPTH])
+def test_what_came_of_the_final_trainings_is_kept_with_the_winner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: Arm
+) -> None:
+    home = RunDirectory(tmp_path)
+    lowered = WINNER.candidate.model_copy(update={"learning_rate": 1e-4})
+    points = tuple(Point(steps=steps, loss=1 / steps, seconds=1.0) for steps in (10, 20))
+    came = {
+        Arm.WINNER: Training(arm=Arm.WINNER, candidate=lowered, points=points, best_steps=20, complete=True),
+        Arm.FULL_DEPTH: Training(
+            arm=Arm.FULL_DEPTH, candidate=BASELINE, points=points[:1], best_steps=10, complete=True
+        ),
+    }
+
+    def settled(pool: Any, folder: Any, winner: Winner, plan: Any) -> Winner:
+        return winner.model_copy(update={"candidate": BASELINE, "reason": "It fell behind."})
+
+    monkeypatch.setattr(main, "retrain", lambda teams, arms, *_: {arm: came[arm] for arm in arms})
+    monkeypatch.setattr(main, "settle", (lambda *given: given[2]) if ahead is Arm.WINNER else settled)
+    monkeypatch.setattr(main, "form_teams", lambda *_: [])
+    monkeypatch.setattr(main, "spare_evaluation", lambda *_: 0.0)
+    monkeypatch.setattr(main, "full_fidelity", lambda *_: None)
+    costs = SimpleNamespace(seconds_per_validation=1.0, step_on=lambda _: SimpleNamespace(engines=1))
+    at: Any = SimpleNamespace(
+        home=SimpleNamespace(winner=home.path / "winner.json", scratch=home.path, write=home.write),
+        job=SimpleNamespace(spec=SimpleNamespace(seed=0)),
+        ledger=SimpleNamespace(stage=lambda _: nullcontext()),
+        wall_left=lambda *_: lambda: math.inf,
+        plan=SimpleNamespace(full_steps=40, engines=1, costs=costs),
+        pool=None,
+        listen=silent,
+        stop=None,
+        heed=lambda: None,
+    )
+    winner = main._train(at, WINNER.model_copy(update={"training_steps": 40}))
+    assert home.read(home.winner, Winner) == winner
+    assert winner.as_trained(WINNER.candidate) == lowered
+    assert winner.as_trained(BASELINE) == BASELINE
+    assert winner.steps_trained == (20 if ahead is Arm.WINNER else 10)
+    # Taken up again where it was broken off after that; a baseline that is ahead is not trained beside itself.
+    assert main._train(at, winner).trainings == winner.trainings
+
+
 def test_the_template_that_trained_goes_with_the_adapter_and_into_the_command_that_serves_it(tmp_path: Path) -> None:
     linear = Linear(name="self_attn.q_proj", group="attention", in_features=6, out_features=5)
     layout = Layout(family="olmo2", layers_path="model.layers", layer_count=4, hidden_size=6, linears=(linear,))
     tensors = {name: tensor + 1 for name, tensor in initial_tensors(BASELINE, layout, 0).items()}
-    pool: Any = SimpleNamespace(apply=lambda *_: (BASELINE, tensors))
+    pool: Any = SimpleNamespace(apply=lambda *_: tensors)
     job: Any = SimpleNamespace(
         summary=SimpleNamespace(layout=layout),
         source=Source(location="org/base", is_local=False, slug="base"),

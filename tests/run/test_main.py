@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from bandsearch.data import dataset
+from bandsearch.data.kept import keep
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.failures import LostEngineError
 from bandsearch.run import main
@@ -24,6 +25,7 @@ from bandsearch.values.environment import Environment
 from bandsearch.values.errors import (
     BandsearchError,
     BudgetError,
+    DataError,
     InterruptedRunError,
     ModelError,
     RunDirectoryError,
@@ -139,6 +141,25 @@ def test_a_run_knows_its_model_and_data_again(
     weights = tmp_path / "model" / "model.safetensors"
     save_file({name: tensor + 1 for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
     fails_with(RunDirectoryError, "^The model is not the one")
+
+
+def test_a_task_that_fails_is_refused_before_the_run_begins_and_ends_none_that_has(
+    tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    rows = [json.dumps({"prompt": f"What follows {n}?", "completion": f" {n + 1}"}) + "\n" for n in range(60)]
+    (tmp_path / "mine.jsonl").write_text("".join(rows))
+    (tmp_path / "lost.yaml").write_text(
+        "task: lost\ndataset_path: json\ndataset_kwargs: {data_files: {test: /nowhere/rows.jsonl}}\ntest_split: test\n"
+        "output_type: generate_until\ndoc_to_text: '{{prompt}}'\ndoc_to_target: '{{answer}}'\n"
+    )
+    model, data = ModelSpec(name=str(tiny_model("qwen2"))), DataSpec(name=str(tmp_path / "mine.jsonl"), max_length=64)
+    spec = SPEC.model_copy(update={"model": model, "data": data, "tasks": ("lost",), "task_directory": str(tmp_path)})
+    with pytest.raises(DataError, match="The task lost could not be read"):
+        main.run(spec, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    kept = tmp_path / "data.arrow"
+    keep(prepare_job(SPEC.model_copy(update={"model": model, "data": data})).dataset, kept)
+    assert prepare_job(spec, known=kept).spec.tasks == ("lost",)
 
 
 def test_a_run_encodes_its_data_once_and_engines_are_given_what_it_saw(

@@ -12,6 +12,7 @@ from bandsearch.atlas import read_records
 from bandsearch.run import record
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Role
+from bandsearch.values.evaluation import Trained
 from bandsearch.values.progress import Update
 from bandsearch.values.trial import Point, TrialResult, TrialState
 
@@ -45,6 +46,21 @@ def test_every_band_is_read_once_where_its_candidates_got_furthest() -> None:
         (Band(start=0, stop=4), 3, 90, 0.4),
         (Band(start=4, stop=8), 1, 30, 0.1),
     ]
+
+
+@pytest.mark.parametrize("wins", [True, False])
+def test_a_rate_that_diverged_in_the_final_training_is_not_recommended(wins: bool) -> None:
+    chosen = a_record().winner
+    lowered = tuple(
+        Trained(candidate=each, learning_rate=each.learning_rate / 3, steps=90, kept_step=60)
+        for each in (chosen.candidate, chosen.baseline)
+    )
+    winner = chosen.model_copy(update={"trainings": lowered} | ({} if wins else {"candidate": chosen.baseline}))
+    left = a_record().model_copy(update={"winner": record.as_trained(winner)})
+    assert left.best_band is not None
+    assert left.best_band.candidate == candidate_on(4, 8, 1e-3)
+    assert left.winner.candidate == (candidate_on(4, 8, 1e-3) if wins else left.winner.baseline)
+    assert left.winner.baseline.learning_rate == pytest.approx(chosen.baseline.learning_rate / 3)
 
 
 def test_an_atlas_that_cannot_be_written_is_said_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

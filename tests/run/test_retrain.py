@@ -1,6 +1,7 @@
 """The final training: the best point is kept, divergence is met with a lower rate, and it goes on where it stopped."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.errors import AdapterError
 from bandsearch.values.fidelity import Fidelity
-from bandsearch.values.progress import silent
+from bandsearch.values.progress import Listener, Update, silent
 from bandsearch.values.trial import Point
 
 FIDELITY = Fidelity(steps=80, batch_size=8, seed=0)
@@ -67,27 +68,51 @@ def candidate(rate: float) -> Candidate:
 
 
 def train(
-    pool: ScriptedPool, folder: Path, rate: float = 0.09, stop: Callable[[], bool] = lambda: False
+    pool: ScriptedPool,
+    folder: Path,
+    rate: float = 0.09,
+    stop: Callable[[], bool] = lambda: False,
+    listen: Listener = silent,
 ) -> tuple[Training, list[Any]]:
-    done = retrain([Team(pool, [0])], {"winner": candidate(rate)}, FIDELITY, folder, lambda: 100.0, silent, stop)  # type: ignore[arg-type]
+    done = retrain([Team(pool, [0])], {"winner": candidate(rate)}, FIDELITY, folder, lambda: 100.0, listen, stop)  # type: ignore[arg-type]
     best = best_checkpoint(folder, candidate(rate))
     return done["winner"], json.loads(best.read_text()) if best.exists() else []
 
 
+class Heard:
+    """`announced` without the readings on the way."""
+
+    def __init__(self) -> None:
+        self.announced: list[str] = []
+
+    def __call__(self, update: Update) -> None:
+        if update.done is None:
+            self.announced.append(update.message)
+
+
 def test_the_best_point_is_kept_not_the_last(tmp_path: Path) -> None:
-    training, best = train(ScriptedPool(lambda rate, steps: abs(steps - 50) / 100), tmp_path)
+    heard = Heard()
+    training, best = train(ScriptedPool(lambda rate, steps: abs(steps - 50) / 100), tmp_path, listen=heard)
     assert training.complete
+    assert heard.announced == []
     assert [point.steps for point in training.points] == list(range(10, 81, 10))
     assert (training.best_steps, training.best_loss) == (50, 0.0)
     assert best == [0.09, 50]
 
 
 def test_a_rate_that_diverges_at_once_is_lowered_until_it_does_not(tmp_path: Path) -> None:
-    pool = ScriptedPool(lambda rate, steps: 1 / steps if rate < 0.02 else None)
-    training, _ = train(pool, tmp_path)
+    pool, heard = ScriptedPool(lambda rate, steps: 1 / steps if rate < 0.02 else None), Heard()
+    training, _ = train(pool, tmp_path, listen=heard)
     assert pool.rates == pytest.approx([0.09, 0.03, 0.01])
     assert training.candidate.learning_rate == pytest.approx(0.01)
     assert training.complete
+    assert heard.announced == [
+        "winner: rate 0.09 diverged; it begins again at 0.03",
+        "winner: rate 0.03 diverged; it begins again at 0.01",
+    ]
+    came = training.came_of(candidate(0.09))
+    assert (came.candidate, came.learning_rate) == (candidate(0.09), pytest.approx(0.01))
+    assert (came.steps, came.kept_step) == (80, 80)
 
 
 def test_data_on_which_every_rate_diverges_end_in_words(tmp_path: Path) -> None:
@@ -98,14 +123,25 @@ def test_data_on_which_every_rate_diverges_end_in_words(tmp_path: Path) -> None:
 
 
 def test_divergence_later_on_hands_over_the_best_so_far(tmp_path: Path) -> None:
-    training, best = train(ScriptedPool(lambda rate, steps: 1 / steps if steps < 35 else None), tmp_path)
+    heard = Heard()
+    pool = ScriptedPool(lambda rate, steps: abs(steps - 20) + 1 if steps < 35 else None)
+    training, best = train(pool, tmp_path, listen=heard)
     assert training.complete
-    assert best == [0.09, 30]
+    assert best == [0.09, 20]
+    assert heard.announced == ["winner: it diverged, so it ends at step 30 of 80; the adapter of step 20 is kept"]
+    came = training.came_of(candidate(0.09))
+    assert (came.learning_rate, came.steps, came.kept_step) == (0.09, 30, 20)
+    # Gone on with, it has ended already.
+    again = Heard()
+    assert train(pool, tmp_path, listen=again)[0] == training
+    assert again.announced == []
 
 
 def test_a_deadline_ends_it_at_the_last_validation(tmp_path: Path) -> None:
-    training, best = train(ScriptedPool(lambda rate, steps: 1 / steps, reach=44), tmp_path)
+    heard = Heard()
+    training, best = train(ScriptedPool(lambda rate, steps: 1 / steps, reach=44), tmp_path, listen=heard)
     assert training.complete
+    assert heard.announced == ["winner: time is up, so it ends at step 40 of 80; the adapter of step 40 is kept"]
     assert training.points[-1].steps == 40
     assert best == [0.09, 40]
 
@@ -139,6 +175,26 @@ def test_a_deadline_ends_all_arms_on_equal_steps(tmp_path: Path) -> None:
     )
     assert {name: training.points[-1].steps for name, training in done.items()} == {"winner": 30, "full_depth": 30}
     assert all(training.complete for training in done.values())
+
+
+def test_a_checkpoint_is_on_disk_before_it_takes_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[int] = []
+    replaced: dict[str, int] = {}
+    to_disk, replace = os.fsync, os.replace
+
+    def sync(file: int) -> None:
+        flushed.append(os.fstat(file).st_ino)
+        to_disk(file)
+
+    def put(fresh: str, path: Path) -> None:
+        assert os.stat(fresh).st_ino in flushed
+        replaced[path.name] = replaced.get(path.name, 0) + 1
+        replace(fresh, path)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", put)
+    train(ScriptedPool(lambda rate, steps: 1 / steps), tmp_path)
+    assert replaced == {"best.safetensors": 8, "training.json": 8}
 
 
 def test_stopped_and_gone_on_it_is_the_same_training(tmp_path: Path) -> None:

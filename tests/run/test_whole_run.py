@@ -78,6 +78,20 @@ def test_display_ledger_and_result_agree(finished: tuple[Path, list[dict]]) -> N
     assert spent["load"] + 0.8 * spent["plan"] < planned <= spent["load"] + spent["plan"]
 
 
+def test_the_result_says_what_was_trained_in_the_end(finished: tuple[Path, list[dict]]) -> None:
+    out, lines = finished
+    winner = lines[-1]["winner"]
+    done = [json.loads(path.read_text()) for path in (out / "scratch" / "full").glob("*/training.json")]
+    told = {(each["learning_rate"], each["steps"], each["kept_step"]) for each in winner["trainings"]}
+    assert told == {
+        (each["candidate"]["learning_rate"], each["points"][-1]["steps"], each["best_steps"]) for each in done
+    }
+    assert {str(each["candidate"]) for each in winner["trainings"]} >= {
+        str(winner["candidate"]),
+        str(winner["baseline"]),
+    }
+
+
 def test_the_adapter_loads_in_peft_and_scores_as_reported(
     finished: tuple[Path, list[dict]], options: list[str | Path]
 ) -> None:
