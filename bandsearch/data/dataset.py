@@ -17,7 +17,17 @@ from bandsearch.data.kept import origin_of, recalled
 from bandsearch.data.problems import Problem, left_out, refuse, too_many
 from bandsearch.data.reading import read
 from bandsearch.data.shapes import TEXT_AND_LABEL, Recognised, Shape, recognise
-from bandsearch.data.splits import SHARE, Distinct, Key, divided, held_out, ranked, sampled, without_duplicates
+from bandsearch.data.splits import (
+    SHARE,
+    Distinct,
+    Grouping,
+    Key,
+    divided,
+    held_out,
+    ranked,
+    sampled,
+    without_duplicates,
+)
 from bandsearch.data.template import template_for
 from bandsearch.values.errors import DataError
 from bandsearch.values.spec import ChatTemplate, DataSpec
@@ -45,7 +55,7 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int, known
         for split, rows in (("validation", table.validation), ("test", table.test))
         if rows
     }
-    parts, by_prompt = _distinct(recognised, own)
+    parts, grouping = _distinct(recognised, own)
     by_key = {key: example for part in parts for key, example in part.examples.items()}
     different = len({key.content for key in by_key})
     if different < FEWEST_ROWS:
@@ -54,7 +64,7 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int, known
             f"Give at least {FEWEST_ROWS}, better some hundreds.",
         )
     shapes = {split: replace(each, examples=()) for split, each in (("all", recognised), *own.items())}
-    settings = (spec.max_length, spec.max_examples, spec.template, seed, table.name, shapes, by_prompt)
+    settings = (spec.max_length, spec.max_examples, spec.template, seed, table.name, shapes, grouping)
     origin = origin_of(tokenizer, settings, _everything(parts))
     if known is not None and (dataset := recalled(known, origin)) is not None:
         return dataset
@@ -104,28 +114,29 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int, known
         origin=origin,
     )
     brought = [name for name, part in (("validation", parts[1]), ("test", parts[2])) if part.examples]
-    notes = _notes(dataset, recognised, template.notes, encoding.adapted, spec, brought, by_prompt, problems)
+    notes = _notes(dataset, recognised, template.notes, encoding.adapted, spec, brought, grouping, problems)
     return replace(dataset, notes=tuple(notes))
 
 
 def _distinct(
     recognised: Recognised, own: Mapping[str, Recognised]
-) -> tuple[tuple[Distinct, Distinct, Distinct], bool]:
-    """((train, validation, test), whether rows are grouped by prompt). What stands in two splits stays in the one that
-    measures.
+) -> tuple[tuple[Distinct, Distinct, Distinct], Grouping]:
+    """((train, validation, test), what rows of one group have in common). What stands in two splits stays in the one
+    that measures.
 
-    Where there are too few prompts to divide, or most training prompts are measured on too, groups are equal rows.
+    Where there are too few groups to divide, or most training rows belong to one that is measured on too, groups are
+    narrower.
     """
     measured = {split: own[split].examples if split in own else () for split in ("validation", "test")}
-    for by_prompt in (True, False):
-        test = without_duplicates(measured["test"], by_prompt=by_prompt)
-        validation = without_duplicates(measured["validation"], test, by_prompt=by_prompt)
-        train = without_duplicates(recognised.examples, test, validation, by_prompt=by_prompt)
-        prompts = {key.group for part in (train, validation, test) for key in part.examples}
-        enough = len(prompts) >= FEWEST_ROWS and 2 * train.leaked <= len(recognised.examples)
+    for grouping in Grouping:
+        test = without_duplicates(measured["test"], grouping=grouping)
+        validation = without_duplicates(measured["validation"], test, grouping=grouping)
+        train = without_duplicates(recognised.examples, test, validation, grouping=grouping)
+        groups = {key.group for part in (train, validation, test) for key in part.examples}
+        enough = len(groups) >= FEWEST_ROWS and 2 * train.leaked <= len(recognised.examples)
         if enough or recognised.shape is Shape.TEXT:
             break
-    return (train, validation, test), by_prompt
+    return (train, validation, test), grouping
 
 
 def _everything(parts: Sequence[Distinct]) -> Iterator[object]:
@@ -188,12 +199,12 @@ def _notes(
     adapted: Mapping[str, int],
     spec: DataSpec,
     own: Sequence[str],
-    by_prompt: bool,
+    grouping: Grouping,
     problems: Sequence[Problem],
 ) -> Iterator[str]:
     """`of_template` is said of the template; `adapted` says what was done for it or left out by it, and in how many
-    rows; `own` are the splits that the data set brings; rows of one prompt are kept in one split if `by_prompt`; those
-    of `problems` are left out."""
+    rows; `own` are the splits that the data set brings; `grouping` says which rows are kept in one split; those of
+    `problems` are left out."""
     counts, max_length = dataset.counts, dataset.max_length
     yield f"{_count(counts.read, 'row')} of {dataset.shape} ({', '.join(recognised.columns)})."
     if recognised.columns == TEXT_AND_LABEL:
@@ -210,9 +221,14 @@ def _notes(
     if counts.duplicates:
         yield f"{_count(counts.duplicates, 'duplicate row')} dropped."
     if counts.leaked:
-        same = "ask" if by_prompt else "say"
+        same = "say" if grouping is Grouping.CONTENT else "ask"
         yield f"{_count(counts.leaked, 'row')} dropped because validation or test {same} the same."
-    if not by_prompt:
+    if grouping is Grouping.PROMPT:
+        yield (
+            "Few different questions: one that trains may be asked in validation and test too, under another system "
+            "message."
+        )
+    if grouping is Grouping.CONTENT:
         yield "Few different prompts: one that trains may be asked in validation and test too, with another answer."
     if counts.not_sampled:
         yield f"{_count(counts.not_sampled, 'row')} left out by --max-examples."

@@ -1,8 +1,8 @@
 """Which rows train, validate and test: decided by what a row says, not by where it stands.
 
 A row is known by its key. Rows of one group, by default those that ask the same, stand in one split: otherwise the
-second answer to a training prompt would be a test. Functions here take and give keys in orders of their own: the order
-of rows changes nothing.
+second answer to a training question would be a test. Functions here take and give keys in orders of their own: the
+order of rows changes nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import NamedTuple
 
 from bandsearch.data.messages import Message
@@ -21,6 +22,15 @@ SHARE = 0.1
 LARGEST = 2000
 
 _DIGEST = 16
+
+
+class Grouping(StrEnum):
+    """What rows of one group have in common: what is asked, whatever the system message (a date, a name, one of several
+    styles); what is asked and the system message; or all that they say."""
+
+    QUESTION = "question"
+    PROMPT = "prompt"
+    CONTENT = "content"
 
 
 class Key(NamedTuple):
@@ -47,17 +57,20 @@ class Distinct:
     leaked: int = 0
 
 
-def key_of(example: Example, *, by_prompt: bool = True) -> Key:
-    """Rows are grouped by the messages before the first learned answer; plain text, or without `by_prompt`, by all that
-    they say."""
+def key_of(example: Example, grouping: Grouping = Grouping.QUESTION) -> Key:
+    """What is asked are the messages before the first learned answer; plain text is grouped by all that it says."""
     if not example.messages:
         content = _digest(_folded([example.text]))
         return Key(content, _digest([example.text, 0, "()"]), content)
     said = _said(example.messages)
     content = _digest(_folded(said))
     exact = _digest([*said, *example.answers, repr(example.tools)])
-    asked = _said(example.messages[: example.answers[0]])
-    return Key(content, exact, _digest(_folded(asked)) if by_prompt else content)
+    if grouping is Grouping.CONTENT:
+        return Key(content, exact, content)
+    asked = example.messages[: example.answers[0]]
+    if grouping is Grouping.QUESTION:
+        asked = tuple(message for message in asked if message.role != "system")
+    return Key(content, exact, _digest(_folded(_said(asked))))
 
 
 def _said(messages: Sequence[Message]) -> list[str]:
@@ -72,13 +85,15 @@ def _digest(content: object) -> str:
     return hashlib.blake2b(json.dumps(content).encode(), digest_size=_DIGEST).hexdigest()
 
 
-def without_duplicates(examples: Sequence[Example], *others: Distinct, by_prompt: bool = True) -> Distinct:
+def without_duplicates(
+    examples: Sequence[Example], *others: Distinct, grouping: Grouping = Grouping.QUESTION
+) -> Distinct:
     """One of equal examples, none whose group is among the `others`."""
     elsewhere = {key.group for other in others for key in other.examples}
     kept: dict[Key, Example] = {}
     leaked = 0
     for example in examples:
-        key = key_of(example, by_prompt=by_prompt)
+        key = key_of(example, grouping)
         if key.group in elsewhere:
             leaked += 1
         else:

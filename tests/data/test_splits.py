@@ -101,6 +101,40 @@ def test_a_conversation_is_known_by_what_comes_before_its_first_learned_answer(
     assert sum(map(len, sides)) == 12
 
 
+def under(system: str, question: str, answer: str) -> dict[str, Any]:
+    contents = {"system": system, "user": question, "assistant": answer}
+    return {"messages": [{"role": role, "content": content} for role, content in contents.items()]}
+
+
+@relaxed
+@given(questions=st.integers(10, 30), systems=st.integers(2, 5), seed=st.integers(0, 10**6))
+def test_a_question_under_several_system_messages_is_never_on_both_sides(
+    jsonl: Write, plain: PreTrainedTokenizerBase, questions: int, systems: int, seed: int
+) -> None:
+    rows = [under(f"Today is day {k}.", f"What is {i}?", f"{i}") for i in range(questions) for k in range(systems)]
+    random.Random(seed).shuffle(rows)
+    dataset = prepared(jsonl(rows), plain)
+    parts = (dataset.train, dataset.validation, dataset.test)
+    sides = [{e.answer for e in part} for part in parts]
+    assert sum(map(len, sides)) == questions
+    assert sum(map(len, parts)) == len(rows)
+    assert not any(note.startswith("Few different") for note in dataset.notes)
+
+
+def test_what_is_asked_in_the_system_message_alone_is_kept_apart_by_it(
+    jsonl: Write, plain: PreTrainedTokenizerBase
+) -> None:
+    rows = [under(f"Document {i}", "Summarise it.", f"{i} or {k}") for i in range(20) for k in range(2)]
+    dataset = prepared(jsonl(rows), plain)
+    sides = [{e.answer.split()[0] for e in part} for part in (dataset.train, dataset.validation, dataset.test)]
+    assert sum(map(len, sides)) == 20
+    assert any("may be asked in validation and test too, under another system" in note for note in dataset.notes)
+    rows = [under(f"Document {i % 3}", "Summarise it.", f"{i}") for i in range(40)]
+    notes = prepared(jsonl(rows), plain).notes
+    assert any(note.startswith("Few different prompts") for note in notes)
+    assert not any("under another system message" in note for note in notes)
+
+
 def test_few_prompts_are_split_by_their_answers_and_this_is_said(jsonl: Write, plain: PreTrainedTokenizerBase) -> None:
     rows = [{"prompt": f"Write poem {i % 3}.", "completion": f"Roses {i}"} for i in range(40)]
     dataset = prepared(jsonl(rows), plain)
