@@ -35,7 +35,7 @@ from bandsearch.values.spec import ChatTemplate, DataSpec
 __all__ = ["Counts", "Dataset", "Encoded", "Examples", "prepare"]
 
 FEWEST_ROWS = 10
-# Of the columns that are not used, so many are named.
+# Of what is not used, so many names are given.
 MOST_COLUMNS = 12
 
 
@@ -209,9 +209,10 @@ def _notes(
     yield f"{_count(counts.read, 'row')} of {dataset.shape} ({', '.join(recognised.columns)})."
     if recognised.columns == TEXT_AND_LABEL:
         yield "The label is learned as the answer to the text; remove that column to learn the text itself."
-    if recognised.unused:
-        shown = ", ".join(recognised.unused[:MOST_COLUMNS]) + (", …" if len(recognised.unused) > MOST_COLUMNS else "")
-        yield f"Columns not used: {shown}."
+    for what, names in (("Columns", recognised.unused), ("Keys of messages", recognised.ignored)):
+        if names:
+            shown = ", ".join(names[:MOST_COLUMNS]) + (", …" if len(names) > MOST_COLUMNS else "")
+            yield f"{what} not used: {shown}."
     yield f"Template: {dataset.template}."
     yield from of_template
     for change, times in adapted.items():
