@@ -23,7 +23,8 @@ Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the
 Dtype = Annotated[
     Literal["auto", "bf16", "fp16", "fp32", "nf4"],
     typer.Option(
-        help="auto: bf16 on a GPU, fp32 on a CPU; nf4 keeps the base in 4 bits (QLoRA; needs bandsearch\\[qlora]).",
+        help="auto: bf16 on a GPU that computes in it, else fp32. fp16 needs half of its memory on older GPUs, but "
+        "may overflow: nothing scales the loss. nf4 keeps the base in 4 bits (QLoRA; needs bandsearch\\[qlora]).",
         rich_help_panel=MODEL,
     ),
 ]

@@ -31,8 +31,8 @@ class PriorSource(StrEnum):
 
 
 class ModelSpec(Value):
-    """`name` is an alias, a hub id or a local directory; `dtype` "auto" is bf16 on GPU and fp32 on CPU; "nf4" is
-    a base in 4 bits (QLoRA, arXiv 2305.14314)."""
+    """`name` is an alias, a hub id or a local directory; `dtype` "auto" is bf16 on a GPU that computes in
+    it and fp32 elsewhere; "nf4" is a base in 4 bits (QLoRA, arXiv 2305.14314)."""
 
     name: str
     revision: str | None = None
