@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
+from bandsearch.data.day import DAY_FIXED, on_the_day, writes_the_day
 from bandsearch.data.messages import Message, with_arguments
 from bandsearch.data.plain import AS_IT_IS, Style, style_of
 from bandsearch.data.shapes import Example, Shape
@@ -90,7 +91,8 @@ def template_for(
         return _given(tokenizer, given, marks, beginning)
     if tokenizer.chat_template:
         render = _chat_renderer(tokenizer)
-        return Template(CHAT_TEMPLATE, render, adaptations=_adaptations(render))
+        dated = (DAY_FIXED,) if writes_the_day(str(tokenizer.chat_template)) else ()
+        return Template(CHAT_TEMPLATE, render, adaptations=_adaptations(render), notes=dated)
     style, end = style_of(shape, examples), tokenizer.eos_token or ""
     text = _beginning(tokenizer, beginning)
     jinja = "" if text is None else style.chat_template(end, text)
@@ -108,7 +110,7 @@ def _given(
     if not ending.strip() or any(token in ending for token in added) or tokenizer.eos_token is None:
         ending = ""
     vocabulary = tokenizer.get_vocab()
-    notes = []
+    notes = [DAY_FIXED] if writes_the_day(given.text) else []
     if unknown := sorted(mark for mark in marks if mark not in vocabulary):
         learned = f", and answers end with {tokenizer.eos_token}" if ending else ""
         notes.append(f"Not in the tokenizer, so ordinary text to the model: {', '.join(unknown)}{learned}.")
@@ -150,11 +152,12 @@ def _chat_renderer(tokenizer: PreTrainedTokenizerBase, given: ChatTemplate | Non
 
     def render(example: Example, count: int, opened: bool) -> str:
         messages = [_as_dict(message) for message in example.messages[:count]]
+        tools = list(example.tools) or None
         try:
             text = tokenizer.apply_chat_template(
                 messages,
-                tools=list(example.tools) or None,
-                chat_template=template,
+                tools=tools,
+                chat_template=on_the_day(tokenizer.get_chat_template(template, tools)),
                 add_generation_prompt=opened,
                 tokenize=False,
             )
