@@ -79,11 +79,11 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int, known
     unusable = (recognised.problems, *(part.problems for part in own.values()), encoding.problems)
     problems = tuple(itertools.chain.from_iterable(unusable))
     encoded = {
-        key: replace(each, group=key.group_number)
-        for key, each in zip(keys, encoding.encoded, strict=True)
-        if each is not None
+        key: [replace(each, group=key.group_number) for each in parts]
+        for key, parts in zip(keys, encoding.encoded, strict=True)
+        if parts
     }
-    splits = _split([[key for key in part if key in encoded] for part in chosen])
+    splits = _split([{key: len(encoded[key]) for key in part if key in encoded} for part in chosen])
     if len(encoded) < FEWEST_ROWS or not all(splits):
         raise _too_little(table.name, spec, max_length, len(encoded), encoding.dropped_lengths)
     counts = Counts(
@@ -93,11 +93,12 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int, known
         not_sampled=len(by_key) - len(keys),
         truncated=encoding.truncated,
         dropped=len(encoding.dropped_lengths),
-        rewritten=encoding.rewritten,
+        rewritten=encoding.copied,
+        copies=encoding.copies,
         turns_cut=sum(example.turns_cut for example in by_key.values()),
         unusable=len(problems),
     )
-    train, validation, test = (Examples.of([encoded[key] for key in split]) for split in splits)
+    train, validation, test = (Examples.of([example for key in split for example in encoded[key]]) for split in splits)
     dataset = Dataset(
         name=table.name,
         shape=str(recognised.shape),
@@ -157,14 +158,17 @@ def _chosen(
     return sampled(train.examples, room, seed), measuring[0], measuring[1]
 
 
-def _split(chosen: list[list[Key]]) -> tuple[list[Key], list[Key], list[Key]]:
-    train, validation, test = chosen
+def _split(chosen: list[dict[Key, int]]) -> tuple[list[Key], list[Key], list[Key]]:
+    """(train, validation, test) of keys that stand for so many examples each; what the data set does not bring is taken
+    from the first."""
+    sizes = chosen[0]
+    train, validation, test = map(list, chosen)
     if not validation and not test:
-        train, validation, test = divided(train)
+        train, validation, test = divided(sizes)
     elif not test:
-        train, test = held_out(train, "test")
+        train, test = held_out(sizes, "test")
     elif not validation:
-        train, validation = held_out(train, "validation")
+        train, validation = held_out(sizes, "validation")
     return ranked(train, "order"), ranked(validation, "order"), ranked(test, "order")
 
 
@@ -243,14 +247,13 @@ def _notes(
         yield f"{_count(counts.turns_cut, 'message')} before the first question or after the last answer left out."
     if counts.rewritten:
         yield (
-            f"In {_count(counts.rewritten, 'conversation')} only the last answer is learned: "
-            "the chat template writes earlier ones differently once others follow."
+            f"In {_count(counts.rewritten, 'conversation')} every answer is learned from a copy of its own that ends "
+            f"there, {_count(counts.copies, 'example')} in all: the chat template writes earlier answers differently "
+            "once others follow. Long conversations are read as often as they have answers."
         )
     brought = f"; {' and '.join(own)} as the data set brings them" if own else ""
-    yield (
-        f"{len(dataset.train):,} rows train, {len(dataset.validation):,} validate, {len(dataset.test):,} test "
-        f"(split by content{brought})."
-    )
+    trained = f"{len(dataset.train):,} {'examples' if counts.copies else 'rows'} train"
+    yield (f"{trained}, {len(dataset.validation):,} validate, {len(dataset.test):,} test (split by content{brought}).")
 
 
 def _count(number: int, noun: str) -> str:

@@ -106,29 +106,32 @@ def sampled(keys: Iterable[Key], count: int, seed: int) -> list[Key]:
     return ranked(keys, f"sample {seed}")[:count]
 
 
-def divided(keys: Iterable[Key]) -> tuple[list[Key], list[Key], list[Key]]:
-    """(train, validation, test)."""
-    rest, test = held_out(keys, "test", SHARE)
-    train, validation = held_out(rest, "validation", SHARE / (1 - SHARE))
+def divided(sizes: Mapping[Key, int]) -> tuple[list[Key], list[Key], list[Key]]:
+    """(train, validation, test) of keys that stand for so many examples each."""
+    rest, test = held_out(sizes, "test", SHARE)
+    train, validation = held_out({key: sizes[key] for key in rest}, "validation", SHARE / (1 - SHARE))
     return train, validation, test
 
 
-def held_out(keys: Iterable[Key], split: str, share: float = SHARE) -> tuple[list[Key], list[Key]]:
-    """(rest, about a share of the keys): groups in the order of a content's hash under the name of the split.
+def held_out(sizes: Mapping[Key, int], split: str, share: float = SHARE) -> tuple[list[Key], list[Key]]:
+    """(rest, about a share of the examples): groups in the order of a content's hash under the name of the split.
 
-    A group of more than twice the share stays in the rest, unless there are no others.
+    `sizes` are how many examples a key stands for. A group of more than twice the share stays in the rest, unless there
+    are no others.
     """
-    order = ranked(keys, split)
-    count = min(max(1, round(share * len(order))), LARGEST)
+    order = ranked(sizes, split)
+    count = min(max(1, round(share * sum(sizes.values()))), LARGEST)
     groups: dict[str, list[Key]] = {}
     for key in order:
         groups.setdefault(key.group, []).append(key)
-    small = [group for group in groups.values() if len(group) <= 2 * count]
+    size = {name: sum(sizes[key] for key in group) for name, group in groups.items()}
+    small = [name for name in groups if size[name] <= 2 * count]
     held: list[Key] = []
-    for group in small or sorted(groups.values(), key=len):
-        if len(held) >= count:
+    for name in small or sorted(groups, key=size.__getitem__):
+        if count <= 0:
             break
-        held += group
+        held += groups[name]
+        count -= size[name]
     out = set(held)
     return [key for key in order if key not in out], held
 

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
+from bandsearch.data import splits as splitting
 from bandsearch.data.dataset import Dataset, prepare
 from bandsearch.values.errors import DataError
 from bandsearch.values.spec import DataSpec
@@ -245,3 +246,36 @@ def test_training_rows_that_ask_what_the_own_test_asks_are_left_out(
     assert (dataset.counts.leaked, len(dataset.test)) == (0, 10)
     assert len(dataset.train) + len(dataset.validation) == 50
     assert any(note.startswith("Few different prompts") for note in dataset.notes)
+
+
+def test_conversations_that_are_taught_answer_by_answer_are_never_on_both_sides(
+    jsonl: Write, chat: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A template that writes the number of messages in front of the last one writes every answer anew."""
+    chat.chat_template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+        "{% if loop.last and m['role'] == 'assistant' %}{{ '(last) ' }}{% endif %}{{ m['content'] + '<|im_end|>\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+
+    def row(i: int, turns: int) -> dict[str, Any]:
+        said = [{"role": ("user", "assistant")[k % 2], "content": f"{i} and {k}"} for k in range(2 * turns)]
+        return {"messages": said}
+
+    path = jsonl([row(i, 3) for i in range(40)] + [row(40 + i, 1) for i in range(20)])
+    dataset = prepared(path, chat)
+    parts = (dataset.train, dataset.validation, dataset.test)
+    sides = [{e.place for e in part} for part in parts]
+    assert sum(map(len, sides)) == len(set.union(*sides)) == 60
+    assert sum(map(len, parts)) == 40 * 3 + 20
+    assert {
+        len({e.group for e in part if e.place == place}) for part in parts for place in {e.place for e in part}
+    } == {1}
+    assert (dataset.counts.rewritten, dataset.counts.copies) == (40, 120)
+    assert any(note.startswith("In 40 conversations every answer is learned from a copy") for note in dataset.notes)
+    assert "120 examples in all" in " ".join(dataset.notes)
+    assert dataset.notes[-1].startswith(f"{len(dataset.train)} examples train")
+    # A tenth is a tenth of the examples, and so is the largest split that measures.
+    assert all(14 <= len(part) <= 14 + 2 for part in parts[1:])
+    monkeypatch.setattr(splitting, "LARGEST", 5)
+    assert all(5 <= len(part) <= 5 + 2 for part in (prepared(path, chat).validation, prepared(path, chat).test))

@@ -49,8 +49,7 @@ def conversation(*turns: tuple[str, str]) -> Example:
 
 
 def learned(tokenizer: PreTrainedTokenizerBase, template: Template, example: Example) -> str:
-    encoded = encode([example], template, tokenizer, 10_000).encoded[0]
-    assert encoded is not None
+    (encoded,) = encode([example], template, tokenizer, 10_000).encoded[0]
     tokens = [token for token, on in zip(encoded.input_ids, encoded.supervised, strict=True) if on]
     return tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
 
@@ -153,7 +152,7 @@ def test_a_chosen_template_trains_as_if_the_model_brought_it(tokenizer_of: Load,
         encode([example], each, tokenizer, 10_000)
         for each, tokenizer in ((template, given), (template_for(own, Shape.CHAT, []), own))
     )
-    values = [[each and plain_values(each) for each in encoding.encoded] for encoding in (ours, theirs)]
+    values = [[plain_values(each) for (each,) in encoding.encoded] for encoding in (ours, theirs)]
     assert values[0] == values[1]
     assert replace(ours, encoded=()) == replace(theirs, encoded=())
     for count, opened in ((len(messages), False), (len(messages) - 1, True)):
@@ -189,8 +188,7 @@ def test_turns_that_are_no_tokens_are_said_to_be_text_and_answers_end_with_the_e
     assert learned(plain, template, twice) == "YesNo</s>"
     encoding = encode([twice], template, plain, 10_000)
     assert encoding.stops == {plain.eos_token_id}
-    encoded = encoding.encoded[0]
-    assert encoded is not None
+    (encoded,) = encoding.encoded[0]
     asked = "<|user|>\nHi<|done|>\n<|assistant|>\nYes<|done|>\n<|user|>\nAnd<|done|>\n<|assistant|>\n"
     assert plain.decode(encoded.prompt_ids) == asked
 
