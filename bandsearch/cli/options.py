@@ -43,6 +43,12 @@ DatasetName = Annotated[
 ]
 DatasetConfig = Annotated[str | None, typer.Option(help="Configuration of a hub data set.", rich_help_panel=DATA)]
 DatasetSplit = Annotated[str | None, typer.Option(help="Split of a hub data set.", rich_help_panel=DATA)]
+Columns = Annotated[
+    str | None,
+    typer.Option(
+        help="Columns of yours as what they are read as: article=prompt,highlights=completion.", rich_help_panel=DATA
+    ),
+]
 MaxLength = Annotated[
     int, typer.Option(min=8, help="Tokens per example, prompt and answer together.", rich_help_panel=DATA)
 ]
@@ -125,6 +131,7 @@ def specification(
     trust_remote_code: TrustRemoteCode = False,
     dataset_config: DatasetConfig = None,
     dataset_split: DatasetSplit = None,
+    columns: Columns = None,
     template: Template = None,
     max_length: MaxLength = 1024,
     max_examples: MaxExamples = None,
@@ -168,6 +175,7 @@ def specification(
 ) -> "RunSpec":
     """The specification these options stand for. Raises BandsearchError for what is wrong with them."""
     from bandsearch.api import specify
+    from bandsearch.data.columns import parse_columns
 
     return specify(
         model,
@@ -182,6 +190,7 @@ def specification(
         trust_remote_code=trust_remote_code,
         dataset_config=dataset_config,
         dataset_split=dataset_split,
+        columns=parse_columns(columns) if columns else None,
         template=template,
         max_length=max_length,
         max_examples=max_examples,

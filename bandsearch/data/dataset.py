@@ -11,6 +11,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from bandsearch.data.columns import renamed
 from bandsearch.data.encoding import encode
 from bandsearch.data.examples import Counts, Dataset, Encoded, Examples
 from bandsearch.data.kept import origin_of, recalled
@@ -48,7 +49,7 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int, known
     `seed` chooses the rows where `spec.max_examples` leaves some out; which split a row belongs to depends on its
     content alone. Splits that the data set brings are used as they are, without rows that ask what another one asks.
     """
-    table = read(spec)
+    table = renamed(read(spec), spec.columns) if spec.columns else read(spec)
     recognised = recognise(table.name, table.train)
     own = {
         split: recognise(f"{table.name}, {split}", rows, like=recognised)
@@ -64,7 +65,7 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int, known
             f"Give at least {FEWEST_ROWS}, better some hundreds.",
         )
     shapes = {split: replace(each, examples=()) for split, each in (("all", recognised), *own.items())}
-    settings = (spec.max_length, spec.max_examples, spec.template, seed, table.name, shapes, grouping)
+    settings = (spec.columns, spec.max_length, spec.max_examples, spec.template, seed, table.name, shapes, grouping)
     origin = origin_of(tokenizer, settings, _everything(parts))
     if known is not None and (dataset := recalled(known, origin)) is not None:
         return dataset
@@ -213,6 +214,8 @@ def _notes(
     yield f"{_count(counts.read, 'row')} of {dataset.shape} ({', '.join(recognised.columns)})."
     if recognised.columns == TEXT_AND_LABEL:
         yield "The label is learned as the answer to the text; remove that column to learn the text itself."
+    if spec.columns:
+        yield f"Columns by other names: {', '.join(f'{theirs} is {ours}' for theirs, ours in spec.columns.items())}."
     for what, names in (("Columns", recognised.unused), ("Keys of messages", recognised.ignored)):
         if names:
             shown = ", ".join(names[:MOST_COLUMNS]) + (", …" if len(names) > MOST_COLUMNS else "")

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from bandsearch.data.cells import Cells, Use, fold
-from bandsearch.data.messages import NOTHING, Message, UnusableError, text_of
+from bandsearch.data.messages import NOTHING, Message, UnusableError, listed, text_of
 from bandsearch.data.problems import Problem, refuse, too_many
 from bandsearch.data.reading import Row
 from bandsearch.values.errors import DataError
@@ -90,7 +90,8 @@ _COLUMNS: tuple[tuple[Shape, tuple[str, ...]], ...] = (
 )
 _ACCEPTED = (
     "Accepted are the columns messages (role, content), conversations (from, value), text, or a pair such as "
-    "prompt + completion, instruction (+ input) + output, question + answer, input + output; rename yours."
+    "prompt + completion, instruction (+ input) + output, question + answer, input + output; say which of yours are "
+    "these: --columns article=prompt,highlights=completion."
 )
 # What may stand beside questions and answers, the first that holds something.
 _SYSTEM = ("system", "system_prompt")
@@ -109,6 +110,8 @@ def recognise(name: str, rows: Sequence[Row], like: Recognised | None = None) ->
     found = Counter(match for match in matches if match)
     if not found:
         names = list(dict.fromkeys(str(column) for row in rows[:1000] for column in row.values))
+        if {"chosen", "rejected"} <= set(map(fold, names)):
+            raise _preferences(name, rows)
         shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
         raise DataError(f"{name} has columns of no known shape: {shown or 'none'}.", _ACCEPTED)
     shape, columns = (like.shape, like.columns) if like else max(found, key=found.__getitem__)
@@ -127,6 +130,19 @@ def recognise(name: str, rows: Sequence[Row], like: Recognised | None = None) ->
         raise refuse(name, problems, len(rows), "Mend or remove these rows.")
     unused = _unused(rows, use.columns)
     return Recognised(shape, columns, tuple(examples), unused, tuple(use.ignored), tuple(problems))
+
+
+def _preferences(name: str, rows: Sequence[Row]) -> DataError:
+    """Preference data: what of it can be learned is told by what stands beside the answer that was chosen."""
+    values = next(
+        folded for row in rows if "chosen" in (folded := {fold(key): each for key, each in row.values.items()})
+    )
+    whole = "messages" if len(listed(values["chosen"])) > 1 else "text"
+    ours = next((columns[1] for _, columns in _COLUMNS if len(columns) > 1 and columns[0] in values), whole)
+    return DataError(
+        f"{name} is preference data (chosen, rejected), which is not learned from as such.",
+        f"--columns chosen={whole if whole == 'messages' else ours} learns the chosen ones.",
+    )
 
 
 def _unused(rows: Sequence[Row], used: set[str]) -> tuple[str, ...]:
