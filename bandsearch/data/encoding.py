@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice, takewhile
@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bandsearch.data.examples import Encoded
 from bandsearch.data.problems import Problem
-from bandsearch.data.shapes import Example
+from bandsearch.data.shapes import Example, Message
 from bandsearch.data.template import Template, TemplateRefusedError
 
 # Tokens at the end of a prompt that may merge with the answer, or that a template writes only to open an answer
@@ -22,6 +22,10 @@ _BORDER = 8
 # Encoded together: what a tokenizer gives back takes a hundred bytes a token until it is put into arrays.
 _CHUNK = 512
 THOUGHT_LOST = "the thought before the answer is not learned: the template leaves it out"
+OPENED_OTHERWISE = (
+    "the answer is learned without {}, with which a server that writes by this template opens it; --template takes one "
+    "that writes both alike"
+)
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,13 @@ class Encoding:
 
 @dataclass(frozen=True)
 class _Written:
-    """An example as text. `openings[i]` ends where its i-th answer begins, `closings[i]` where that answer ends."""
+    """An example as text. `openings[i]` ends where its i-th answer begins, `closings[i]` where that answer ends. `lost`
+    is what should be said of what is not learned."""
 
     whole: str
     openings: tuple[str, ...]
     closings: tuple[str, ...]
-    thought_lost: bool
+    lost: tuple[str, ...]
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -69,7 +74,7 @@ class _Piece:
     length: int = 0
     problem: str = ""
     rewritten: bool = False
-    thought_lost: bool = False
+    lost: tuple[str, ...] = ()
 
 
 def encode(
@@ -132,8 +137,7 @@ class _Encoder:
         if problem:
             self.problems.append(Problem(example.place, problem))
             return 0
-        if any(piece.thought_lost for piece in pieces):
-            self.adapted[THOUGHT_LOST] += 1
+        self.adapted.update(list(dict.fromkeys(loss for piece in pieces for loss in piece.lost)))
         length = max(piece.length for piece in pieces)
         if not kept:
             self.dropped_lengths.append(length)
@@ -152,7 +156,7 @@ class _Encoder:
             whole = next(tokens)
             openings, closings = list(islice(tokens, len(texts.openings))), list(islice(tokens, len(texts.closings)))
             piece = self._encode(example, whole, openings, closings)
-            pieces.append(replace(piece, thought_lost=texts.thought_lost))
+            pieces.append(replace(piece, lost=texts.lost))
         return pieces
 
     def _adapt(self, example: Example) -> Example:
@@ -170,11 +174,12 @@ class _Encoder:
         said = [example.messages[index] for index in answers]
         try:
             whole = render(example, count, False).removesuffix(ending)
+            openings = tuple(render(example, index, True) for index in answers)
             written = _Written(
                 whole=whole,
-                openings=tuple(render(example, index, True) for index in answers),
+                openings=openings,
                 closings=tuple(render(example, index + 1, False).removesuffix(ending) for index in answers[:-1]),
-                thought_lost=bool(said) and not _stands_in(said[-1].thought, whole),
+                lost=tuple(_lost(said[-1], openings[-1], whole)) if said else (),
             )
             "".join(written.texts).encode()
         except TemplateRefusedError as refusal:
@@ -261,13 +266,22 @@ def _parts(example: Example) -> list[Example]:
     return [replace(example, messages=(*context[:index], example.messages[index])) for index in example.answers]
 
 
+def _lost(answer: Message, opening: str, whole: str) -> Iterator[str]:
+    """What is not learned of the last answer, or of what a server writes in front of it."""
+    if not _stands_in(answer.thought, whole):
+        yield THOUGHT_LOST
+    unwritten = opening[_common(opening, whole) :]
+    if unwritten.strip():
+        yield OPENED_OTHERWISE.format(repr(unwritten))
+
+
 def _stands_in(part: str, whole: str) -> bool:
     """Whether `whole` holds `part` but for white space, which templates trim."""
     return part.strip() in whole or " ".join(part.split()) in " ".join(whole.split())
 
 
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two sequences begin with alike."""
+def _common(first: Sequence[object], second: Sequence[object]) -> int:
+    """How many tokens, or characters, two sequences begin with alike."""
     if list(second[: len(first)]) == list(first):
         return len(first)
     return next(

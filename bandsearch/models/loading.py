@@ -53,8 +53,8 @@ class ModelSummary(Value):
 def resolve_dtype(name: str, device: str) -> torch.dtype:
     """ "auto" is bf16 on a GPU that computes in it and fp32 elsewhere; otherwise the dtype of that name.
 
-    Never fp16: its range is too small for the activations of some models, Gemma's among them, and for small gradients,
-    which nothing scales up.
+    That is never fp16: its range is too small for the activations of some models, Gemma's among them, and for small
+    gradients, which nothing scales up.
     """
     if name == "auto":
         if torch.device(device).type != "cuda":

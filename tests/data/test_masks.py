@@ -15,7 +15,7 @@ from plain_examples import plain_values
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase
 
-from bandsearch.data.encoding import THOUGHT_LOST, Encoding, encode
+from bandsearch.data.encoding import OPENED_OTHERWISE, THOUGHT_LOST, Encoding, encode
 from bandsearch.data.examples import Encoded
 from bandsearch.data.shapes import Example, Message, Shape
 from bandsearch.data.template import ARGUMENTS_WRITTEN, CALLS_AS_TEXT, NEIGHBOURS_MERGED, SYSTEM_FOLDED, template_for
@@ -181,10 +181,15 @@ def test_a_template_that_marks_no_end_of_turn(tokenizer_of: Load) -> None:
 def test_a_template_that_opens_answers_with_a_thought(tokenizer_of: Load) -> None:
     """As DeepSeek-R1's: the opening asks for a thought, the written conversation holds none."""
     tokenizer = tokenizer_of("llama")
-    tokenizer.chat_template = LOOP + TURN + "{% endfor %}" + OPEN.replace("assistant\n", "assistant\n<t>")
-    example = encoded(asked("Hi", "Yes"), tokenizer)
+    tokenizer.chat_template = LOOP + TURN + "{% endfor %}" + OPEN.replace("assistant\n", "assistant\n<t>\n")
+    result = encoding([asked("Hi", "Yes"), conversation("Hi", "Yes", "And", "No")], tokenizer)
+    (example,) = result.encoded[0]
     assert learned(example, tokenizer) == "Yes<|im_end|></s>"
     assert tokenizer.decode(example.prompt_ids).endswith("<|im_start|>assistant\n")
+    assert result.adapted == {OPENED_OTHERWISE.format("'<t>\\n'"): 2}
+    # Where the answer is written with what the opening begins, there is nothing to say.
+    tokenizer.chat_template = thoughtful(tokenizer).chat_template.replace(OPEN, OPEN.replace("nt\n", "nt\n<t>"))
+    assert encoding([asked("Hi", "Yes"), conversation("Hi", "Yes", "And", "No")], tokenizer).adapted == {}
 
 
 def thoughtful(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
