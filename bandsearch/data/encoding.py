@@ -179,7 +179,7 @@ class _Encoder:
                 whole=whole,
                 openings=openings,
                 closings=tuple(render(example, index + 1, False).removesuffix(ending) for index in answers[:-1]),
-                lost=tuple(_lost(said[-1], openings[-1], whole)) if said else (),
+                lost=tuple(_lost(said, openings[-1], whole)) if said else (),
             )
             "".join(written.texts).encode()
         except TemplateRefusedError as refusal:
@@ -266,9 +266,9 @@ def _parts(example: Example) -> list[Example]:
     return [replace(example, messages=(*context[:index], example.messages[index])) for index in example.answers]
 
 
-def _lost(answer: Message, opening: str, whole: str) -> Iterator[str]:
-    """What is not learned of the last answer, or of what a server writes in front of it."""
-    if not _stands_in(answer.thought, whole):
+def _lost(said: Sequence[Message], opening: str, whole: str) -> Iterator[str]:
+    """What is not learned of the answers, or of what a server writes in front of the last one."""
+    if not all(_stands_in(answer.thought, whole) for answer in said):
         yield THOUGHT_LOST
     unwritten = opening[_common(opening, whole) :]
     if unwritten.strip():

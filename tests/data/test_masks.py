@@ -383,8 +383,9 @@ def test_a_thought_that_a_template_leaves_out_is_counted(tokenizer_of: Load) -> 
     assert encoding([within, apart], tokenizer).adapted == {THOUGHT_LOST: 1}
     last = "{{ '<|im_start|>' + m['role'] + '\n' + m['content'].split('</think>')[-1] + '<|im_end|>\n' }}"
     tokenizer.chat_template = LOOP + last + "{% endfor %}" + OPEN
-    result = encoding([within, apart, asked("Hi", "Yes")], tokenizer)
-    assert result.adapted == {THOUGHT_LOST: 2}
+    earlier = conversation("Hi", "<think>Long ago</think>Yes", "And", "No")
+    result = encoding([within, apart, asked("Hi", "Yes"), earlier], tokenizer)
+    assert result.adapted == {THOUGHT_LOST: 3}
     assert all(result.encoded)
 
 
