@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +48,7 @@ def specify(
     trust_remote_code: bool = False,
     dataset_config: str | None = None,
     dataset_split: str | None = None,
+    columns: Mapping[str, str] | None = None,
     template: str | None = None,
     max_length: int = 1024,
     max_examples: int | None = None,
@@ -66,8 +67,9 @@ def specify(
     for a model or data that cannot be meant.
 
     `dataset` may be left out for the embedded model alone, which brings its own tasks. It also brings texts of the kind
-    it was pre-trained on, which take the place of the neutral ones where no `retention` is given. `template` is a jinja
-    chat template's file or name, read now and kept with the specification.
+    it was pre-trained on, which take the place of the neutral ones where no `retention` is given. `columns` are
+    what columns are read as, such as {"article": "prompt", "highlights": "completion"}. `template` is a jinja chat
+    template's file or name, read now and kept with the specification.
     """
     if dataset is None:
         if model != DEMO:
@@ -86,7 +88,7 @@ def specify(
     named = ModelSpec(name=model, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code)
     # A typing error is said before the seconds that it takes to import torch.
     resolve(named)
-    data = specify_data(dataset, dataset_config, dataset_split, template, max_length, max_examples)
+    data = specify_data(dataset, dataset_config, dataset_split, columns, template, max_length, max_examples)
     if retention is not None:
         look_for(retention)
     return RunSpec(
@@ -112,6 +114,7 @@ def specify_data(
     name: str,
     config: str | None = None,
     split: str | None = None,
+    columns: Mapping[str, str] | None = None,
     template: str | None = None,
     max_length: int = 1024,
     max_examples: int | None = None,
@@ -123,6 +126,7 @@ def specify_data(
         name=name,
         config=config,
         split=split,
+        columns=dict(columns or {}),
         max_length=max_length,
         max_examples=max_examples,
         template=load_template(template) if template else None,

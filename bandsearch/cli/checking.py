@@ -10,6 +10,7 @@ from rich.table import Table
 
 from bandsearch.cli.options import (
     NO_SEARCH,
+    Columns,
     DatasetConfig,
     DatasetSplit,
     Dtype,
@@ -158,6 +159,7 @@ def data(
     trust_remote_code: TrustRemoteCode = False,
     dataset_config: DatasetConfig = None,
     dataset_split: DatasetSplit = None,
+    columns: Columns = None,
     template: Template = None,
     max_length: MaxLength = 1024,
     max_examples: MaxExamples = None,
@@ -170,14 +172,17 @@ def data(
     Examples:
       bandsearch data my.jsonl --model qwen2.5-7b
       bandsearch data openai/gsm8k --dataset-config main -m llama3.2-1b
+      bandsearch data news.csv --columns article=prompt,highlights=completion
       bandsearch data my.jsonl --model ./my-base --template chat_template.jinja
       bandsearch data demo:swap --json
     """
     from bandsearch.api import specify_data
+    from bandsearch.data.columns import parse_columns
     from bandsearch.models.aliases import resolve
     from bandsearch.values.spec import ModelSpec
 
-    spec = specify_data(name, dataset_config, dataset_split, template, max_length, max_examples)
+    named = parse_columns(columns) if columns else None
+    spec = specify_data(name, dataset_config, dataset_split, named, template, max_length, max_examples)
     source = resolve(ModelSpec(name=model, revision=revision, trust_remote_code=trust_remote_code))
     # They take seconds, which a typing error does not have to wait for.
     from bandsearch.data.dataset import prepare

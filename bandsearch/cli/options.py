@@ -23,7 +23,8 @@ Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the
 Dtype = Annotated[
     Literal["auto", "bf16", "fp16", "fp32", "nf4"],
     typer.Option(
-        help="auto: bf16 on a GPU, fp32 on a CPU; nf4 keeps the base in 4 bits (QLoRA; needs bandsearch\\[qlora]).",
+        help="auto: bf16 on a GPU that computes in it, else fp32. fp16 needs half of its memory on older GPUs, but "
+        "may overflow: nothing scales the loss. nf4 keeps the base in 4 bits (QLoRA; needs bandsearch\\[qlora]).",
         rich_help_panel=MODEL,
     ),
 ]
@@ -42,6 +43,12 @@ DatasetName = Annotated[
 ]
 DatasetConfig = Annotated[str | None, typer.Option(help="Configuration of a hub data set.", rich_help_panel=DATA)]
 DatasetSplit = Annotated[str | None, typer.Option(help="Split of a hub data set.", rich_help_panel=DATA)]
+Columns = Annotated[
+    str | None,
+    typer.Option(
+        help="Columns of yours as what they are read as: article=prompt,highlights=completion.", rich_help_panel=DATA
+    ),
+]
 MaxLength = Annotated[
     int, typer.Option(min=8, help="Tokens per example, prompt and answer together.", rich_help_panel=DATA)
 ]
@@ -125,6 +132,7 @@ def specification(
     trust_remote_code: TrustRemoteCode = False,
     dataset_config: DatasetConfig = None,
     dataset_split: DatasetSplit = None,
+    columns: Columns = None,
     template: Template = None,
     max_length: MaxLength = 1024,
     max_examples: MaxExamples = None,
@@ -168,6 +176,7 @@ def specification(
 ) -> "RunSpec":
     """The specification these options stand for. Raises BandsearchError for what is wrong with them."""
     from bandsearch.api import specify
+    from bandsearch.data.columns import parse_columns
 
     return specify(
         model,
@@ -182,6 +191,7 @@ def specification(
         trust_remote_code=trust_remote_code,
         dataset_config=dataset_config,
         dataset_split=dataset_split,
+        columns=parse_columns(columns) if columns else None,
         template=template,
         max_length=max_length,
         max_examples=max_examples,

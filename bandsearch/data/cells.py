@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from bandsearch.data.messages import Message, UnusableError, kind_of, listed, messages_of, text_of
+from bandsearch.data.messages import Message, UnusableError, kind_of, listed, loaded, messages_of, text_of
+
+
+@dataclass(frozen=True)
+class Use:
+    """What of a data set becomes part of examples, filled while they are made: `columns` do, `ignored` keys of messages
+    do not."""
+
+    columns: set[str] = field(default_factory=set)
+    ignored: dict[str, None] = field(default_factory=dict)
 
 
 class Cells:
-    """The cells of one row by column. Adds to `used` the columns that an example is made of."""
+    """The cells of one row by column. Adds to `use` what an example is made of."""
 
-    def __init__(self, values: Mapping[str, Any], used: set[str]) -> None:
+    def __init__(self, values: Mapping[str, Any], use: Use) -> None:
         self._values = {fold(column): value for column, value in values.items()}
-        self._used = used
+        self._used, self._ignored = use.columns, use.ignored
 
     def take(self, column: str) -> Any:
         self._used.add(column)
@@ -30,11 +40,14 @@ class Cells:
                 return text_of(value, column)
         return ""
 
+    def messages(self, value: Any, where: str) -> tuple[Message, ...]:
+        return messages_of(value, where, self._ignored)
+
     def tools(self) -> tuple[Any, ...]:
         tools = listed(self._values.get("tools"))
         if tools:
             self._used.add("tools")
-        return tools
+        return tuple(map(loaded, tools))
 
     def history(self) -> tuple[Message, ...]:
         """Earlier turns: a list of [question, answer], or of messages; also as JSON text."""
@@ -44,7 +57,7 @@ class Cells:
         self._used.add("history")
         turns = listed(value)
         if turns and all(isinstance(turn, dict) for turn in turns):
-            return messages_of(list(turns), "history")
+            return self.messages(list(turns), "history")
         if not turns and value != "[]":
             raise UnusableError(f"'history' is {kind_of(value)}, not a list of [question, answer]")
         for index, turn in enumerate(turns):

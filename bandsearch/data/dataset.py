@@ -11,13 +11,24 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from bandsearch.data.columns import renamed
 from bandsearch.data.encoding import encode
 from bandsearch.data.examples import Counts, Dataset, Encoded, Examples
 from bandsearch.data.kept import origin_of, recalled
 from bandsearch.data.problems import Problem, left_out, refuse, too_many
 from bandsearch.data.reading import read
 from bandsearch.data.shapes import TEXT_AND_LABEL, Recognised, Shape, recognise
-from bandsearch.data.splits import SHARE, Distinct, Key, divided, held_out, ranked, sampled, without_duplicates
+from bandsearch.data.splits import (
+    SHARE,
+    Distinct,
+    Grouping,
+    Key,
+    divided,
+    held_out,
+    ranked,
+    sampled,
+    without_duplicates,
+)
 from bandsearch.data.template import template_for
 from bandsearch.values.errors import DataError
 from bandsearch.values.spec import ChatTemplate, DataSpec
@@ -25,7 +36,7 @@ from bandsearch.values.spec import ChatTemplate, DataSpec
 __all__ = ["Counts", "Dataset", "Encoded", "Examples", "prepare"]
 
 FEWEST_ROWS = 10
-# Of the columns that are not used, so many are named.
+# Of what is not used, so many names are given.
 MOST_COLUMNS = 12
 
 
@@ -38,14 +49,14 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int, known
     `seed` chooses the rows where `spec.max_examples` leaves some out; which split a row belongs to depends on its
     content alone. Splits that the data set brings are used as they are, without rows that ask what another one asks.
     """
-    table = read(spec)
+    table = renamed(read(spec), spec.columns) if spec.columns else read(spec)
     recognised = recognise(table.name, table.train)
     own = {
         split: recognise(f"{table.name}, {split}", rows, like=recognised)
         for split, rows in (("validation", table.validation), ("test", table.test))
         if rows
     }
-    parts, by_prompt = _distinct(recognised, own)
+    parts, grouping = _distinct(recognised, own)
     by_key = {key: example for part in parts for key, example in part.examples.items()}
     different = len({key.content for key in by_key})
     if different < FEWEST_ROWS:
@@ -54,7 +65,7 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int, known
             f"Give at least {FEWEST_ROWS}, better some hundreds.",
         )
     shapes = {split: replace(each, examples=()) for split, each in (("all", recognised), *own.items())}
-    settings = (spec.max_length, spec.max_examples, spec.template, seed, table.name, shapes, by_prompt)
+    settings = (spec.columns, spec.max_length, spec.max_examples, spec.template, seed, table.name, shapes, grouping)
     origin = origin_of(tokenizer, settings, _everything(parts))
     if known is not None and (dataset := recalled(known, origin)) is not None:
         return dataset
@@ -69,11 +80,11 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int, known
     unusable = (recognised.problems, *(part.problems for part in own.values()), encoding.problems)
     problems = tuple(itertools.chain.from_iterable(unusable))
     encoded = {
-        key: replace(each, group=key.group_number)
-        for key, each in zip(keys, encoding.encoded, strict=True)
-        if each is not None
+        key: [replace(each, group=key.group_number) for each in parts]
+        for key, parts in zip(keys, encoding.encoded, strict=True)
+        if parts
     }
-    splits = _split([[key for key in part if key in encoded] for part in chosen])
+    splits = _split([{key: len(encoded[key]) for key in part if key in encoded} for part in chosen])
     if len(encoded) < FEWEST_ROWS or not all(splits):
         raise _too_little(table.name, spec, max_length, len(encoded), encoding.dropped_lengths)
     counts = Counts(
@@ -83,11 +94,12 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int, known
         not_sampled=len(by_key) - len(keys),
         truncated=encoding.truncated,
         dropped=len(encoding.dropped_lengths),
-        rewritten=encoding.rewritten,
+        rewritten=encoding.copied,
+        copies=encoding.copies,
         turns_cut=sum(example.turns_cut for example in by_key.values()),
         unusable=len(problems),
     )
-    train, validation, test = (Examples.of([encoded[key] for key in split]) for split in splits)
+    train, validation, test = (Examples.of([example for key in split for example in encoded[key]]) for split in splits)
     dataset = Dataset(
         name=table.name,
         shape=str(recognised.shape),
@@ -104,28 +116,29 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int, known
         origin=origin,
     )
     brought = [name for name, part in (("validation", parts[1]), ("test", parts[2])) if part.examples]
-    notes = _notes(dataset, recognised, template.notes, encoding.adapted, spec, brought, by_prompt, problems)
+    notes = _notes(dataset, recognised, template.notes, encoding.adapted, spec, brought, grouping, problems)
     return replace(dataset, notes=tuple(notes))
 
 
 def _distinct(
     recognised: Recognised, own: Mapping[str, Recognised]
-) -> tuple[tuple[Distinct, Distinct, Distinct], bool]:
-    """((train, validation, test), whether rows are grouped by prompt). What stands in two splits stays in the one that
-    measures.
+) -> tuple[tuple[Distinct, Distinct, Distinct], Grouping]:
+    """((train, validation, test), what rows of one group have in common). What stands in two splits stays in the one
+    that measures.
 
-    Where there are too few prompts to divide, or most training prompts are measured on too, groups are equal rows.
+    Where there are too few groups to divide, or most training rows belong to one that is measured on too, groups are
+    narrower.
     """
     measured = {split: own[split].examples if split in own else () for split in ("validation", "test")}
-    for by_prompt in (True, False):
-        test = without_duplicates(measured["test"], by_prompt=by_prompt)
-        validation = without_duplicates(measured["validation"], test, by_prompt=by_prompt)
-        train = without_duplicates(recognised.examples, test, validation, by_prompt=by_prompt)
-        prompts = {key.group for part in (train, validation, test) for key in part.examples}
-        enough = len(prompts) >= FEWEST_ROWS and 2 * train.leaked <= len(recognised.examples)
+    for grouping in Grouping:
+        test = without_duplicates(measured["test"], grouping=grouping)
+        validation = without_duplicates(measured["validation"], test, grouping=grouping)
+        train = without_duplicates(recognised.examples, test, validation, grouping=grouping)
+        groups = {key.group for part in (train, validation, test) for key in part.examples}
+        enough = len(groups) >= FEWEST_ROWS and 2 * train.leaked <= len(recognised.examples)
         if enough or recognised.shape is Shape.TEXT:
             break
-    return (train, validation, test), by_prompt
+    return (train, validation, test), grouping
 
 
 def _everything(parts: Sequence[Distinct]) -> Iterator[object]:
@@ -146,14 +159,17 @@ def _chosen(
     return sampled(train.examples, room, seed), measuring[0], measuring[1]
 
 
-def _split(chosen: list[list[Key]]) -> tuple[list[Key], list[Key], list[Key]]:
-    train, validation, test = chosen
+def _split(chosen: list[dict[Key, int]]) -> tuple[list[Key], list[Key], list[Key]]:
+    """(train, validation, test) of keys that stand for so many examples each; what the data set does not bring is taken
+    from the first."""
+    sizes = chosen[0]
+    train, validation, test = map(list, chosen)
     if not validation and not test:
-        train, validation, test = divided(train)
+        train, validation, test = divided(sizes)
     elif not test:
-        train, test = held_out(train, "test")
+        train, test = held_out(sizes, "test")
     elif not validation:
-        train, validation = held_out(train, "validation")
+        train, validation = held_out(sizes, "validation")
     return ranked(train, "order"), ranked(validation, "order"), ranked(test, "order")
 
 
@@ -188,19 +204,22 @@ def _notes(
     adapted: Mapping[str, int],
     spec: DataSpec,
     own: Sequence[str],
-    by_prompt: bool,
+    grouping: Grouping,
     problems: Sequence[Problem],
 ) -> Iterator[str]:
     """`of_template` is said of the template; `adapted` says what was done for it or left out by it, and in how many
-    rows; `own` are the splits that the data set brings; rows of one prompt are kept in one split if `by_prompt`; those
-    of `problems` are left out."""
+    rows; `own` are the splits that the data set brings; `grouping` says which rows are kept in one split; those of
+    `problems` are left out."""
     counts, max_length = dataset.counts, dataset.max_length
     yield f"{_count(counts.read, 'row')} of {dataset.shape} ({', '.join(recognised.columns)})."
     if recognised.columns == TEXT_AND_LABEL:
         yield "The label is learned as the answer to the text; remove that column to learn the text itself."
-    if recognised.unused:
-        shown = ", ".join(recognised.unused[:MOST_COLUMNS]) + (", …" if len(recognised.unused) > MOST_COLUMNS else "")
-        yield f"Columns not used: {shown}."
+    if spec.columns:
+        yield f"Columns by other names: {', '.join(f'{theirs} is {ours}' for theirs, ours in spec.columns.items())}."
+    for what, names in (("Columns", recognised.unused), ("Keys of messages", recognised.ignored)):
+        if names:
+            shown = ", ".join(names[:MOST_COLUMNS]) + (", …" if len(names) > MOST_COLUMNS else "")
+            yield f"{what} not used: {shown}."
     yield f"Template: {dataset.template}."
     yield from of_template
     for change, times in adapted.items():
@@ -210,9 +229,14 @@ def _notes(
     if counts.duplicates:
         yield f"{_count(counts.duplicates, 'duplicate row')} dropped."
     if counts.leaked:
-        same = "ask" if by_prompt else "say"
+        same = "say" if grouping is Grouping.CONTENT else "ask"
         yield f"{_count(counts.leaked, 'row')} dropped because validation or test {same} the same."
-    if not by_prompt:
+    if grouping is Grouping.PROMPT:
+        yield (
+            "Few different questions: one that trains may be asked in validation and test too, under another system "
+            "message."
+        )
+    if grouping is Grouping.CONTENT:
         yield "Few different prompts: one that trains may be asked in validation and test too, with another answer."
     if counts.not_sampled:
         yield f"{_count(counts.not_sampled, 'row')} left out by --max-examples."
@@ -226,14 +250,13 @@ def _notes(
         yield f"{_count(counts.turns_cut, 'message')} before the first question or after the last answer left out."
     if counts.rewritten:
         yield (
-            f"In {_count(counts.rewritten, 'conversation')} only the last answer is learned: "
-            "the chat template writes earlier ones differently once others follow."
+            f"In {_count(counts.rewritten, 'conversation')} every answer is learned from a copy of its own that ends "
+            f"there, {_count(counts.copies, 'example')} in all: the chat template writes earlier answers differently "
+            "once others follow. Long conversations are read as often as they have answers."
         )
     brought = f"; {' and '.join(own)} as the data set brings them" if own else ""
-    yield (
-        f"{len(dataset.train):,} rows train, {len(dataset.validation):,} validate, {len(dataset.test):,} test "
-        f"(split by content{brought})."
-    )
+    trained = f"{len(dataset.train):,} {'examples' if counts.copies else 'rows'} train"
+    yield (f"{trained}, {len(dataset.validation):,} validate, {len(dataset.test):,} test (split by content{brought}).")
 
 
 def _count(number: int, noun: str) -> str:

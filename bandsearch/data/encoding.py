@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice, takewhile
@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bandsearch.data.examples import Encoded
 from bandsearch.data.problems import Problem
-from bandsearch.data.shapes import Example
+from bandsearch.data.shapes import Example, Message
 from bandsearch.data.template import Template, TemplateRefusedError
 
 # Tokens at the end of a prompt that may merge with the answer, or that a template writes only to open an answer
@@ -22,21 +22,29 @@ _BORDER = 8
 # Encoded together: what a tokenizer gives back takes a hundred bytes a token until it is put into arrays.
 _CHUNK = 512
 THOUGHT_LOST = "the thought before the answer is not learned: the template leaves it out"
+OPENED_OTHERWISE = (
+    "the answer is learned without {}, with which a server that writes by this template opens it; --template takes one "
+    "that writes both alike"
+)
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """`encoded` runs along the examples; None where the answer lay wholly beyond the largest length.
+    """`encoded` runs along the examples: one each, but as many as it has answers for the `copied` conversations, whose
+    earlier answers the chat template writes differently once others follow; `copies` in all. Each of these is the
+    conversation up to an answer, as a server writes it when it is asked for that answer. There is none of an answer
+    that lies wholly beyond the largest length.
 
-    `dropped_lengths` are the full lengths of those. `rewritten` conversations teach their last answer alone, because
-    the chat template writes earlier answers differently once others follow. `stops` are the tokens that end answers.
+    `dropped_lengths` are the full lengths of examples of which nothing is left. `stops` are the tokens that end an
+    answer.
     `adapted` says what was changed for the template or left out by it, and in how many examples.
     """
 
-    encoded: tuple[Encoded | None, ...]
+    encoded: tuple[tuple[Encoded, ...], ...]
     truncated: int
     dropped_lengths: tuple[int, ...]
-    rewritten: int
+    copied: int
+    copies: int
     stops: frozenset[int]
     problems: tuple[Problem, ...]
     adapted: Mapping[str, int] = field(default_factory=dict)
@@ -44,15 +52,29 @@ class Encoding:
 
 @dataclass(frozen=True)
 class _Written:
-    """An example as text. `openings[i]` ends where its i-th answer begins, `closings[i]` where that answer ends."""
+    """An example as text. `openings[i]` ends where its i-th answer begins, `closings[i]` where that answer ends. `lost`
+    is what should be said of what is not learned."""
 
     whole: str
     openings: tuple[str, ...]
     closings: tuple[str, ...]
+    lost: tuple[str, ...]
 
     @property
     def texts(self) -> tuple[str, ...]:
         return (self.whole, *self.openings, *self.closings)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What comes of a conversation. It is `encoded` unless it has a `problem`, its earlier answers were `rewritten` by
+    the later turns, or all lie beyond the largest length. `length` is its own, in tokens."""
+
+    encoded: Encoded | None = None
+    length: int = 0
+    problem: str = ""
+    rewritten: bool = False
+    lost: tuple[str, ...] = ()
 
 
 def encode(
@@ -71,7 +93,8 @@ def encode(
         tuple(encoder.encoded),
         encoder.truncated,
         tuple(encoder.dropped_lengths),
-        encoder.rewritten,
+        encoder.copied,
+        encoder.copies,
         frozenset(encoder.stops),
         tuple(encoder.problems),
         encoder.adapted,
@@ -85,25 +108,56 @@ class _Encoder:
         self._max_length = max_length
         self._specials = _special_tokens(tokenizer)
         self._is_blank = lru_cache(maxsize=None)(lambda token: not tokenizer.decode([token]).strip())
-        self.encoded: list[Encoded | None] = []
+        self.encoded: list[tuple[Encoded, ...]] = []
         self.truncated = 0
         self.dropped_lengths: list[int] = []
-        self.rewritten = 0
+        self.copied = self.copies = 0
         self.stops: set[int] = set()
         self.problems: list[Problem] = []
         self.adapted: Counter[str] = Counter()
 
     def add(self, examples: Sequence[Example]) -> None:
         examples = [self._adapt(example) for example in examples]
+        for example, piece in zip(examples, self._pieces(examples), strict=True):
+            if not piece.rewritten:
+                self._settle(example, [piece])
+                continue
+            parts, pieces = _parts(example), []
+            for start in range(0, len(parts), _CHUNK):
+                pieces += self._pieces(parts[start : start + _CHUNK])
+            if kept := self._settle(example, pieces):
+                self.copied += 1
+                self.copies += kept
+
+    def _settle(self, example: Example, pieces: Sequence[_Piece]) -> int:
+        """Take what has come of an example; how many are to be learned from."""
+        problem = next((piece.problem for piece in pieces if piece.problem), "")
+        kept = () if problem else tuple(piece.encoded for piece in pieces if piece.encoded is not None)
+        self.encoded.append(kept)
+        if problem:
+            self.problems.append(Problem(example.place, problem))
+            return 0
+        self.adapted.update(list(dict.fromkeys(loss for piece in pieces for loss in piece.lost)))
+        length = max(piece.length for piece in pieces)
+        if not kept:
+            self.dropped_lengths.append(length)
+        elif length > self._max_length:
+            self.truncated += 1
+        return len(kept)
+
+    def _pieces(self, examples: Sequence[Example]) -> list[_Piece]:
         written = [self._write(example) for example in examples]
-        tokens = iter(self._tokenize([text for each in written if each for text in each.texts]))
+        tokens = iter(self._tokenize([text for each in written if isinstance(each, _Written) for text in each.texts]))
+        pieces = []
         for example, texts in zip(examples, written, strict=True):
-            if texts is None:
-                self.encoded.append(None)
+            if isinstance(texts, str):
+                pieces.append(_Piece(problem=texts))
                 continue
             whole = next(tokens)
             openings, closings = list(islice(tokens, len(texts.openings))), list(islice(tokens, len(texts.closings)))
-            self.encoded.append(self._encode(example, whole, openings, closings))
+            piece = self._encode(example, whole, openings, closings)
+            pieces.append(replace(piece, lost=texts.lost))
+        return pieces
 
     def _adapt(self, example: Example) -> Example:
         for adaptation in self._template.adaptations:
@@ -113,28 +167,27 @@ class _Encoder:
                 example = replace(example, messages=messages)
         return example
 
-    def _write(self, example: Example) -> _Written | None:
+    def _write(self, example: Example) -> _Written | str:
+        """An example as text, or what is wrong with it."""
         render, ending = self._template.render, self._template.ending
         count, answers = len(example.messages), example.answers
+        said = [example.messages[index] for index in answers]
         try:
+            whole = render(example, count, False).removesuffix(ending)
+            openings = tuple(render(example, index, True) for index in answers)
             written = _Written(
-                whole=render(example, count, False).removesuffix(ending),
-                openings=tuple(render(example, index, True) for index in answers),
+                whole=whole,
+                openings=openings,
                 closings=tuple(render(example, index + 1, False).removesuffix(ending) for index in answers[:-1]),
+                lost=tuple(_lost(said, openings[-1], whole)) if said else (),
             )
             "".join(written.texts).encode()
         except TemplateRefusedError as refusal:
-            self.problems.append(Problem(example.place, str(refusal)))
-            return None
+            return str(refusal)
         except UnicodeEncodeError:
-            self.problems.append(Problem(example.place, "holds half of a surrogate pair"))
-            return None
-        said = [example.messages[index] for index in answers]
-        if not all(_stands_in(message.answer, written.whole) for message in said):
-            self.problems.append(Problem(example.place, "the template leaves an answer out"))
-            return None
-        if said and not _stands_in(said[-1].thought, written.whole):
-            self.adapted[THOUGHT_LOST] += 1
+            return "holds half of a surrogate pair"
+        if not all(_stands_in(message.answer, whole) for message in said):
+            return "the template leaves an answer out"
         return written
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
@@ -147,26 +200,24 @@ class _Encoder:
 
     def _encode(
         self, example: Example, whole: list[int], openings: list[list[int]], closings: list[list[int]]
-    ) -> Encoded | None:
+    ) -> _Piece:
         if not example.messages:
             return self._finish(example, whole, [(0, len(whole))])
         starts = [_common(opening, whole) for opening in openings]
         if len(openings[-1]) - starts[-1] > _BORDER:
             message = "the chat template writes the question differently once it is answered, so no mask can be found"
-            self.problems.append(Problem(example.place, message))
-            return None
+            return _Piece(problem=message)
         ends = [*(_common(closing, whole) for closing in closings), len(whole)]
         spans = list(zip(starts, ends, strict=True))
         kept = all(
             len(tokens) - found <= _BORDER
             for tokens, found in zip((*openings, *closings), (*starts, *ends[:-1]), strict=True)
         )
-        if not kept or any(start >= end for start, end in spans):
-            self.rewritten += 1
-            spans = spans[-1:]
+        if len(spans) > 1 and not (kept and all(start < end for start, end in spans)):
+            return _Piece(rewritten=True)
         return self._finish(example, whole, spans)
 
-    def _finish(self, example: Example, whole: list[int], spans: list[tuple[int, int]]) -> Encoded | None:
+    def _finish(self, example: Example, whole: list[int], spans: list[tuple[int, int]]) -> _Piece:
         """`spans` are the answers in `whole`, ascending; the last one runs to its end."""
         spans = [(start, self._turn_end(whole, start, end)) for start, end in spans]
         whole = whole[: spans[-1][1]]
@@ -185,17 +236,16 @@ class _Encoder:
             supervised[start:end] = True
         supervised[0] = False
         if not supervised.any():
-            self.dropped_lengths.append(len(whole))
-            return None
-        self.truncated += len(whole) > self._max_length
+            return _Piece(length=len(whole))
         prompt_length, answer = self._question(example, whole, spans)
-        return Encoded(np.array(whole[: self._max_length], np.int32), supervised, prompt_length, answer, example.place)
+        ids = np.array(whole[: self._max_length], np.int32)
+        return _Piece(Encoded(ids, supervised, prompt_length, answer, example.place), len(whole))
 
     def _question(self, example: Example, whole: list[int], spans: list[tuple[int, int]]) -> tuple[int, str]:
         """How many tokens stand before the last answer that begins within the largest length, and that answer."""
         if not example.messages:
             return 0, ""
-        answers = zip(spans, example.answers[-len(spans) :], strict=True)
+        answers = zip(spans, example.answers, strict=True)
         (start, end), index = [each for each in answers if each[0][0] < self._max_length][-1]
         message = example.messages[index]
         if message.extras.get("tool_calls"):
@@ -210,13 +260,28 @@ class _Encoder:
         return last if last > start and whole[last - 1] in self._specials else end
 
 
+def _parts(example: Example) -> list[Example]:
+    """A conversation up to each of its answers, which alone is to be learned."""
+    context = [replace(message, learned=False) for message in example.messages]
+    return [replace(example, messages=(*context[:index], example.messages[index])) for index in example.answers]
+
+
+def _lost(said: Sequence[Message], opening: str, whole: str) -> Iterator[str]:
+    """What is not learned of the answers, or of what a server writes in front of the last one."""
+    if not all(_stands_in(answer.thought, whole) for answer in said):
+        yield THOUGHT_LOST
+    unwritten = opening[_common(opening, whole) :]
+    if unwritten.strip():
+        yield OPENED_OTHERWISE.format(repr(unwritten))
+
+
 def _stands_in(part: str, whole: str) -> bool:
     """Whether `whole` holds `part` but for white space, which templates trim."""
     return part.strip() in whole or " ".join(part.split()) in " ".join(whole.split())
 
 
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two sequences begin with alike."""
+def _common(first: Sequence[object], second: Sequence[object]) -> int:
+    """How many tokens, or characters, two sequences begin with alike."""
     if list(second[: len(first)]) == list(first):
         return len(first)
     return next(

@@ -120,7 +120,7 @@ def _viewed(values: pa.Array, kind: type[Kind]) -> NDArray[Kind]:
 
 @dataclass(frozen=True)
 class Counts:
-    """What became of the rows of a data set."""
+    """What became of the rows of a data set: of `rewritten` ones every answer became one of `copies`."""
 
     read: int = 0
     duplicates: int = 0
@@ -129,6 +129,7 @@ class Counts:
     truncated: int = 0
     dropped: int = 0
     rewritten: int = 0
+    copies: int = 0
     turns_cut: int = 0
     unusable: int = 0
 

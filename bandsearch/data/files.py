@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bandsearch.data.problems import Problem, refuse, too_many
-from bandsearch.data.reading import SUFFIXES, Row, is_data_file
+from bandsearch.data.reading import SUFFIXES, Row, is_data_file, without_nulls
 from bandsearch.values.errors import DataError
 
 _GZIP = b"\x1f\x8b"
@@ -204,4 +204,4 @@ def _parquet(content: bytes, name: str) -> tuple[Row, ...]:
 
 def _numbered(values: list[dict[str, Any]], name: str) -> Iterator[Row]:
     for number, value in enumerate(values, start=1):
-        yield Row(f"{name} row {number}", value)
+        yield Row(f"{name} row {number}", without_nulls(value))

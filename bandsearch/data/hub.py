@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bandsearch.data.files import read_file
-from bandsearch.data.reading import Row, Table, is_data_file
+from bandsearch.data.reading import Row, Table, is_data_file, without_nulls
 from bandsearch.values.errors import DataError
 from bandsearch.values.spec import DataSpec
 
@@ -78,7 +78,7 @@ def _rows(spec: DataSpec, split: str, rows: Any) -> tuple[Row, ...]:
     labels = {column: kind.names for column, kind in rows.features.items() if hasattr(kind, "names")}
     return tuple(
         Row(f"{name} row {number}", row | {column: _label(row[column], names) for column, names in labels.items()})
-        for number, row in enumerate(rows.to_list(), start=1)
+        for number, row in enumerate(map(without_nulls, rows.to_list()), start=1)
     )
 
 

@@ -71,6 +71,18 @@ def is_data_file(path: Path) -> bool:
     return path.name.lower().removesuffix(".gz").endswith(SUFFIXES)
 
 
+def without_nulls(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A row out of Arrow's structs, which give every object of a column the fields of all of them: those that are null
+    were not there, or were null, which a chat template would write out."""
+    return {column: _without_nulls(value) for column, value in values.items()}
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
+    return [_without_nulls(each) for each in value] if isinstance(value, list) else value
+
+
 def _is_on_hub(name: str) -> bool:
     """Whether it could be."""
     return _HUB_ID.fullmatch(name) is not None and not _looks_like_a_file(name)

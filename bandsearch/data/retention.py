@@ -47,7 +47,7 @@ def retention_texts(name: str | None, tokenizer: PreTrainedTokenizerBase, max_le
     encoding = encode(chosen, template, tokenizer, length)
     if too_many(encoding.problems, len(chosen)):
         raise refuse(table.name, encoding.problems, len(chosen), "Mend or remove these rows.")
-    texts = tuple(text for text in encoding.encoded if text is not None)
+    texts = tuple(parts[-1] for parts in encoding.encoded if parts)
     if not texts:
         raise DataError(
             f"No text of {table.name} has a token to predict within the first {length}.",

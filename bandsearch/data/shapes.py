@@ -9,8 +9,8 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
-from bandsearch.data.cells import Cells, fold
-from bandsearch.data.messages import Message, UnusableError, messages_of, text_of
+from bandsearch.data.cells import Cells, Use, fold
+from bandsearch.data.messages import NOTHING, Message, UnusableError, listed, text_of
 from bandsearch.data.problems import Problem, refuse, too_many
 from bandsearch.data.reading import Row
 from bandsearch.values.errors import DataError
@@ -49,7 +49,8 @@ class Example:
 
 @dataclass(frozen=True)
 class Recognised:
-    """`columns` hold questions and answers; `unused` are columns that hold something and became part of no example.
+    """`columns` hold questions and answers; `unused` are columns, and `ignored` keys of messages, that hold something
+    and became part of no example.
 
     The rows of `problems` are left out.
     """
@@ -58,6 +59,7 @@ class Recognised:
     columns: tuple[str, ...]
     examples: tuple[Example, ...]
     unused: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
 
 
@@ -88,7 +90,8 @@ _COLUMNS: tuple[tuple[Shape, tuple[str, ...]], ...] = (
 )
 _ACCEPTED = (
     "Accepted are the columns messages (role, content), conversations (from, value), text, or a pair such as "
-    "prompt + completion, instruction (+ input) + output, question + answer, input + output; rename yours."
+    "prompt + completion, instruction (+ input) + output, question + answer, input + output; say which of yours are "
+    "these: --columns article=prompt,highlights=completion."
 )
 # What may stand beside questions and answers, the first that holds something.
 _SYSTEM = ("system", "system_prompt")
@@ -103,10 +106,12 @@ def recognise(name: str, rows: Sequence[Row], like: Recognised | None = None) ->
     The shape is that of most rows, or the one of `like`, an earlier part of the same data set.
     """
     matches = _matches(rows)
-    used: set[str] = set()
+    use = Use()
     found = Counter(match for match in matches if match)
     if not found:
         names = list(dict.fromkeys(str(column) for row in rows[:1000] for column in row.values))
+        if {"chosen", "rejected"} <= set(map(fold, names)):
+            raise _preferences(name, rows)
         shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
         raise DataError(f"{name} has columns of no known shape: {shown or 'none'}.", _ACCEPTED)
     shape, columns = (like.shape, like.columns) if like else max(found, key=found.__getitem__)
@@ -118,16 +123,30 @@ def recognise(name: str, rows: Sequence[Row], like: Recognised | None = None) ->
                 raise UnusableError(row.problem)
             if match is None or match[0] is not shape:
                 raise UnusableError(_mismatch(row, match, shape, columns))
-            examples.append(_READERS[shape](row.place, Cells(row.values, used), match[1]))
+            examples.append(_READERS[shape](row.place, Cells(row.values, use), match[1]))
         except UnusableError as reason:
             problems.append(Problem(row.place, str(reason)))
     if too_many(problems, len(rows)):
         raise refuse(name, problems, len(rows), "Mend or remove these rows.")
-    return Recognised(shape, columns, tuple(examples), _unused(rows, used), tuple(problems))
+    unused = _unused(rows, use.columns)
+    return Recognised(shape, columns, tuple(examples), unused, tuple(use.ignored), tuple(problems))
+
+
+def _preferences(name: str, rows: Sequence[Row]) -> DataError:
+    """Preference data: what of it can be learned is told by what stands beside the answer that was chosen."""
+    values = next(
+        folded for row in rows if "chosen" in (folded := {fold(key): each for key, each in row.values.items()})
+    )
+    whole = "messages" if len(listed(values["chosen"])) > 1 else "text"
+    ours = next((columns[1] for _, columns in _COLUMNS if len(columns) > 1 and columns[0] in values), whole)
+    return DataError(
+        f"{name} is preference data (chosen, rejected), which is not learned from as such.",
+        f"--columns chosen={whole if whole == 'messages' else ours} learns the chosen ones.",
+    )
 
 
 def _unused(rows: Sequence[Row], used: set[str]) -> tuple[str, ...]:
-    filled = {column: None for row in rows for column, value in row.values.items() if value not in (None, "", [], {})}
+    filled = {column: None for row in rows for column, value in row.values.items() if value not in NOTHING}
     return tuple(str(column) for column in filled if fold(column) not in used)
 
 
@@ -152,7 +171,7 @@ def _mismatch(row: Row, match: _Match | None, shape: Shape, columns: tuple[str, 
 
 
 def _from_messages(place: str, cells: Cells, columns: tuple[str, ...]) -> Example:
-    messages = messages_of(cells.take(columns[0]), columns[0])
+    messages = cells.messages(cells.take(columns[0]), columns[0])
     # Beside messages, `input` is usually the same conversation once more.
     return _conversation(place, _about(messages, cells.beside(["context"])), cells)
 
@@ -161,13 +180,13 @@ def _from_pair(place: str, cells: Cells, columns: tuple[str, ...]) -> Example:
     asked, answered = (cells.take(column) for column in columns)
     context = [column for column in _CONTEXT if column not in columns]
     if isinstance(asked, list):
-        given = tuple(replace(message, learned=False) for message in messages_of(asked, columns[0]))
+        given = tuple(replace(message, learned=False) for message in cells.messages(asked, columns[0]))
         before = _about(given, cells.beside(context))
     else:
         question = Message("user", text_of(asked, columns[0]))
         before = (*cells.history(), *_about((question,), cells.beside(context), columns[0] == "instruction"))
     if isinstance(answered, list):
-        return _conversation(place, (*before, *messages_of(answered, columns[1])), cells)
+        return _conversation(place, (*before, *cells.messages(answered, columns[1])), cells)
     return _conversation(place, (*before, Message("assistant", text_of(answered, columns[1]))), cells)
 
 

@@ -1,8 +1,8 @@
 """Which rows train, validate and test: decided by what a row says, not by where it stands.
 
 A row is known by its key. Rows of one group, by default those that ask the same, stand in one split: otherwise the
-second answer to a training prompt would be a test. Functions here take and give keys in orders of their own: the order
-of rows changes nothing.
+second answer to a training question would be a test. Functions here take and give keys in orders of their own: the
+order of rows changes nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import NamedTuple
 
 from bandsearch.data.messages import Message
@@ -21,6 +22,15 @@ SHARE = 0.1
 LARGEST = 2000
 
 _DIGEST = 16
+
+
+class Grouping(StrEnum):
+    """What rows of one group have in common: what is asked, whatever the system message (a date, a name, one of several
+    styles); what is asked and the system message; or all that they say."""
+
+    QUESTION = "question"
+    PROMPT = "prompt"
+    CONTENT = "content"
 
 
 class Key(NamedTuple):
@@ -47,17 +57,20 @@ class Distinct:
     leaked: int = 0
 
 
-def key_of(example: Example, *, by_prompt: bool = True) -> Key:
-    """Rows are grouped by the messages before the first learned answer; plain text, or without `by_prompt`, by all that
-    they say."""
+def key_of(example: Example, grouping: Grouping = Grouping.QUESTION) -> Key:
+    """What is asked are the messages before the first learned answer; plain text is grouped by all that it says."""
     if not example.messages:
         content = _digest(_folded([example.text]))
         return Key(content, _digest([example.text, 0, "()"]), content)
     said = _said(example.messages)
     content = _digest(_folded(said))
     exact = _digest([*said, *example.answers, repr(example.tools)])
-    asked = _said(example.messages[: example.answers[0]])
-    return Key(content, exact, _digest(_folded(asked)) if by_prompt else content)
+    if grouping is Grouping.CONTENT:
+        return Key(content, exact, content)
+    asked = example.messages[: example.answers[0]]
+    if grouping is Grouping.QUESTION:
+        asked = tuple(message for message in asked if message.role != "system")
+    return Key(content, exact, _digest(_folded(_said(asked))))
 
 
 def _said(messages: Sequence[Message]) -> list[str]:
@@ -72,13 +85,15 @@ def _digest(content: object) -> str:
     return hashlib.blake2b(json.dumps(content).encode(), digest_size=_DIGEST).hexdigest()
 
 
-def without_duplicates(examples: Sequence[Example], *others: Distinct, by_prompt: bool = True) -> Distinct:
+def without_duplicates(
+    examples: Sequence[Example], *others: Distinct, grouping: Grouping = Grouping.QUESTION
+) -> Distinct:
     """One of equal examples, none whose group is among the `others`."""
     elsewhere = {key.group for other in others for key in other.examples}
     kept: dict[Key, Example] = {}
     leaked = 0
     for example in examples:
-        key = key_of(example, by_prompt=by_prompt)
+        key = key_of(example, grouping)
         if key.group in elsewhere:
             leaked += 1
         else:
@@ -91,29 +106,32 @@ def sampled(keys: Iterable[Key], count: int, seed: int) -> list[Key]:
     return ranked(keys, f"sample {seed}")[:count]
 
 
-def divided(keys: Iterable[Key]) -> tuple[list[Key], list[Key], list[Key]]:
-    """(train, validation, test)."""
-    rest, test = held_out(keys, "test", SHARE)
-    train, validation = held_out(rest, "validation", SHARE / (1 - SHARE))
+def divided(sizes: Mapping[Key, int]) -> tuple[list[Key], list[Key], list[Key]]:
+    """(train, validation, test) of keys that stand for so many examples each."""
+    rest, test = held_out(sizes, "test", SHARE)
+    train, validation = held_out({key: sizes[key] for key in rest}, "validation", SHARE / (1 - SHARE))
     return train, validation, test
 
 
-def held_out(keys: Iterable[Key], split: str, share: float = SHARE) -> tuple[list[Key], list[Key]]:
-    """(rest, about a share of the keys): groups in the order of a content's hash under the name of the split.
+def held_out(sizes: Mapping[Key, int], split: str, share: float = SHARE) -> tuple[list[Key], list[Key]]:
+    """(rest, about a share of the examples): groups in the order of a content's hash under the name of the split.
 
-    A group of more than twice the share stays in the rest, unless there are no others.
+    `sizes` are how many examples a key stands for. A group of more than twice the share stays in the rest, unless there
+    are no others.
     """
-    order = ranked(keys, split)
-    count = min(max(1, round(share * len(order))), LARGEST)
+    order = ranked(sizes, split)
+    count = min(max(1, round(share * sum(sizes.values()))), LARGEST)
     groups: dict[str, list[Key]] = {}
     for key in order:
         groups.setdefault(key.group, []).append(key)
-    small = [group for group in groups.values() if len(group) <= 2 * count]
+    size = {name: sum(sizes[key] for key in group) for name, group in groups.items()}
+    small = [name for name in groups if size[name] <= 2 * count]
     held: list[Key] = []
-    for group in small or sorted(groups.values(), key=len):
-        if len(held) >= count:
+    for name in small or sorted(groups, key=size.__getitem__):
+        if count <= 0:
             break
-        held += group
+        held += groups[name]
+        count -= size[name]
     out = set(held)
     return [key for key in order if key not in out], held
 

@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
+from bandsearch.data.day import DAY_FIXED, on_the_day, writes_the_day
 from bandsearch.data.messages import Message, with_arguments
 from bandsearch.data.plain import AS_IT_IS, Style, style_of
 from bandsearch.data.shapes import Example, Shape
@@ -54,10 +55,12 @@ CHAT_TEMPLATE = "the model's chat template"
 SYSTEM_FOLDED = "the system message is written with the first question: the chat template has no place for it"
 NEIGHBOURS_MERGED = "neighbouring messages of one role are written as one: the chat template refuses them"
 ARGUMENTS_WRITTEN = "the arguments of tool calls are given as JSON text: the chat template takes no objects"
+CALLS_AS_TEXT = "tool calls are written as JSON text: the chat template has no place for them"
+_TOOL = {"name": "look_it_up", "description": "Looks it up.", "parameters": {"type": "object", "properties": {}}}
 _CALLING = Message(
     "assistant",
     "",
-    {"tool_calls": [{"id": "a1b2c3d4e", "type": "function", "function": {"name": "f", "arguments": {}}}]},
+    {"tool_calls": [{"id": "a1b2c3d4e", "type": "function", "function": {"name": _TOOL["name"], "arguments": {}}}]},
 )
 _SENTINEL = "Be brief and kind."
 _QUESTION = Message("user", "question")
@@ -88,7 +91,8 @@ def template_for(
         return _given(tokenizer, given, marks, beginning)
     if tokenizer.chat_template:
         render = _chat_renderer(tokenizer)
-        return Template(CHAT_TEMPLATE, render, adaptations=_adaptations(render))
+        dated = (DAY_FIXED,) if writes_the_day(str(tokenizer.chat_template)) else ()
+        return Template(CHAT_TEMPLATE, render, adaptations=_adaptations(render), notes=dated)
     style, end = style_of(shape, examples), tokenizer.eos_token or ""
     text = _beginning(tokenizer, beginning)
     jinja = "" if text is None else style.chat_template(end, text)
@@ -106,7 +110,7 @@ def _given(
     if not ending.strip() or any(token in ending for token in added) or tokenizer.eos_token is None:
         ending = ""
     vocabulary = tokenizer.get_vocab()
-    notes = []
+    notes = [DAY_FIXED] if writes_the_day(given.text) else []
     if unknown := sorted(mark for mark in marks if mark not in vocabulary):
         learned = f", and answers end with {tokenizer.eos_token}" if ending else ""
         notes.append(f"Not in the tokenizer, so ordinary text to the model: {', '.join(unknown)}{learned}.")
@@ -148,11 +152,12 @@ def _chat_renderer(tokenizer: PreTrainedTokenizerBase, given: ChatTemplate | Non
 
     def render(example: Example, count: int, opened: bool) -> str:
         messages = [_as_dict(message) for message in example.messages[:count]]
+        tools = list(example.tools) or None
         try:
             text = tokenizer.apply_chat_template(
                 messages,
-                tools=list(example.tools) or None,
-                chat_template=template,
+                tools=tools,
+                chat_template=on_the_day(tokenizer.get_chat_template(template, tools)),
                 add_generation_prompt=opened,
                 tokenize=False,
             )
@@ -169,10 +174,10 @@ def _chat_renderer(tokenizer: PreTrainedTokenizerBase, given: ChatTemplate | Non
     return render
 
 
-def _written(render: Render, *messages: Message, opened: bool = False) -> str:
+def _written(render: Render, *messages: Message, opened: bool = False, tools: tuple[Any, ...] = ()) -> str:
     """Nothing where the template refuses them."""
     try:
-        return render(Example("", messages), len(messages), opened)
+        return render(Example("", messages, tools=tools), len(messages), opened)
     except TemplateRefusedError:
         return ""
 
@@ -186,6 +191,8 @@ def _adaptations(render: Render) -> tuple[Adaptation, ...]:
         found.append(Adaptation(_fold_system, SYSTEM_FOLDED))
     if not _written(render, _QUESTION, _CALLING) and _written(render, _QUESTION, *_write_arguments((_CALLING,))):
         found.append(Adaptation(_write_arguments, ARGUMENTS_WRITTEN))
+    elif not any(_writes_calls(render, tools) for tools in ((), ({"type": "function", "function": _TOOL},))):
+        found.append(Adaptation(_write_calls, CALLS_AS_TEXT))
     if _written(render, _QUESTION, answer) and not _written(render, _QUESTION, _QUESTION, answer):
         found.append(Adaptation(_merge_neighbours, NEIGHBOURS_MERGED))
     return tuple(found)
@@ -212,6 +219,25 @@ def _write_arguments(messages: tuple[Message, ...]) -> tuple[Message, ...]:
         else message
         for message in messages
     )
+
+
+def _writes_calls(render: Render, tools: tuple[Any, ...]) -> bool:
+    """Whether the name of a tool is written once more where it is called."""
+    asked, called = (_written(render, *said, tools=tools) for said in ((_QUESTION,), (_QUESTION, _CALLING)))
+    return called.count(str(_TOOL["name"])) > asked.count(str(_TOOL["name"]))
+
+
+def _write_calls(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Tool calls as a part of what is said: one as an object with name and arguments, several as a list of them."""
+
+    def written(message: Message) -> Message:
+        extras = dict(message.extras)
+        calls = extras.pop("tool_calls")
+        functions = [call.get("function", call) if isinstance(call, dict) else call for call in calls]
+        text = json.dumps(functions[0] if len(functions) == 1 else functions, ensure_ascii=False, default=str)
+        return replace(message, content="\n".join(filter(None, (message.content, text))), extras=extras)
+
+    return tuple(written(message) if message.extras.get("tool_calls") else message for message in messages)
 
 
 def _merge_neighbours(messages: tuple[Message, ...]) -> tuple[Message, ...]:

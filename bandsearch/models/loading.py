@@ -51,11 +51,16 @@ class ModelSummary(Value):
 
 
 def resolve_dtype(name: str, device: str) -> torch.dtype:
-    """ "auto" is bf16 on a GPU that computes in it and fp32 elsewhere; otherwise the dtype of that name."""
+    """ "auto" is bf16 on a GPU that computes in it and fp32 elsewhere; otherwise the dtype of that name.
+
+    That is never fp16: its range is too small for the activations of some models, Gemma's among them, and for small
+    gradients, which nothing scales up.
+    """
     if name == "auto":
         if torch.device(device).type != "cuda":
             return torch.float32
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        # Older ones emulate bf16, many times slower.
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     if name not in DTYPES:
         raise UsageError(f"Unknown dtype {name!r}.", f"Choose auto, {', '.join(DTYPES)} or {NF4}.")
     return DTYPES[name]

@@ -31,8 +31,8 @@ class PriorSource(StrEnum):
 
 
 class ModelSpec(Value):
-    """`name` is an alias, a hub id or a local directory; `dtype` "auto" is bf16 on GPU and fp32 on CPU; "nf4" is
-    a base in 4 bits (QLoRA, arXiv 2305.14314)."""
+    """`name` is an alias, a hub id or a local directory; `dtype` "auto" is bf16 on a GPU that computes in
+    it and fp32 elsewhere; "nf4" is a base in 4 bits (QLoRA, arXiv 2305.14314)."""
 
     name: str
     revision: str | None = None
@@ -49,15 +49,24 @@ class ChatTemplate(Value):
 
 
 class DataSpec(Value):
-    """`name` is a file, a hub id or `demo:<task>`. `max_length` in tokens, prompt and completion together. `template`
-    writes conversations in place of the model's own."""
+    """`name` is a file, a hub id or `demo:<task>`. `columns` are read under other names than they have.
+    `max_length` in tokens, prompt and completion together. `template` writes conversations in place of the model's
+    own."""
 
     name: str
     config: str | None = None
     split: str | None = None
+    columns: dict[str, str] = Field(default_factory=dict)
     max_length: int = Field(default=1024, ge=8)
     max_examples: int | None = Field(default=None, ge=1)
     template: ChatTemplate | None = None
+
+    @model_validator(mode="after")
+    def _named_once(self) -> DataSpec:
+        names = list(self.columns.values())
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise UsageError(f"Two columns are to be read as {twice}.", "Name one of them.")
+        return self
 
 
 class TrainSpec(Value):

@@ -33,6 +33,10 @@ def bandsearch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["run", "-m", "qwen2.5-7b", "-b", "1h"], ["No data set", "--dataset"]),
         (["run", "-m", "demo", "-d", "demo:swap", "-b", "1h", "--space", "nope"], ["nope"]),
         (["plan", "-m", "demo", "-b", "1h", "--template", "none.jinja"], ["no chat template none.jinja", "chatml"]),
+        (
+            ["plan", "-m", "demo", "-b", "1h", "--columns", "article"],
+            ["does not say what 'article' is read as", "pairs"],
+        ),
         (["data", "demo:swap", "--template", "none.jinja"], ["no chat template none.jinja"]),
         (["run", "-m", "demo", "--trials", "9", "--retention", "none.jsonl"], ["no data file none.jsonl"]),
     ],

@@ -7,8 +7,7 @@ from typing import Any
 from bandsearch.data.dataset import Encoded
 
 
-def plain_values(example: Encoded | None) -> tuple[Any, ...]:
-    assert example is not None
+def plain_values(example: Encoded) -> tuple[Any, ...]:
     return (
         example.input_ids.tolist(),
         example.supervised.tolist(),

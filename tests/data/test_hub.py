@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pyarrow import parquet
 from transformers import PreTrainedTokenizerBase
 
 from bandsearch.data.dataset import prepare
+from bandsearch.data.files import read_file
 from bandsearch.data.reading import read
 from bandsearch.values.errors import DataError
 from bandsearch.values.spec import DataSpec
@@ -114,3 +116,26 @@ def test_what_is_no_data_set(tmp_path: Path) -> None:
     parts = hub(tmp_path / "parts", test=5, validation=5)
     assert "no split called train, only" in refusal(name=str(parts)).message
     assert "There is no data file" in refusal(name="neither a file nor an id").message
+
+
+def calling(i: int) -> dict[str, Any]:
+    """Rows whose calls have other arguments than each other, and other fields than what is said."""
+    function = {"name": "f", "arguments": {f"a{i}": [None, {"b": None}]}}
+    said = [
+        {"role": "user", "content": f"Call {i}"},
+        {"role": "assistant", "tool_calls": [{"type": "function", "function": function}]},
+    ]
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"properties": {f"a{i}": {"type": "array"}}}}}
+    return {"messages": said, "tools": [tool], "note": None}
+
+
+@pytest.mark.parametrize("source", ["file", "folder"])
+def test_what_arrow_fills_up_with_nulls_is_not_learned(source: str, tmp_path: Path) -> None:
+    path = tmp_path / "data" / "train-00000-of-00001.parquet"
+    path.parent.mkdir()
+    parquet.write_table(pyarrow.Table.from_pylist([calling(i) for i in range(12)]), path)
+    rows = read_file(path) if source == "file" else read(DataSpec(name=str(tmp_path), split="train")).train
+    expected = [json.loads(json.dumps(calling(i)).replace('{"b": null}', "{}")) for i in range(12)]
+    assert [dict(row.values) for row in rows] == expected
+    (tmp_path / "my.jsonl").write_text(json.dumps(calling(0)) + "\n")
+    assert dict(read_file(tmp_path / "my.jsonl")[0].values) == calling(0)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
@@ -14,10 +15,10 @@ from plain_examples import plain_values
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase
 
-from bandsearch.data.encoding import THOUGHT_LOST, Encoding, encode
+from bandsearch.data.encoding import OPENED_OTHERWISE, THOUGHT_LOST, Encoding, encode
 from bandsearch.data.examples import Encoded
 from bandsearch.data.shapes import Example, Message, Shape
-from bandsearch.data.template import ARGUMENTS_WRITTEN, NEIGHBOURS_MERGED, SYSTEM_FOLDED, template_for
+from bandsearch.data.template import ARGUMENTS_WRITTEN, CALLS_AS_TEXT, NEIGHBOURS_MERGED, SYSTEM_FOLDED, template_for
 
 Load = Callable[[str], PreTrainedTokenizerBase]
 
@@ -50,8 +51,8 @@ def encoding(
 def encoded(example: Example, tokenizer: PreTrainedTokenizerBase, shape: Shape = Shape.PROMPT) -> Encoded:
     result = encoding([example], tokenizer, shape)
     assert result.problems == ()
-    assert result.encoded[0] is not None
-    return result.encoded[0]
+    (example,) = result.encoded[0]
+    return example
 
 
 def learned(example: Encoded, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -180,25 +181,68 @@ def test_a_template_that_marks_no_end_of_turn(tokenizer_of: Load) -> None:
 def test_a_template_that_opens_answers_with_a_thought(tokenizer_of: Load) -> None:
     """As DeepSeek-R1's: the opening asks for a thought, the written conversation holds none."""
     tokenizer = tokenizer_of("llama")
-    tokenizer.chat_template = LOOP + TURN + "{% endfor %}" + OPEN.replace("assistant\n", "assistant\n<t>")
-    example = encoded(asked("Hi", "Yes"), tokenizer)
+    tokenizer.chat_template = LOOP + TURN + "{% endfor %}" + OPEN.replace("assistant\n", "assistant\n<t>\n")
+    result = encoding([asked("Hi", "Yes"), conversation("Hi", "Yes", "And", "No")], tokenizer)
+    (example,) = result.encoded[0]
     assert learned(example, tokenizer) == "Yes<|im_end|></s>"
     assert tokenizer.decode(example.prompt_ids).endswith("<|im_start|>assistant\n")
+    assert result.adapted == {OPENED_OTHERWISE.format("'<t>\\n'"): 2}
+    # Where the answer is written with what the opening begins, there is nothing to say.
+    tokenizer.chat_template = thoughtful(tokenizer).chat_template.replace(OPEN, OPEN.replace("nt\n", "nt\n<t>"))
+    assert encoding([asked("Hi", "Yes"), conversation("Hi", "Yes", "And", "No")], tokenizer).adapted == {}
 
 
-def test_a_template_that_rewrites_earlier_answers_teaches_the_last(tokenizer_of: Load) -> None:
-    """As Qwen3's: only the last answer is written with its (empty) thought."""
-    tokenizer = tokenizer_of("llama")
+def thoughtful(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """With a template as Qwen3's: only the last answer is written with its (empty) thought."""
     thought = "{% if loop.last and m['role'] == 'assistant' %}" + TURN.replace("'\n' + m", "'\n<t>empty</t>' + m")
     tokenizer.chat_template = LOOP + thought + "{% else %}" + TURN + "{% endif %}{% endfor %}" + OPEN
-    result = encoding([conversation("Hi", "Yes", "And", "No"), conversation("Hi", "Yes")], tokenizer, Shape.CHAT)
-    assert result.rewritten == 1
+    return tokenizer
+
+
+def test_a_template_that_rewrites_earlier_answers_teaches_each_as_the_last(tokenizer_of: Load) -> None:
+    tokenizer = thoughtful(tokenizer_of("llama"))
+    context = (Message("user", "Hi"), Message("assistant", "Yes", learned=False))
+    examples = [
+        conversation("Hi", "Yes", "And", "No"),
+        conversation("Hi", "Yes"),
+        Example("here", (*context, Message("user", "And"), Message("assistant", "No"))),
+    ]
+    result = encoding(examples, tokenizer, Shape.CHAT)
+    assert (result.copied, result.copies) == (1, 2)
     assert result.problems == ()
-    both, single = result.encoded
-    assert both is not None
-    assert single is not None
-    assert learned(both, tokenizer) == "<t>empty</t>No<|im_end|></s>"
-    assert learned(single, tokenizer) == "<t>empty</t>Yes<|im_end|></s>"
+    assert [[learned(each, tokenizer) for each in parts] for parts in result.encoded] == [
+        ["<t>empty</t>Yes<|im_end|></s>", "<t>empty</t>No<|im_end|></s>"],
+        ["<t>empty</t>Yes<|im_end|></s>"],
+        ["<t>empty</t>No<|im_end|></s>"],
+    ]
+
+
+@relaxed
+@given(
+    contents=st.lists(text(max_size=12), min_size=4, max_size=10).filter(lambda items: len(items) % 2 == 0),
+    length=st.integers(8, 200),
+)
+def test_each_copy_is_what_a_server_asks_at_its_turn(tokenizer_of: Load, contents: list[str], length: int) -> None:
+    tokenizer = thoughtful(tokenizer_of("llama"))
+    example = conversation(*(f"a{content}" for content in contents))
+    result = encoding([example], tokenizer, Shape.CHAT, length)
+    alone = [conversation(*(m.content for m in example.messages[: index + 1])) for index in example.answers]
+    alone = [replace(each, messages=(*as_context(each.messages[:-1]), each.messages[-1])) for each in alone]
+    expected = [encoding([each], tokenizer, Shape.CHAT, length) for each in alone]
+    kept = [part for each in expected for part in each.encoded[0]]
+    assert list(map(plain_values, result.encoded[0])) == list(map(plain_values, kept))
+    assert result.copies == len(kept)
+    assert result.truncated == (len(kept) > 0 and any(each.truncated or each.dropped_lengths for each in expected))
+    assert len(result.dropped_lengths) == (not kept)
+    for part, each in zip(result.encoded[0], alone, strict=False):
+        said = [{"role": message.role, "content": message.content} for message in each.messages[:-1]]
+        served = tokenizer.apply_chat_template(said, add_generation_prompt=True, return_dict=False)
+        assert part.prompt_ids.tolist() == served[:length]
+        assert part.answer == each.messages[-1].content
+
+
+def as_context(messages: Sequence[Message]) -> tuple[Message, ...]:
+    return tuple(replace(message, learned=False) for message in messages)
 
 
 CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
@@ -228,8 +272,23 @@ def test_a_template_that_takes_arguments_as_text_gets_them_as_text(tokenizer_of:
     )
     result = encoding([calling(CALL)], tokenizer, Shape.CHAT)
     assert result.adapted == {ARGUMENTS_WRITTEN: 1}
-    assert result.encoded[0] is not None
-    assert result.encoded[0].answer == '<call>add {"a": 1}</call>'
+    assert [each.answer for each in result.encoded[0]] == ['<call>add {"a": 1}</call>']
+
+
+def test_a_template_that_knows_no_calls_gets_them_as_text(tokenizer_of: Load) -> None:
+    tokenizer = tokenizer_of("llama")
+    tokenizer.chat_template = LOOP + TURN + "{% endfor %}" + OPEN
+    messages = (Message("user", "Add"), Message("assistant", "So:", {"tool_calls": [CALL, CALL]}))
+    result = encoding([calling(CALL), Example("here", messages), asked("Hi", "Yes")], tokenizer, Shape.CHAT)
+    assert result.adapted == {CALLS_AS_TEXT: 2}
+    function = '{"name": "add", "arguments": {"a": 1}}'
+    answers = [each.answer for parts in result.encoded for each in parts]
+    assert answers == [function, f"So:\n[{function}, {function}]", "Yes"]
+    # Where calls are only written beside the tools that are offered, they are.
+    tokenizer = with_calls(tokenizer)
+    tokenizer.chat_template = str(tokenizer.chat_template).replace("or []", "or [] if tools")
+    example = replace(calling(CALL), tools=({"type": "function", "function": {"name": "add"}},))
+    assert encoded(example, tokenizer, Shape.CHAT).answer == f"<call>{function}</call>"
 
 
 def test_the_plain_template_writes_what_is_said_beside_a_call(tokenizer_of: Load) -> None:
@@ -244,15 +303,17 @@ def test_an_answer_whose_end_was_rewritten_is_not_learned_in_part(tokenizer_of: 
     note = "{{ '<|im_start|>assistant\n' + m['content'] + ' (nobody has asked for anything else)<|im_end|>\n' }}"
     noted = "{% if loop.last and m['role'] == 'assistant' %}" + note
     tokenizer.chat_template = LOOP + noted + "{% else %}" + TURN + "{% endif %}{% endfor %}" + OPEN
-    example = encoded(conversation("Hi", "Yes", "And", "No"), tokenizer, Shape.CHAT)
-    assert learned(example, tokenizer) == "No (nobody has asked for anything else)<|im_end|></s>"
+    (parts,) = encoding([conversation("Hi", "Yes", "And", "No")], tokenizer, Shape.CHAT).encoded
+    assert [learned(each, tokenizer) for each in parts] == [
+        f"{answer} (nobody has asked for anything else)<|im_end|></s>" for answer in ("Yes", "No")
+    ]
 
 
 def test_a_template_that_rewrites_the_question_is_refused(tokenizer_of: Load) -> None:
     tokenizer = tokenizer_of("llama")
     tokenizer.chat_template = "{{ messages | length }}" + LOOP + TURN + "{% endfor %}" + OPEN
     result = encoding([asked("Hi", "Yes")], tokenizer)
-    assert result.encoded == (None,)
+    assert result.encoded == ((),)
     assert [str(problem) for problem in result.problems] == [
         "here: the chat template writes the question differently once it is answered, so no mask can be found"
     ]
@@ -273,8 +334,7 @@ def test_a_template_that_leaves_the_system_out_gets_it_with_the_first_question(t
     tokenizer.chat_template = LOOP + "{% if m['role'] != 'system' %}" + TURN + "{% endif %}{% endfor %}" + OPEN
     messages = (Message("system", "Be kind."), Message("user", "Hi"), Message("assistant", "Yes"))
     result = encoding([Example("here", messages), asked("Hi", "Yes")], tokenizer, Shape.CHAT)
-    example = result.encoded[0]
-    assert example is not None
+    (example,) = result.encoded[0]
     assert tokenizer.decode(example.input_ids).startswith("<|im_start|>user\nBe kind.\n\nHi<|im_end|>")
     assert learned(example, tokenizer) == "Yes<|im_end|></s>"
     assert result.adapted == {SYSTEM_FOLDED: 1}
@@ -302,8 +362,7 @@ def test_neighbours_of_one_role_are_one_where_a_template_refuses_them(tokenizer_
     tokenizer.chat_template = ALTERNATE + LOOP + TURN + "{% endfor %}" + OPEN
     result = encoding([example, conversation("Hi", "Yes")], tokenizer, Shape.CHAT)
     assert result.adapted == {NEIGHBOURS_MERGED: 1}
-    merged = result.encoded[0]
-    assert merged is not None
+    (merged,) = result.encoded[0]
     assert tokenizer.decode(merged.input_ids).startswith("<|im_start|>user\nHi\n\nthere<|im_end|>")
     assert learned(merged, tokenizer) == "Yes\n\nand<|im_end|>b<|im_end|></s>"
 
@@ -313,11 +372,7 @@ def test_an_answer_that_a_template_leaves_out_is_a_problem(tokenizer_of: Load) -
     tokenizer.chat_template = LOOP + TURN.replace("m['content']", "m['content'][:9]") + "{% endfor %}" + OPEN
     result = encoding([asked("Hi", "Yes, of course"), asked("Hi", " Yes\n")], tokenizer)
     assert [problem.message for problem in result.problems] == ["the template leaves an answer out"]
-    assert result.encoded[1] is not None
-    tokenizer.chat_template = LOOP + TURN + "{% endfor %}" + OPEN
-    assert [problem.message for problem in encoding([calling(CALL)], tokenizer, Shape.CHAT).problems] == [
-        "the template leaves an answer out"
-    ]
+    assert result.encoded[1]
 
 
 def test_a_thought_that_a_template_leaves_out_is_counted(tokenizer_of: Load) -> None:
@@ -328,9 +383,10 @@ def test_a_thought_that_a_template_leaves_out_is_counted(tokenizer_of: Load) -> 
     assert encoding([within, apart], tokenizer).adapted == {THOUGHT_LOST: 1}
     last = "{{ '<|im_start|>' + m['role'] + '\n' + m['content'].split('</think>')[-1] + '<|im_end|>\n' }}"
     tokenizer.chat_template = LOOP + last + "{% endfor %}" + OPEN
-    result = encoding([within, apart, asked("Hi", "Yes")], tokenizer)
-    assert result.adapted == {THOUGHT_LOST: 2}
-    assert all(example is not None for example in result.encoded)
+    earlier = conversation("Hi", "<think>Long ago</think>Yes", "And", "No")
+    result = encoding([within, apart, asked("Hi", "Yes"), earlier], tokenizer)
+    assert result.adapted == {THOUGHT_LOST: 3}
+    assert all(result.encoded)
 
 
 def test_what_a_template_refuses_is_passed_on(tokenizer_of: Load) -> None:
@@ -338,8 +394,8 @@ def test_what_a_template_refuses_is_passed_on(tokenizer_of: Load) -> None:
     guard = "{% if messages | length > 2 %}{{ raise_exception('Roles must alternate') }}{% endif %}"
     tokenizer.chat_template = guard + LOOP + TURN + "{% endfor %}" + OPEN
     result = encoding([asked("Hi", "Yes"), conversation("a", "b", "c", "d")], tokenizer, Shape.CHAT)
-    assert result.encoded[0] is not None
-    assert result.encoded[1] is None
+    assert result.encoded[0]
+    assert not result.encoded[1]
     assert [problem.message for problem in result.problems] == [
         "the chat template refuses this conversation (Roles must alternate)"
     ]
@@ -351,12 +407,11 @@ def test_long_examples_keep_the_start_of_the_answer(tokenizer_of: Load) -> None:
     before = len(fits.prompt_ids)
     for length in range(1, len(fits.input_ids) + 2):
         result = encoding([asked("Hi", "Yes yes yes yes")], tokenizer, max_length=length)
-        example = result.encoded[0]
         if length <= before:
-            assert example is None
+            assert result.encoded == ((),)
             assert result.dropped_lengths == (len(fits.input_ids),)
             continue
-        assert example is not None
+        (example,) = result.encoded[0]
         assert example.input_ids.tolist() == fits.input_ids[:length].tolist()
         assert example.supervised.tolist() == fits.supervised[:length].tolist()
         assert result.truncated == (length < len(fits.input_ids))
@@ -366,8 +421,8 @@ def test_long_examples_keep_the_start_of_the_answer(tokenizer_of: Load) -> None:
 def test_of_a_long_conversation_the_last_answer_within_reach_is_asked_for(tokenizer_of: Load) -> None:
     tokenizer = tokenizer_of("gpt2")
     whole = encoded(conversation("Hi", "Yes", "And", "No"), tokenizer, Shape.CHAT)
-    cut = encoding([conversation("Hi", "Yes", "And", "No")], tokenizer, Shape.CHAT, len(whole.prompt_ids)).encoded[0]
-    assert cut is not None
+    result = encoding([conversation("Hi", "Yes", "And", "No")], tokenizer, Shape.CHAT, len(whole.prompt_ids))
+    (cut,) = result.encoded[0]
     assert whole.answer == "No"
     assert cut.answer == "Yes"
     assert len(cut.prompt_ids) < len(whole.prompt_ids)
@@ -376,7 +431,7 @@ def test_of_a_long_conversation_the_last_answer_within_reach_is_asked_for(tokeni
 def test_many_examples_are_encoded_as_each_alone(tokenizer_of: Load) -> None:
     tokenizer = tokenizer_of("llama")
     examples = [asked(f"What is {i}?", f"It is {i * 7}.") for i in range(5000)]
-    together = encoding(examples, tokenizer).encoded
+    together = [example for (example,) in encoding(examples, tokenizer).encoded]
     assert len(together) == 5000
     for index in (0, 1, 4095, 4096, 4999):
         assert plain_values(together[index]) == plain_values(encoded(examples[index], tokenizer))

@@ -201,6 +201,7 @@ def test_an_unusable_row_is_left_out_and_named_with_its_line(
         ("hello", "'messages' is text, not a list of messages"),
         (None, "'messages' is null, not a list of messages"),
         ([], "'messages' is empty"),
+        ("[{'role': 'user', 'content': 'x'}]", "'messages' is a list in text, but not in JSON (Expecting"),
         (["hi"], "messages[0] is text, not a message"),
         ([{"role": "wizard", "content": "x"}], "messages[0] has the role 'wizard'"),
         ([{"role": 3, "content": "x"}], "messages[0] has the role 3"),
@@ -396,6 +397,76 @@ def test_the_arguments_of_a_tool_call_are_written_once(
     ]
     written = learned(prepared(jsonl(rows), chat).train[0], chat)
     assert written == f'{{"name": "add", "arguments": {text}}}<|im_end|></s>'
+
+
+WITH_THOUGHTS = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+    "{% if m['reasoning_content'] %}{{ '<t>' + m['reasoning_content'] + '</t>' }}{% endif %}"
+    "{{ m['content'] + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "thinking", "reasoning"])
+def test_a_thought_is_learned_by_whichever_name_it_comes(
+    name: str, jsonl: Write, chat: PreTrainedTokenizerBase
+) -> None:
+    rows = [{"messages": [said("user", f"{i}"), said("assistant", "Yes") | {name: "Hm."}]} for i in range(20)]
+    for template in (WITH_THOUGHTS, WITH_THOUGHTS.replace("reasoning_content", name)):
+        chat.chat_template = template
+        dataset = prepared(jsonl(rows), chat)
+        assert learned(dataset.train[0], chat) == "<t>Hm.</t>Yes<|im_end|></s>"
+        assert not any("not used" in note for note in dataset.notes)
+
+
+def test_keys_of_messages_that_are_not_used_are_named(jsonl: Write, plain: PreTrainedTokenizerBase) -> None:
+    answer = said("assistant", "Yes") | {"weight": 1, "thinking": "Hm.", "reasoning": "Hm?", "id": 0, "audio": None}
+    rows = [{"messages": [said("user", f"{i}") | {"timestamp": "now"}, answer]} for i in range(20)]
+    assert "Keys of messages not used: timestamp, reasoning, id." in prepared(jsonl(rows), plain).notes
+    rows = [{"prompt": [said("user", f"{i}")], "completion": [answer]} for i in range(20)]
+    assert "Keys of messages not used: reasoning, id." in prepared(jsonl(rows), plain).notes
+
+
+WITH_CALLS = WITH_THOUGHTS.replace(
+    "{{ m['content']", "{% for c in m['tool_calls'] or [] %}{{ c['function'] | tojson }}{% endfor %}{{ m['content']"
+)
+ADD = '{"name": "add", "arguments": {"a": 1}}'
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (ADD, ADD),
+        (json.loads(ADD), ADD),
+        (f"[{ADD}, {ADD}]", ADD + ADD),
+        ('{"name": "add", "arguments": "{\\"a\\": 1}"}', ADD),
+        ('{"name": "now"}', '{"name": "now", "arguments": {}}'),
+        ('{"name": "add", "parameters": {}}', '{"name": "add", "parameters": {}}'),
+        ("add 1", "add 1"),
+    ],
+)
+def test_a_turn_of_sharegpt_that_is_a_call_is_written_as_one(
+    value: Any, text: str, jsonl: Write, chat: PreTrainedTokenizerBase
+) -> None:
+    chat.chat_template = WITH_CALLS.replace("tojson }}", "tojson }}!")
+    rows = [
+        {"conversations": [{"from": "human", "value": f"{i}"}, {"from": "function_call", "value": value}]}
+        for i in range(20)
+    ]
+    written = learned(prepared(jsonl(rows), chat).train[0], chat)
+    calls = written.removesuffix("<|im_end|></s>").replace("}!", "}")
+    assert calls == text
+    assert ("!" in written) == ("parameters" not in text and text != "add 1")
+
+
+def test_tools_in_text_are_written_once(jsonl: Write, chat: PreTrainedTokenizerBase) -> None:
+    chat.chat_template = "{{ tools | tojson }}" + WITH_THOUGHTS
+    tool = {"type": "function", "function": {"name": "add"}}
+    texts = []
+    for tools in ([tool], [json.dumps(tool)], json.dumps([tool]), json.dumps([json.dumps(tool)])):
+        rows = [{"messages": [said("user", f"{i}"), said("assistant", "Yes")], "tools": tools} for i in range(20)]
+        texts.append(whole(row_at(prepared(jsonl(rows), chat), 1), chat))
+    assert texts[0].startswith('[{"type": "function", "function": {"name": "add"}}]<|im_start|>')
+    assert len(set(texts)) == 1
 
 
 @pytest.mark.parametrize("mark", [{"weight": 0}, {"train": False}])

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
+from bandsearch.data import splits as splitting
 from bandsearch.data.dataset import Dataset, prepare
 from bandsearch.values.errors import DataError
 from bandsearch.values.spec import DataSpec
@@ -99,6 +100,40 @@ def test_a_conversation_is_known_by_what_comes_before_its_first_learned_answer(
     dataset = prepared(jsonl(rows), plain)
     sides = [{(int(e.place[9:]) - 1) // 4 for e in part} for part in (dataset.train, dataset.validation, dataset.test)]
     assert sum(map(len, sides)) == 12
+
+
+def under(system: str, question: str, answer: str) -> dict[str, Any]:
+    contents = {"system": system, "user": question, "assistant": answer}
+    return {"messages": [{"role": role, "content": content} for role, content in contents.items()]}
+
+
+@relaxed
+@given(questions=st.integers(10, 30), systems=st.integers(2, 5), seed=st.integers(0, 10**6))
+def test_a_question_under_several_system_messages_is_never_on_both_sides(
+    jsonl: Write, plain: PreTrainedTokenizerBase, questions: int, systems: int, seed: int
+) -> None:
+    rows = [under(f"Today is day {k}.", f"What is {i}?", f"{i}") for i in range(questions) for k in range(systems)]
+    random.Random(seed).shuffle(rows)
+    dataset = prepared(jsonl(rows), plain)
+    parts = (dataset.train, dataset.validation, dataset.test)
+    sides = [{e.answer for e in part} for part in parts]
+    assert sum(map(len, sides)) == questions
+    assert sum(map(len, parts)) == len(rows)
+    assert not any(note.startswith("Few different") for note in dataset.notes)
+
+
+def test_what_is_asked_in_the_system_message_alone_is_kept_apart_by_it(
+    jsonl: Write, plain: PreTrainedTokenizerBase
+) -> None:
+    rows = [under(f"Document {i}", "Summarise it.", f"{i} or {k}") for i in range(20) for k in range(2)]
+    dataset = prepared(jsonl(rows), plain)
+    sides = [{e.answer.split()[0] for e in part} for part in (dataset.train, dataset.validation, dataset.test)]
+    assert sum(map(len, sides)) == 20
+    assert any("may be asked in validation and test too, under another system" in note for note in dataset.notes)
+    rows = [under(f"Document {i % 3}", "Summarise it.", f"{i}") for i in range(40)]
+    notes = prepared(jsonl(rows), plain).notes
+    assert any(note.startswith("Few different prompts") for note in notes)
+    assert not any("under another system message" in note for note in notes)
 
 
 def test_few_prompts_are_split_by_their_answers_and_this_is_said(jsonl: Write, plain: PreTrainedTokenizerBase) -> None:
@@ -211,3 +246,36 @@ def test_training_rows_that_ask_what_the_own_test_asks_are_left_out(
     assert (dataset.counts.leaked, len(dataset.test)) == (0, 10)
     assert len(dataset.train) + len(dataset.validation) == 50
     assert any(note.startswith("Few different prompts") for note in dataset.notes)
+
+
+def test_conversations_that_are_taught_answer_by_answer_are_never_on_both_sides(
+    jsonl: Write, chat: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A template that writes the number of messages in front of the last one writes every answer anew."""
+    chat.chat_template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+        "{% if loop.last and m['role'] == 'assistant' %}{{ '(last) ' }}{% endif %}{{ m['content'] + '<|im_end|>\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+
+    def row(i: int, turns: int) -> dict[str, Any]:
+        said = [{"role": ("user", "assistant")[k % 2], "content": f"{i} and {k}"} for k in range(2 * turns)]
+        return {"messages": said}
+
+    path = jsonl([row(i, 3) for i in range(40)] + [row(40 + i, 1) for i in range(20)])
+    dataset = prepared(path, chat)
+    parts = (dataset.train, dataset.validation, dataset.test)
+    sides = [{e.place for e in part} for part in parts]
+    assert sum(map(len, sides)) == len(set.union(*sides)) == 60
+    assert sum(map(len, parts)) == 40 * 3 + 20
+    assert {
+        len({e.group for e in part if e.place == place}) for part in parts for place in {e.place for e in part}
+    } == {1}
+    assert (dataset.counts.rewritten, dataset.counts.copies) == (40, 120)
+    assert any(note.startswith("In 40 conversations every answer is learned from a copy") for note in dataset.notes)
+    assert "120 examples in all" in " ".join(dataset.notes)
+    assert dataset.notes[-1].startswith(f"{len(dataset.train)} examples train")
+    # A tenth is a tenth of the examples, and so is the largest split that measures.
+    assert all(14 <= len(part) <= 14 + 2 for part in parts[1:])
+    monkeypatch.setattr(splitting, "LARGEST", 5)
+    assert all(5 <= len(part) <= 5 + 2 for part in (prepared(path, chat).validation, prepared(path, chat).test))

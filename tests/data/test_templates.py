@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from bandsearch.data.chat_templates import load_template
 from bandsearch.data.dataset import Dataset, prepare
+from bandsearch.data.day import DAY, DAY_FIXED
 from bandsearch.data.encoding import encode
 from bandsearch.data.shapes import Example, Message, Shape
 from bandsearch.data.template import Template, template_for
@@ -48,8 +49,7 @@ def conversation(*turns: tuple[str, str]) -> Example:
 
 
 def learned(tokenizer: PreTrainedTokenizerBase, template: Template, example: Example) -> str:
-    encoded = encode([example], template, tokenizer, 10_000).encoded[0]
-    assert encoded is not None
+    (encoded,) = encode([example], template, tokenizer, 10_000).encoded[0]
     tokens = [token for token, on in zip(encoded.input_ids, encoded.supervised, strict=True) if on]
     return tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
 
@@ -152,7 +152,7 @@ def test_a_chosen_template_trains_as_if_the_model_brought_it(tokenizer_of: Load,
         encode([example], each, tokenizer, 10_000)
         for each, tokenizer in ((template, given), (template_for(own, Shape.CHAT, []), own))
     )
-    values = [[each and plain_values(each) for each in encoding.encoded] for encoding in (ours, theirs)]
+    values = [[plain_values(each) for (each,) in encoding.encoded] for encoding in (ours, theirs)]
     assert values[0] == values[1]
     assert replace(ours, encoded=()) == replace(theirs, encoded=())
     for count, opened in ((len(messages), False), (len(messages) - 1, True)):
@@ -188,8 +188,7 @@ def test_turns_that_are_no_tokens_are_said_to_be_text_and_answers_end_with_the_e
     assert learned(plain, template, twice) == "YesNo</s>"
     encoding = encode([twice], template, plain, 10_000)
     assert encoding.stops == {plain.eos_token_id}
-    encoded = encoding.encoded[0]
-    assert encoded is not None
+    (encoded,) = encoding.encoded[0]
     asked = "<|user|>\nHi<|done|>\n<|assistant|>\nYes<|done|>\n<|user|>\nAnd<|done|>\n<|assistant|>\n"
     assert plain.decode(encoded.prompt_ids) == asked
 
@@ -279,3 +278,38 @@ def test_a_file_that_is_no_template_is_refused(tmp_path: Path, content: bytes | 
 def test_a_file_is_read_as_it_stands(tmp_path: Path) -> None:
     (tmp_path / "mine.jinja").write_text(MARKED, encoding="utf-8")
     assert load_template(str(tmp_path / "mine.jinja")) == chosen(MARKED)
+
+
+def dated(form: str) -> str:
+    """As Llama 3.2's and SmolLM3's."""
+    return (
+        "\n{% if strftime_now is defined %}{% set date = strftime_now("
+        + repr(form)
+        + ") %}{% endif %}\n{{ date }}"
+        + MARKED
+    )
+
+
+@relaxed
+@given(
+    form=st.lists(st.sampled_from([*(f"%{letter}" for letter in "aAbBdHjmMSyY"), "%-d", " ", "-", "of"])).map("".join)
+)
+def test_the_date_that_a_template_writes_does_not_change_from_day_to_day(tokenizer_of: Load, form: str) -> None:
+    tokenizer = tokenizer_of("gpt2")
+    messages = (Message("user", "Hi"), Message("assistant", "Yes"))
+    given_one = template_for(tokenizer, Shape.CHAT, [], chosen(dated(form)))
+    text = given_one.render(Example("here", messages), 2, False)
+    assert text == f"\n{DAY.strftime(form)}<|user|>\nHi<|done|>\n<|assistant|>\nYes<|done|>\n"
+    tokenizer.chat_template = dated(form)
+    own = template_for(tokenizer, Shape.CHAT, [])
+    assert own.render(Example("here", messages), 2, False) == text
+    assert DAY_FIXED in own.notes
+    assert DAY_FIXED in given_one.notes
+
+
+def test_where_a_template_writes_a_date_this_is_said(jsonl: Write, chat: PreTrainedTokenizerBase) -> None:
+    assert DAY_FIXED not in prepared(jsonl(ROWS), chat, None).notes
+    chat.chat_template = "{{ strftime_now('%d %b %Y') }}" + str(chat.chat_template)
+    dataset = prepared(jsonl(ROWS), chat, None)
+    assert DAY_FIXED in dataset.notes
+    assert chat.decode(dataset.train[0].input_ids).startswith("26 Jul 2024")

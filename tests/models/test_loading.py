@@ -62,6 +62,15 @@ def test_dtypes(tiny_model, name: str):
     assert resolve_dtype(name, "cpu") == FULL[name]
 
 
+@pytest.mark.parametrize(("capability", "dtype"), [(7, torch.float32), (8, torch.bfloat16)])
+def test_a_gpu_that_only_emulates_bf16_computes_in_fp32(monkeypatch, capability: int, dtype: torch.dtype):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(major=capability))
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda _: True)
+    assert resolve_dtype("auto", "cuda") == dtype
+
+
 def test_an_unknown_dtype_names_the_choices(tiny_model):
     with pytest.raises(UsageError, match=r"'fp8'.*bf16"):
         load_model(source_of(tiny_model("llama")), "fp8")

@@ -1,0 +1,54 @@
+"""Columns by the names that a person gives them: `article=prompt` has the column article read as prompt."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from bandsearch.data.cells import fold
+from bandsearch.data.reading import Row, Table
+from bandsearch.values.errors import DataError, UsageError
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """ "article=prompt, highlights=completion" as what each column is read as. Raises UsageError."""
+    columns: dict[str, str] = {}
+    for pair in text.split(","):
+        theirs, separator, ours = (part.strip() for part in pair.partition("="))
+        if not (theirs and separator and ours):
+            raise UsageError(
+                f"--columns {text!r} does not say what {pair.strip() or 'nothing'!r} is read as.",
+                "Write pairs such as article=prompt,highlights=completion.",
+            )
+        if theirs in columns:
+            raise UsageError(f"--columns {text!r} names {theirs} twice.", "Name it once.")
+        columns[theirs] = ours
+    return columns
+
+
+def renamed(table: Table, columns: Mapping[str, str]) -> Table:
+    """The table with its columns read as `columns` says. Raises DataError for one that no row has, and where another
+    column already has the new name."""
+    rows = (*table.train, *table.validation, *table.test)
+    known = dict.fromkeys(str(column) for row in rows for column in row.values)
+    names = {fold(theirs): ours for theirs, ours in columns.items()}
+    have = set(map(fold, known))
+    for theirs, ours in columns.items():
+        if fold(theirs) not in have:
+            close = difflib.get_close_matches(theirs, known, 1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise DataError(f"{table.name} has no column {theirs!r}, only {', '.join(known)}.{hint}", "Mend --columns.")
+        if fold(ours) in have - names.keys():
+            raise DataError(
+                f"{table.name} has a column {ours!r} already, so {theirs!r} cannot be read as it.",
+                f"Have that one read as something else too: --columns {theirs}={ours},{ours}=other.",
+            )
+
+    def read(rows: Iterable[Row]) -> tuple[Row, ...]:
+        return tuple(
+            replace(row, values={names.get(fold(column), column): value for column, value in row.values.items()})
+            for row in rows
+        )
+
+    return replace(table, train=read(table.train), validation=read(table.validation), test=read(table.test))
