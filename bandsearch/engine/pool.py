@@ -64,6 +64,9 @@ class EngineActor:
     async def advance(self, session: str, steps: int, deadline: float | None = None) -> Point:
         return await self._conductor.advance(session, steps, deadline)
 
+    async def halt(self, session: str) -> None:
+        self._conductor.halt(session)
+
     async def set_packing(self, candidates: int) -> None:
         self._conductor.packing = candidates
 

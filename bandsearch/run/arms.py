@@ -70,6 +70,7 @@ def score_arms(
     checkpoints: dict[Arm, Path | None],
     wall_left: Callable[[], float],
     listen: Listener,
+    heed: Callable[[], None],
 ) -> dict[Arm, ArmScores]:
     """Score the arms, each the adapter of a checkpoint or the bare base, on the test split, on texts of the base's own
     kind and on lm-eval's tasks. The scores do not depend on how many engines there are.
@@ -77,11 +78,11 @@ def score_arms(
     Where `wall_left` gets short no more parts are begun, beside the first of every arm's losses and texts. All arms are
     asked about an example before the next, and of what an arm has in the end none is left out, so that position by
     position arms have the same examples. What is found is kept in `scratch/arms/`, and not done again after a kill: the
-    time for it is spent.
+    time for it is spent. `heed` is asked before every part, and raises where none is to be begun any more.
     """
     *others, last = (arm.replace("_", " ") for arm in checkpoints)
     listen(Update(stage="evaluate", message=f"scoring {', '.join(others)} and {last} on the test split"))
-    scoring = _Scoring(pool, home, job, plan, checkpoints, wall_left, listen)
+    scoring = _Scoring(pool, home, job, plan, checkpoints, wall_left, listen, heed)
     parts = list(scoring.parts())
     with ThreadPoolExecutor(pool.size) as threads:
         found = dict(zip(parts, threads.map(scoring.do, parts), strict=True))
@@ -101,8 +102,9 @@ class _Scoring:
         checkpoints: dict[Arm, Path | None],
         wall_left: Callable[[], float],
         listen: Listener,
+        heed: Callable[[], None],
     ) -> None:
-        self._pool, self._home, self._spec, self._listen = pool, home, job.spec, listen
+        self._pool, self._home, self._spec, self._listen, self._heed = pool, home, job.spec, listen, heed
         self._checkpoints, self._wall_left, self._total = checkpoints, wall_left, wall_left()
         self._texts = job.retention.texts[: plan.retention_texts]
         # Of all answers, so that none is cut shorter than others.
@@ -131,6 +133,7 @@ class _Scoring:
         file = self._folder / f"{part.arm}-{part.kind}-{part.start}.json"
         found = self._home.read(file, Found)
         if found is None and not self._is_late(part):
+            self._heed()
             engine = self._idle.get()
             try:
                 found = self._ask(engine, part)

@@ -40,19 +40,13 @@ from bandsearch.values.evaluation import Arm, Evaluation, Winner
 from bandsearch.values.ledger import Ledger
 from bandsearch.values.plan import Plan
 from bandsearch.values.profile import SensitivityProfile
-from bandsearch.values.progress import Listener, Update, silent
+from bandsearch.values.progress import Listener, Stop, Update, never, silent
 from bandsearch.values.spec import RunSpec
-
-Stop = Callable[[], bool]
 
 # Where the engines keep prefix states: by far the largest part of a run, and of no use after it.
 PREFIX = "prefix"
 # What is wrong with what was asked for. After anything else, such as a full disk, the run can go on.
 REFUSALS = (BudgetError, DataError, DependencyError, ModelError, SpaceError, UsageError)
-
-
-def never() -> bool:
-    return False
 
 
 def run(spec: RunSpec, directory: Path | None = None, listen: Listener = silent, stop: Stop = never) -> RunOutcome:
@@ -99,7 +93,7 @@ def _complete(home: RunDirectory, job: Job, listen: Listener, stop: Stop) -> Run
             with at.ledger.stage("export"):
                 export_winner(at.pool, home, job, winner)
             with at.ledger.stage("evaluate"):
-                evaluation = evaluate_arms(at.pool, home, job, at.plan, winner, at.wall_left(), at.listen)
+                evaluation = evaluate_arms(at.pool, home, job, at.plan, winner, at.wall_left(), at.listen, at.heed)
                 home.write(home.evaluation, evaluation)
     with home:
         shutil.rmtree(home.scratch / PREFIX, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,21 @@ def test_whoever_is_late_ends_it_for_all(pool: EnginePool) -> None:
     points = team._ask("advance", ((s, 6, deadline) for s, deadline in zip(team._sessions, (0.0, 1e6), strict=True)))
     team.evict()
     assert [point.steps for point in points] == [1, 1]
+
+
+def test_a_team_that_is_halted_stops_after_the_same_step_everywhere(pool: EnginePool) -> None:
+    (team,) = form_teams(pool, 1, 2)
+    long = SHORT.model_copy(update={"steps": 10_000})
+    team.halt()
+    team.begin(NARROW, long)
+    assert team.advance(2, None).steps == 2
+    with ThreadPoolExecutor(1) as threads:
+        advancing = threads.submit(team._ask, "advance", [(session, 10_000) for session in team._sessions])
+        while wait([advancing], 0.1).not_done:
+            team.halt()
+    points = advancing.result()
+    team.evict()
+    assert points[0].steps == points[1].steps < 10_000
 
 
 def test_what_diverges_diverges_for_all_and_they_can_train_on(pool: EnginePool) -> None:
