@@ -133,11 +133,11 @@ def run(spec: RunSpec, directory: Path | None = None, listen: Listener = silent,
     return main.run(spec, directory, listen, stop)
 
 
-def resume(directory: Path, listen: Listener = silent, stop: Stop = never) -> RunOutcome:
-    """Go on with an interrupted run; see `bandsearch.run.main.resume`."""
+def resume(directory: Path, listen: Listener = silent, stop: Stop = never, budget: str | None = None) -> RunOutcome:
+    """Go on with an interrupted run, or with a larger budget; see `bandsearch.run.main.resume`."""
     from bandsearch.run import main
 
-    return main.resume(directory, listen, stop)
+    return main.resume(directory, listen, stop, budget)
 
 
 def plan(spec: RunSpec, listen: Listener = silent) -> Plan:

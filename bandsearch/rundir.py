@@ -65,7 +65,7 @@ class RunDirectory:
                 # Whoever held the lock before may have begun the run meanwhile.
                 home.is_new = not home.spec_file.exists()
                 if home.is_new:
-                    home._write_spec(spec)
+                    home._begin(spec)
         if not home.is_new:
             differences = _differences(home.read_spec(), spec)
             if differences:
@@ -75,13 +75,12 @@ class RunDirectory:
                 )
         return home
 
-    def _write_spec(self, spec: RunSpec) -> None:
-        with disk_errors(self.path):
-            try:
-                write_atomically(self.spec_file, yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False))
-            except OSError:
-                shutil.rmtree(self.path, ignore_errors=True)
-                raise
+    def _begin(self, spec: RunSpec) -> None:
+        try:
+            self.write_spec(spec)
+        except (OSError, RunDirectoryError):
+            shutil.rmtree(self.path, ignore_errors=True)
+            raise
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
@@ -122,6 +121,10 @@ class RunDirectory:
             pass
         # A network disk keeps an open file under another name, in the way of its directory.
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def write_spec(self, spec: RunSpec) -> None:
+        with disk_errors(self.path):
+            write_atomically(self.spec_file, yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False))
 
     def read_spec(self) -> RunSpec:
         try:

@@ -116,9 +116,13 @@ class EnginePool(EngineHandles):
         for actor in self._actors:
             self.get(actor.set_packing.remote(candidates))
 
-    def stop(self) -> None:
+    def abandon(self) -> None:
+        """Kill the engines, whatever they do: whoever waits for one, in any thread, gets a LostEngineError."""
         for actor in self._actors:
             ray.kill(actor)
+
+    def stop(self) -> None:
+        self.abandon()
         self._actors = []
         _end_ray()
 

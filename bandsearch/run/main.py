@@ -22,6 +22,7 @@ from bandsearch.run.planning import final_steps
 from bandsearch.run.prior import prior_of
 from bandsearch.run.publish import publish
 from bandsearch.run.record import leave_record
+from bandsearch.run.rest import ended_in_time, enlarged, require_rest
 from bandsearch.run.retrain import full_fidelity, retrain
 from bandsearch.rundir import Records, RunDirectory, disk_errors, require_disk
 from bandsearch.search.confirm import confirm
@@ -60,10 +61,21 @@ def run(spec: RunSpec, directory: Path | None = None, listen: Listener = silent,
         return _complete(home, job, listen, stop)
 
 
-def resume(directory: Path, listen: Listener = silent, stop: Stop = never) -> RunOutcome:
-    """Go on with the run in `directory`: what is finished is kept, what was under way is done again."""
+def resume(directory: Path, listen: Listener = silent, stop: Stop = never, budget: str | None = None) -> RunOutcome:
+    """Go on with the run in `directory`: what is finished is kept, what was under way is done again.
+
+    `budget`: all that it may spend from now on, more than before. The plan stays, and the stage that is under way gets
+    what those behind it do not need, as ever. Raises BudgetError for one that is no more.
+    """
     home = RunDirectory.open(directory)
-    job = prepare_job(home.read_spec(), hold=not home.evaluation.exists(), known=home.data)
+    known, is_complete = home.read_spec(), home.evaluation.exists()
+    spec = known if budget is None else enlarged(known, budget)
+    if spec != known and is_complete:
+        raise BudgetError(f"The run in {directory} is complete.", "Start another with --budget, in a new directory.")
+    job = prepare_job(spec, hold=not is_complete, known=home.data)
+    if spec != known:
+        with home:
+            home.write_spec(spec)
     return _complete(home, job, listen, stop)
 
 
@@ -160,6 +172,7 @@ def _open(home: RunDirectory, job: Job, listen: Listener, stop: Stop) -> Iterato
         home.write(home.environment, environment(job).going_on(home.read(home.environment, Environment), home.path))
         # Before anything is charged: of a large data set it takes longer than a small budget lasts.
         keep(job.dataset, home.data)
+        _require_rest(home, job, ledger)
         with _resumable(home, stop), ExitStack() as stack:
             with ledger.stage("load"):
                 pool = start_engines(job, tell, home.data, home.scratch / PREFIX)
@@ -169,10 +182,20 @@ def _open(home: RunDirectory, job: Job, listen: Listener, stop: Stop) -> Iterato
                 with ledger.stage("plan"):
                     plan = home.read(home.plan, Plan) or _plan(home, job, pool, ledger, tell)
                     pool.pack(plan.packing)
-                yield _Run(home, job, ledger, pool, plan, tell, stop)
+                with ended_in_time(plan, ledger.wall_left, pool):
+                    yield _Run(home, job, ledger, pool, plan, tell, stop)
             finally:
                 with ledger.stage("close"):
                     pool.stop()
+
+
+def _require_rest(home: RunDirectory, job: Job, ledger: Ledger) -> None:
+    """Refuse to go on where no adapter has been trained yet and too little is left for one."""
+    plan = home.read(home.plan, Plan)
+    if plan is None or job.wall_seconds is None or any((home.scratch / "full").glob("*/best.safetensors")):
+        return
+    stages = ["retrain", "evaluate"] if home.winner.exists() else ["confirm", "retrain", "evaluate"]
+    require_rest(home.path, job.spec, plan, job.wall_seconds, ledger.wall_left, stages)
 
 
 @contextmanager
