@@ -24,7 +24,7 @@ from bandsearch.run.publish import publish
 from bandsearch.run.record import leave_record
 from bandsearch.run.rest import ended_in_time, enlarged, require_rest
 from bandsearch.run.retrain import full_fidelity, retrain
-from bandsearch.rundir import Records, RunDirectory, disk_errors, require_disk
+from bandsearch.rundir import Events, Records, RunDirectory, disk_errors, require_disk
 from bandsearch.search.confirm import confirm
 from bandsearch.search.search import run_search
 from bandsearch.values.environment import Environment
@@ -162,10 +162,13 @@ def _begun(path: Path, spec: RunSpec) -> Iterator[RunDirectory]:
 def _open(home: RunDirectory, job: Job, listen: Listener, stop: Stop) -> Iterator[_Run]:
     """Load and plan; charge everything from the first model load to the release of the devices."""
     with home, disk_errors(home.path), Ledger(home.ledger, job.devices, job.budget_seconds) as ledger:
+        events = Events(home.events)
 
         def tell(update: Update) -> None:
             charged = {"spent": ledger.spent, "limit": ledger.limit, "devices": ledger.devices}
-            listen(update.model_copy(update=charged))
+            update = update.model_copy(update=charged)
+            events.append(update)
+            listen(update)
 
         for note in job.dataset.notes:
             tell(Update(stage="load", message=note))
