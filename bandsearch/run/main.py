@@ -308,9 +308,9 @@ def _train(at: _Run, winner: Winner) -> Winner:
             # Kept, so that a training that was broken off goes on as it began.
             winner = winner.model_copy(update={"training_steps": steps})
             at.home.write(at.home.winner, winner)
-        if steps > at.plan.full_steps:
-            planned = f"{at.plan.full_steps} were planned, and what is left of the budget pays for more"
-            at.listen(Update(stage="retrain", message=f"{steps} steps: {planned}"))
+            if steps > at.plan.full_steps:
+                planned = f"{at.plan.full_steps} were planned, and what is left of the budget pays for more"
+                at.listen(Update(stage="retrain", message=f"{steps} steps: {planned}"))
         fidelity = full_fidelity(at.plan, steps, at.job.spec.seed)
         shared = at.plan.costs.step_on(at.plan.engines // len(arms))
         teams = form_teams(at.pool, len(arms), shared.engines)
