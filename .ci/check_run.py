@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 
 EXPECTED = (
     "spec.yaml environment.json plan.json profile.json trials.jsonl study.db ledger.jsonl "
-    "winner.json adapter evaluation.json report.html report.md"
+    "winner.json adapter evaluation.json report.html report.md events.jsonl"
 ).split()
 
 

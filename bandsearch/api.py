@@ -25,7 +25,7 @@ from bandsearch.values.errors import UsageError
 from bandsearch.values.levers import Levers
 from bandsearch.values.plan import Plan
 from bandsearch.values.profile import SensitivityProfile
-from bandsearch.values.progress import Listener, silent
+from bandsearch.values.progress import Listener, Stop, never, silent
 from bandsearch.values.spec import DataSpec, ModelSpec, Objective, PriorSource, RunSpec, TrainSpec
 
 if TYPE_CHECKING:
@@ -133,18 +133,18 @@ def specify_data(
     )
 
 
-def run(spec: RunSpec, directory: Path | None = None, listen: Listener = silent) -> RunOutcome:
+def run(spec: RunSpec, directory: Path | None = None, listen: Listener = silent, stop: Stop = never) -> RunOutcome:
     """The whole job; see `bandsearch.run.main.run`."""
     from bandsearch.run import main
 
-    return main.run(spec, directory, listen)
+    return main.run(spec, directory, listen, stop)
 
 
-def resume(directory: Path, listen: Listener = silent) -> RunOutcome:
-    """Go on with an interrupted run."""
+def resume(directory: Path, listen: Listener = silent, stop: Stop = never, budget: str | None = None) -> RunOutcome:
+    """Go on with an interrupted run, or with a larger budget; see `bandsearch.run.main.resume`."""
     from bandsearch.run import main
 
-    return main.resume(directory, listen)
+    return main.resume(directory, listen, stop, budget)
 
 
 def plan(spec: RunSpec, listen: Listener = silent) -> Plan:

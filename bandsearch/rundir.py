@@ -1,9 +1,9 @@
 """The run directory: plain files that are the whole record of a run.
 
     spec.yaml environment.json plan.json profile.json trials.jsonl study.db ledger.jsonl
-    winner.json adapter/ evaluation.json report.html report.md scratch/ (and prior.json with --prior)
+    winner.json adapter/ evaluation.json report.html report.md events.jsonl scratch/ (and prior.json with --prior)
 
-Every file but the three append-only ones is written beside its place and renamed into it, so a file that exists is
+Every file but the four append-only ones is written beside its place and renamed into it, so a file that exists is
 complete. A stage is done when its file exists; `scratch/` can be deleted once the run is complete.
 """
 
@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TypeVar
@@ -23,8 +26,9 @@ from typing import IO, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from bandsearch.values.errors import RunDirectoryError
+from bandsearch.values.errors import FullDiskError, RunDirectoryError
 from bandsearch.values.journal import append_line, cut_torn_line
+from bandsearch.values.progress import Update
 from bandsearch.values.spec import RunSpec
 from bandsearch.values.trial import TrialResult
 from bandsearch.values.value import Value
@@ -45,6 +49,7 @@ class RunDirectory:
         self.trials = path / "trials.jsonl"
         self.study = path / "study.db"
         self.ledger = path / "ledger.jsonl"
+        self.events = path / "events.jsonl"
         self.winner = path / "winner.json"
         self.adapter = path / "adapter"
         self.evaluation = path / "evaluation.json"
@@ -65,7 +70,7 @@ class RunDirectory:
                 # Whoever held the lock before may have begun the run meanwhile.
                 home.is_new = not home.spec_file.exists()
                 if home.is_new:
-                    home._write_spec(spec)
+                    home._begin(spec)
         if not home.is_new:
             differences = _differences(home.read_spec(), spec)
             if differences:
@@ -75,13 +80,12 @@ class RunDirectory:
                 )
         return home
 
-    def _write_spec(self, spec: RunSpec) -> None:
-        with disk_errors(self.path):
-            try:
-                write_atomically(self.spec_file, yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False))
-            except OSError:
-                shutil.rmtree(self.path, ignore_errors=True)
-                raise
+    def _begin(self, spec: RunSpec) -> None:
+        try:
+            self.write_spec(spec)
+        except (OSError, RunDirectoryError):
+            shutil.rmtree(self.path, ignore_errors=True)
+            raise
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
@@ -122,6 +126,10 @@ class RunDirectory:
             pass
         # A network disk keeps an open file under another name, in the way of its directory.
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def write_spec(self, spec: RunSpec) -> None:
+        with disk_errors(self.path):
+            write_atomically(self.spec_file, yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False))
 
     def read_spec(self) -> RunSpec:
         try:
@@ -178,6 +186,23 @@ class Records:
         return results
 
 
+class Events:
+    """`events.jsonl`: what a run says while it runs, with its time. No stage reads it, so it may end in a torn line,
+    and a disk that fails here ends nothing. Thread-safe."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lock = path, threading.Lock()
+        with suppress(OSError):
+            if path.exists():
+                cut_torn_line(path)
+
+    def append(self, update: Update) -> None:
+        said = update.model_dump(mode="json", exclude_none=True)
+        with self._lock, suppress(OSError):
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            append_line(self._path, json.dumps({"time": now, **said}, ensure_ascii=False), durable=False)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A file beside `path` that takes its place once it is written and flushed to disk.
@@ -210,7 +235,7 @@ def disk_errors(path: Path, remedy: str | None = None) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise RunDirectoryError(
+            raise FullDiskError(
                 f"The disk that holds {path} is full.",
                 remedy or f"Free some space, then `bandsearch resume {path}`.",
             ) from error
@@ -224,7 +249,7 @@ def require_disk(path: Path, needed_bytes: int) -> None:
     existing = next(parent for parent in (path, *path.resolve().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed_bytes:
-        raise RunDirectoryError(
+        raise FullDiskError(
             f"{path} needs about {needed_bytes / 1e9:.2f} GB and its disk has {free / 1e9:.2f} GB free.",
             "Free some space, or put the run on another disk with --out.",
         )

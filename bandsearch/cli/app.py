@@ -14,6 +14,7 @@ import typer
 import bandsearch
 from bandsearch.cli import checking, doctor, looking, running
 from bandsearch.cli.atlas import atlas
+from bandsearch.cli.output import error_line, json_only
 from bandsearch.values.errors import BandsearchError
 
 app = typer.Typer(
@@ -22,6 +23,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
+    epilog="Exit codes: 0 done. 1 a check found something wrong (verify, doctor). 2 what was asked for is wrong, or "
+    "the budget is too small. 75 an engine was lost or the disk is full: mend that, and bandsearch resume goes on. 130 "
+    "stopped by Ctrl-C or SIGTERM: bandsearch resume goes on.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -78,4 +82,8 @@ def main() -> None:
     except BandsearchError as error:
         with suppress(OSError):
             typer.echo(f"bandsearch: {error}", err=True)
+        # It may be raised before a command knows its options.
+        if "--json" in sys.argv:
+            with suppress(OSError), json_only() as write:
+                write(error_line(error))
         sys.exit(error.exit_code)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from bandsearch.run.outcome import RunOutcome
+    from bandsearch.values.errors import BandsearchError
     from bandsearch.values.progress import Update
 
 Say = Callable[[dict[str, Any]], None]
@@ -52,6 +53,11 @@ def _write(stream: TextIO, value: dict[str, Any]) -> None:
 
 def update_line(update: Update) -> dict[str, Any]:
     return {"event": "update", **update.model_dump(mode="json", exclude_none=True)}
+
+
+def error_line(error: BandsearchError) -> dict[str, Any]:
+    """Why a command ended, in the place of its result."""
+    return {"event": "error", "type": type(error).__name__, "message": error.message, "remedy": error.remedy}
 
 
 def outcome_line(outcome: RunOutcome) -> dict[str, Any]:

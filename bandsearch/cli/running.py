@@ -47,18 +47,31 @@ def run(
     _tell(at, outcome)
 
 
-def resume(directory: RunPath, json: Json = False) -> None:
+def resume(
+    directory: RunPath,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            "-b",
+            help="All that the run may spend from now on, with what it has spent: more than before, in the same unit.",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
     """Go on with an interrupted run. Finished work is kept, and the budget it has spent stays spent.
+
+    With a larger --budget the plan stays, and the stage that is under way gets the more.
 
     \b
     Examples:
       bandsearch resume results/demo
-      bandsearch resume results/demo --json
+      bandsearch resume results/demo --budget 20min
     """
     with session(json) as at:
         from bandsearch.run.main import resume
 
-        outcome = resume(directory, at.listen, at.stop)
+        outcome = resume(directory, at.listen, at.stop, budget)
         at.write(outcome_line(outcome))
     _tell(at, outcome)
 

@@ -24,6 +24,7 @@ class _Request:
     deadline: float | None
     started: float
     answer: asyncio.Future[Point]
+    halted: bool = False
 
 
 class Conductor:
@@ -48,6 +49,12 @@ class Conductor:
         if self._driver is None or self._driver.done():
             self._driver = asyncio.create_task(self._drive())
         return await answer
+
+    def halt(self, session: str) -> None:
+        """Let the session's advance end with the step under way, as at its deadline; without one it does nothing."""
+        for request in self._requests:
+            if request.session == session:
+                request.halted = True
 
     async def _drive(self) -> None:
         while self._requests:
@@ -88,9 +95,8 @@ class Conductor:
             return True
         # A step that would end behind the deadline is not begun: on a large model it may take minutes.
         ends = time.monotonic() - request.started + self._last_step
-        if request.deadline is None or done == 0:
-            return False
-        return self._engine.agree(request.session, ends > request.deadline)
+        late = request.deadline is not None and ends > request.deadline
+        return done > 0 and self._engine.agree(request.session, late or request.halted)
 
     def _next_pack(self, requests: list[_Request]) -> list[_Request]:
         queue = sorted(requests, key=lambda request: self._engine.progress(request.session)[0])

@@ -21,7 +21,7 @@ from bandsearch.engine.checkpoint import read_session, write_session
 from bandsearch.engine.failures import DivergedError, OutOfMemoryError
 from bandsearch.engine.passes import Passes
 from bandsearch.engine.prefix import PrefixCache, cache_key
-from bandsearch.engine.replicas import Replicas
+from bandsearch.engine.replicas import Replicas, leaving
 from bandsearch.engine.scoring import ExampleLoss, greedy_answers, split_losses
 from bandsearch.engine.selfcheck import TOLERANCE, close, faithful_levers
 from bandsearch.engine.session import Session
@@ -106,8 +106,9 @@ class Engine:
         """Become one of `size` engines that train sessions together. All of them are asked at once, and meet at the
         file `store`. False for everyone where for anyone a step together does not reproduce that step alone."""
         self._replicas = Replicas(store, rank, size, self.device)
-        alone, together = (self._first_step(size, replicated=replicated) for replicated in (False, True))
-        return not self._replicas.any(not close(together, alone, TOLERANCE[self.model.dtype]))
+        with leaving():
+            alone, together = (self._first_step(size, replicated=replicated) for replicated in (False, True))
+            return not self._replicas.any(not close(together, alone, TOLERANCE[self.model.dtype]))
 
     def replicate(self, session: str) -> None:
         """From now on train it together with those that were joined last, each of whom holds the same session."""
@@ -137,7 +138,8 @@ class Engine:
         """One optimiser step of each session. Whose training ended is named with the reason, and gone."""
         started = time.monotonic()
         states = [self._sessions[name] for name in sessions]
-        failures = self._trainer.step(states)
+        with leaving():
+            failures = self._trainer.step(states)
         for name in failures:
             self.evict(name)
         self._charge(states, started)
@@ -150,16 +152,8 @@ class Engine:
         totals: dict[str, float] = {}
         for count in sorted({state.fidelity.validation_examples for state in states}):
             alike = [state for state in states if state.fidelity.validation_examples == count]
-            indices = alike[0].share(range(min(count, len(self.dataset.validation))))
-            try:
-                found = split_losses(self._passes, self.dataset, "validation", alike, indices)
-            except OutOfMemoryError:
-                # Its replicas wait for a sum.
-                alike[0].totals(math.nan, math.nan)
-                raise
-            for state, losses in zip(alike, found, strict=True):
-                total, tokens = state.totals(sum(loss * n for loss, n in losses), sum(n for _, n in losses))
-                totals[state.name] = total / tokens
+            with leaving(OutOfMemoryError):
+                totals |= self._validation_losses(alike, count)
         self._charge(states, started)
         outcome: dict[str, Point | Failure] = {}
         for state in states:
@@ -235,6 +229,21 @@ class Engine:
         name = next(self._names)
         self._sessions[name] = read_session(name, path, self.device)
         return name
+
+    def _validation_losses(self, alike: Sequence[Session], count: int) -> dict[str, float]:
+        """Of sessions that are read on the same `count` examples, by name."""
+        indices = alike[0].share(range(min(count, len(self.dataset.validation))))
+        try:
+            found = split_losses(self._passes, self.dataset, "validation", alike, indices)
+        except OutOfMemoryError:
+            # Its replicas wait for a sum.
+            alike[0].totals(math.nan, math.nan)
+            raise
+        means: dict[str, float] = {}
+        for state, losses in zip(alike, found, strict=True):
+            total, tokens = state.totals(sum(loss * n for loss, n in losses), sum(n for _, n in losses))
+            means[state.name] = total / tokens
+        return means
 
     def _first_step(self, batch_size: int, *, replicated: bool) -> list[Tensor]:
         """Loss of a first step at full depth, and what it leaves of its gradients."""

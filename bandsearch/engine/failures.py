@@ -1,6 +1,6 @@
 """How a training fails. Light to import: the processes that only ask an engine need nothing else of it."""
 
-from bandsearch.values.errors import BandsearchError
+from bandsearch.values.errors import TRY_AGAIN, BandsearchError
 
 
 class DivergedError(BandsearchError):
@@ -13,3 +13,5 @@ class OutOfMemoryError(BandsearchError):
 
 class LostEngineError(BandsearchError):
     """An engine that died or cannot go on. No candidate is to blame, and what is finished is on disk."""
+
+    exit_code = TRY_AGAIN

@@ -29,9 +29,10 @@ class EngineHandles:
         return len(self._actors)
 
     def submit(self, index: int, method: str, *args: Any) -> Any:
-        """Start `method` of engine `index`. Sessions advanced at the same time train together where that pays."""
-        if method == "advance":
-            return self._actors[index].advance.remote(*args)
+        """Start `method` of engine `index`. Sessions advanced at the same time train together where that pays;
+        `halt` is heard meanwhile, and ends the session's advance after a step."""
+        if method in ("advance", "halt"):
+            return getattr(self._actors[index], method).remote(*args)
         return self._actors[index].call.remote(method, *args)
 
     def get(self, reference: Any) -> Any:

@@ -66,6 +66,9 @@ class EngineActor:
     async def advance(self, session: str, steps: int, deadline: float | None = None) -> Point:
         return await self._conductor.advance(session, steps, deadline)
 
+    async def halt(self, session: str) -> None:
+        self._conductor.halt(session)
+
     async def set_packing(self, candidates: int) -> None:
         self._conductor.packing = candidates
 
@@ -115,9 +118,13 @@ class EnginePool(EngineHandles):
         for actor in self._actors:
             self.get(actor.set_packing.remote(candidates))
 
-    def stop(self) -> None:
+    def abandon(self) -> None:
+        """Kill the engines, whatever they do: whoever waits for one, in any thread, gets a LostEngineError."""
         for actor in self._actors:
             ray.kill(actor)
+
+    def stop(self) -> None:
+        self.abandon()
         self._actors = []
         _end_ray()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +18,8 @@ Item = TypeVar("Item")
 
 # All wait for the slowest, whose step of a large model may take a minute on a CPU; a lost engine ends it sooner.
 PATIENCE = timedelta(minutes=10)
+# All are asked to meet at once, and have nothing else to do.
+MEETING = timedelta(minutes=1)
 
 
 class Replicas:
@@ -25,14 +29,18 @@ class Replicas:
     """
 
     def __init__(self, store: Path, rank: int, size: int, device: torch.device) -> None:
-        """Meets the others at the file `store`, which all have to name. An engine is in one group at a time."""
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        """Meets the others at the file `store`, which all have to name. An engine is in one group at a time. Raises
+        where somebody does not come."""
+        _leave()
+        meeting = dist.FileStore(str(store), size)
+        # The group's own patience would also be that of whoever waits for one that failed on its way.
+        meeting.set(f"here/{rank}", "")
+        meeting.wait([f"here/{other}" for other in range(size)], MEETING)
         # They are on one machine, and nobody else is to be talked to.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
-            store=dist.FileStore(str(store), size),
+            store=meeting,
             rank=rank,
             world_size=size,
             timeout=PATIENCE,
@@ -56,3 +64,23 @@ class Replicas:
     def any(self, flag: bool) -> bool:
         """Whether it is true for anyone."""
         return self.totals(flag) != [0.0]
+
+
+@contextmanager
+def leaving(*told: type[Exception]) -> Iterator[None]:
+    """Whoever fails inside leaves its group, but for errors that the others have been told: they would wait for its
+    part of a sum. On a CPU they fail then, too; accelerators go on waiting until PATIENCE ends, or the run."""
+    try:
+        yield
+    except told:
+        raise
+    except BaseException as error:
+        # Of a sum that failed they hold the group, and with it its connections.
+        traceback.clear_frames(error.__traceback__)
+        _leave()
+        raise
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -62,6 +62,12 @@ class Team:
         point, *_ = self._ask("advance", ((session, steps, deadline) for session in self._sessions))
         return cast(Point, point)
 
+    def halt(self) -> None:
+        """End an advance that another thread waits for as at its deadline: all engines stop after the same step. Does
+        nothing where none has begun, so it may have to be said again."""
+        for engine, session in zip(self._engines, self._sessions, strict=False):
+            self._pool.submit(engine, "halt", session)
+
     def time_step(self, batch_size: int, alone: float) -> float:
         """Seconds of a step of full depth that they share; `alone`: of one engine by itself."""
         timed = [self._pool.apply_async(engine, seconds_together, batch_size, alone) for engine in self._engines]

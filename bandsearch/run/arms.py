@@ -61,8 +61,9 @@ class Scoring:
         checkpoints: dict[Arm, Path | None],
         wall_left: Callable[[], float],
         listen: Listener,
+        heed: Callable[[], None],
     ) -> None:
-        self._pool, self._home, self._spec, self._listen = pool, home, job.spec, listen
+        self._pool, self._home, self._spec, self._listen, self._heed = pool, home, job.spec, listen, heed
         self._checkpoints, self._wall_left, self._total = checkpoints, wall_left, wall_left()
         self._reserved = _reserved(planned_seconds(plan, len(checkpoints)), self._total)
         self._references = job.dataset.test
@@ -88,7 +89,8 @@ class Scoring:
 
         Where `wall_left` gets short no more parts are begun, beside the first of every arm's losses and texts. All arms
         are asked about an example before the next, and all have the same in the end. What is found is kept in
-        `scratch/arms/`, and not done again after a kill: the time for it is spent.
+        `scratch/arms/`, and not done again after a kill: the time for it is spent. `heed` is asked before every part,
+        and raises where none is to be begun any more.
         """
         *others, last = (arm.replace("_", " ") for arm in self._checkpoints)
         self._tell(f"scoring {', '.join(others)} and {last} on the test split")
@@ -110,6 +112,7 @@ class Scoring:
         file = self._folder / f"{part.arm}-{part.kind}-{part.start}.json"
         found = self._home.read(file, Found)
         if found is None and not self._is_late(part):
+            self._heed()
             engine = self._idle.get()
             try:
                 found = self._ask(engine, part)

@@ -77,14 +77,16 @@ def evaluate_arms(
     winner: Winner,
     wall_left: Callable[[], float],
     listen: Listener,
+    heed: Callable[[], None],
 ) -> Evaluation:
-    """Score base, tuned full depth and winner, on all engines, and compare them; the card says how they compare."""
+    """Score base, tuned full depth and winner, on all engines, and compare them; the card says how they compare. As
+    `score_arms` it raises what `heed` raises."""
     trained = {Arm.FULL_DEPTH: (winner.baseline, winner.baseline_parameters)}
     if winner.candidate != winner.baseline:
         trained[Arm.WINNER] = (winner.candidate, winner.trainable_parameters)
     checkpoints: dict[Arm, Path | None] = {Arm.BASE: None}
     checkpoints |= {arm: best_checkpoint(home.scratch / "full", candidate) for arm, (candidate, _) in trained.items()}
-    scored = Scoring(pool, home, job, plan, checkpoints, wall_left, listen).scores()
+    scored = Scoring(pool, home, job, plan, checkpoints, wall_left, listen, heed).scores()
     for arm, (_, parameters) in trained.items():
         scored[arm] = scored[arm].model_copy(update={"trainable_parameters": parameters})
     scores = tuple(scored.values())

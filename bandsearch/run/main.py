@@ -22,8 +22,9 @@ from bandsearch.run.planning import final_steps
 from bandsearch.run.prior import prior_of
 from bandsearch.run.publish import publish
 from bandsearch.run.record import leave_record
+from bandsearch.run.rest import ended_in_time, enlarged, require_rest
 from bandsearch.run.retrain import full_fidelity, retrain
-from bandsearch.rundir import Records, RunDirectory, disk_errors, require_disk
+from bandsearch.rundir import Events, Records, RunDirectory, disk_errors, require_disk
 from bandsearch.search.confirm import confirm
 from bandsearch.search.search import run_search
 from bandsearch.values.environment import Environment
@@ -40,19 +41,13 @@ from bandsearch.values.evaluation import Arm, Evaluation, Winner
 from bandsearch.values.ledger import Ledger
 from bandsearch.values.plan import Plan
 from bandsearch.values.profile import SensitivityProfile
-from bandsearch.values.progress import Listener, Update, silent
+from bandsearch.values.progress import Listener, Stop, Update, never, silent
 from bandsearch.values.spec import RunSpec
-
-Stop = Callable[[], bool]
 
 # Where the engines keep prefix states: by far the largest part of a run, and of no use after it.
 PREFIX = "prefix"
 # What is wrong with what was asked for. After anything else, such as a full disk, the run can go on.
 REFUSALS = (BudgetError, DataError, DependencyError, ModelError, SpaceError, UsageError)
-
-
-def never() -> bool:
-    return False
 
 
 def run(spec: RunSpec, directory: Path | None = None, listen: Listener = silent, stop: Stop = never) -> RunOutcome:
@@ -66,10 +61,21 @@ def run(spec: RunSpec, directory: Path | None = None, listen: Listener = silent,
         return _complete(home, job, listen, stop)
 
 
-def resume(directory: Path, listen: Listener = silent, stop: Stop = never) -> RunOutcome:
-    """Go on with the run in `directory`: what is finished is kept, what was under way is done again."""
+def resume(directory: Path, listen: Listener = silent, stop: Stop = never, budget: str | None = None) -> RunOutcome:
+    """Go on with the run in `directory`: what is finished is kept, what was under way is done again.
+
+    `budget`: all that it may spend from now on, more than before. The plan stays, and the stage that is under way gets
+    what those behind it do not need, as ever. Raises BudgetError for one that is no more.
+    """
     home = RunDirectory.open(directory)
-    job = prepare_job(home.read_spec(), hold=not home.evaluation.exists(), known=home.data)
+    known, is_complete = home.read_spec(), home.evaluation.exists()
+    spec = known if budget is None else enlarged(known, budget)
+    if spec != known and is_complete:
+        raise BudgetError(f"The run in {directory} is complete.", "Start another with --budget, in a new directory.")
+    job = prepare_job(spec, hold=not is_complete, known=home.data)
+    if spec != known:
+        with home:
+            home.write_spec(spec)
     return _complete(home, job, listen, stop)
 
 
@@ -99,7 +105,7 @@ def _complete(home: RunDirectory, job: Job, listen: Listener, stop: Stop) -> Run
             with at.ledger.stage("export"):
                 export_winner(at.pool, home, job, winner)
             with at.ledger.stage("evaluate"):
-                evaluation = evaluate_arms(at.pool, home, job, at.plan, winner, at.wall_left(), at.listen)
+                evaluation = evaluate_arms(at.pool, home, job, at.plan, winner, at.wall_left(), at.listen, at.heed)
                 home.write(home.evaluation, evaluation)
     with home:
         shutil.rmtree(home.scratch / PREFIX, ignore_errors=True)
@@ -156,16 +162,20 @@ def _begun(path: Path, spec: RunSpec) -> Iterator[RunDirectory]:
 def _open(home: RunDirectory, job: Job, listen: Listener, stop: Stop) -> Iterator[_Run]:
     """Load and plan; charge everything from the first model load to the release of the devices."""
     with home, disk_errors(home.path), Ledger(home.ledger, job.devices, job.budget_seconds) as ledger:
+        events = Events(home.events)
 
         def tell(update: Update) -> None:
             charged = {"spent": ledger.spent, "limit": ledger.limit, "devices": ledger.devices}
-            listen(update.model_copy(update=charged))
+            update = update.model_copy(update=charged)
+            events.append(update)
+            listen(update)
 
         for note in job.dataset.notes:
             tell(Update(stage="load", message=note))
         home.write(home.environment, environment(job).going_on(home.read(home.environment, Environment), home.path))
         # Before anything is charged: of a large data set it takes longer than a small budget lasts.
         keep(job.dataset, home.data)
+        _require_rest(home, job, ledger)
         with _resumable(home, stop), ExitStack() as stack:
             with ledger.stage("load"):
                 pool = start_engines(job, tell, home.data, home.scratch / PREFIX)
@@ -175,10 +185,20 @@ def _open(home: RunDirectory, job: Job, listen: Listener, stop: Stop) -> Iterato
                 with ledger.stage("plan"):
                     plan = home.read(home.plan, Plan) or _plan(home, job, pool, ledger, tell)
                     pool.pack(plan.packing)
-                yield _Run(home, job, ledger, pool, plan, tell, stop)
+                with ended_in_time(plan, ledger.wall_left, pool):
+                    yield _Run(home, job, ledger, pool, plan, tell, stop)
             finally:
                 with ledger.stage("close"):
                     pool.stop()
+
+
+def _require_rest(home: RunDirectory, job: Job, ledger: Ledger) -> None:
+    """Refuse to go on where no adapter has been trained yet and too little is left for one."""
+    plan = home.read(home.plan, Plan)
+    if plan is None or job.wall_seconds is None or any((home.scratch / "full").glob("*/best.safetensors")):
+        return
+    stages = ["retrain", "evaluate"] if home.winner.exists() else ["confirm", "retrain", "evaluate"]
+    require_rest(home.path, job.spec, plan, job.wall_seconds, ledger.wall_left, stages)
 
 
 @contextmanager
@@ -288,9 +308,9 @@ def _train(at: _Run, winner: Winner) -> Winner:
             # Kept, so that a training that was broken off goes on as it began.
             winner = winner.model_copy(update={"training_steps": steps})
             at.home.write(at.home.winner, winner)
-        if steps > at.plan.full_steps:
-            planned = f"{at.plan.full_steps} were planned, and what is left of the budget pays for more"
-            at.listen(Update(stage="retrain", message=f"{steps} steps: {planned}"))
+            if steps > at.plan.full_steps:
+                planned = f"{at.plan.full_steps} were planned, and what is left of the budget pays for more"
+                at.listen(Update(stage="retrain", message=f"{steps} steps: {planned}"))
         fidelity = full_fidelity(at.plan, steps, at.job.spec.seed)
         shared = at.plan.costs.step_on(at.plan.engines // len(arms))
         teams = form_teams(at.pool, len(arms), shared.engines)

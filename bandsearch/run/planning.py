@@ -201,6 +201,14 @@ def final_steps(plan: Plan, wall_left: float, arms: int) -> int:
     return max(plan.full_steps, min(plan.wanted_steps, fit))
 
 
+def least_rest(plan: Plan) -> float:
+    """Wall seconds of the smallest final training and its evaluation, with the base loaded once more."""
+    final = plan.costs.step_on(plan.engines // ARMS)
+    step = math.ceil(ARMS / plan.engines) * final.seconds * MARGIN
+    training = min(SMALLEST_FULL_STEPS, plan.full_steps) * step + _validations(plan.costs, final.engines)
+    return plan.costs.load_seconds + training + plan.seconds_of("evaluate")
+
+
 def _share(
     spec: RunSpec,
     costs: Costs,

@@ -19,7 +19,7 @@ def publish(home: RunDirectory) -> None:
     write_report(
         ReportFacts(
             spec=home.read_spec(),
-            environment=done.environment.facts,
+            environment=done.environment.told,
             profile=done.profile,
             trials=tuple(Records(home.trials).results()),
             plan=done.plan,

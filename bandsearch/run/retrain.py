@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 from bandsearch.engine.failures import DivergedError, OutOfMemoryError
@@ -20,6 +20,8 @@ from bandsearch.values.trial import Point
 from bandsearch.values.value import Value
 
 RETRIES = 3
+# How often it is asked whether to stop while engines train, seconds.
+ASKING = 0.2
 
 
 class Training(Value):
@@ -67,7 +69,8 @@ def retrain(
 
     Where time runs out between two validations, no arm keeps what lies behind the last one: equal steps are compared.
     Each candidate leaves `<its identity>/best.safetensors`, a checkpoint of the engine, and `training.json` under
-    `folder`. Returns early, with trainings that are not `complete`, when `stop()` is true.
+    `folder`. Returns early, with trainings that are not `complete`, when `stop()` is true: after the step under way,
+    from where it goes on.
     """
     runs = [
         _Arm(team, name, candidate, fidelity, best_checkpoint(folder, candidate).parent, listen)
@@ -78,8 +81,18 @@ def retrain(
             behind = [run for run in runs if not run.complete and run.steps < goal]
             if stop():
                 break
-            list(threads.map(lambda run, goal=goal: run.train(goal, wall_left), behind))
+            training = [threads.submit(run.train, goal, wall_left) for run in behind]
+            while wait(training, ASKING).not_done:
+                if stop():
+                    for run in behind:
+                        run.halt()
+            for each in training:
+                each.result()
             reached = all(run.complete or run.pending is None or run.pending.steps >= goal for run in behind)
+            if not reached and stop():
+                for run in behind:
+                    run.save()
+                break
             for run in behind:
                 if reached or not run.points:
                     run.keep()
@@ -103,7 +116,7 @@ class _Arm:
         self.pending: Point | None = None
         self.complete = False
         self._holds_session = False
-        self._record = folder / "training.json"
+        self._record, self._last = folder / "training.json", folder / "last.safetensors"
         folder.mkdir(parents=True, exist_ok=True)
         if self._record.exists():
             known = Training.model_validate_json(self._record.read_text(encoding="utf-8"))
@@ -148,9 +161,20 @@ class _Arm:
                 lower = rate / 3
                 self._tell(f"rate {rate:.2g} diverged; it begins again at {lower:.2g}")
                 self._candidate = self._candidate.model_copy(update={"learning_rate": lower})
+                self._last.unlink(missing_ok=True)
+                self._write()
                 self._begin()
             else:
                 return
+
+    def halt(self) -> None:
+        self._team.halt()
+
+    def save(self) -> None:
+        """Put on disk from where it goes on; what is pending is no reading that counts."""
+        if self.pending is not None:
+            self.pending = None
+            self._team.checkpoint(self._last)
 
     def keep(self) -> None:
         """Put the pending reading, its checkpoint and the record on disk."""
@@ -158,9 +182,9 @@ class _Arm:
             return
         point, self.pending = self.pending, None
         self.points.append(point)
-        self._team.checkpoint(self._folder / "last.safetensors")
+        self._team.checkpoint(self._last)
         if point is min(self.points, key=lambda each: each.loss):
-            _copy(self._folder / "last.safetensors", self._folder / "best.safetensors")
+            _copy(self._last, self._folder / "best.safetensors")
         self.complete = point.steps >= self._fidelity.steps
         self._write()
 
@@ -190,8 +214,8 @@ class _Arm:
 
     def _begin(self) -> None:
         """From the last checkpoint, or from the start."""
-        if self.points:
-            self._team.restore(self._folder / "last.safetensors")
+        if self._last.exists():
+            self._team.restore(self._last)
         else:
             self._team.begin(self._candidate, self._fidelity)
         self._holds_session = True

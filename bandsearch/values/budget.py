@@ -66,7 +66,7 @@ class Budget(Value):
     def __str__(self) -> str:
         unit = "" if self.unit is Unit.WALL else f"{self.unit}-"
         for name, size in _SECONDS.items():
-            amount = f"{self.seconds / size:.4g}"
-            if float(amount) * size == self.seconds and self.seconds >= size:
-                return f"{amount}{unit}{name}"
+            amount = float(f"{self.seconds / size:.4g}")
+            if amount * size == self.seconds and self.seconds >= size:
+                return f"{amount:.10g}{unit}{name}"
         return f"{self.seconds:.10g}{unit}s"

@@ -19,6 +19,17 @@ class Environment(Value):
     model: str = Field(default="", description="fingerprint of the base's weights")
     data: str = Field(default="", description="fingerprint of the rows")
     data_notes: tuple[str, ...] = Field(default=(), description="what was recognised, cut and dropped of them")
+    earlier: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="facts of earlier sessions by name, where they were others, in their order"
+    )
+
+    @property
+    def told(self) -> dict[str, str]:
+        """The facts, each with what it was before."""
+        return {
+            name: f"{fact} (earlier: {'; '.join(self.earlier[name])})" if name in self.earlier else fact
+            for name, fact in self.facts.items()
+        }
 
     def going_on(self, known: Environment | None, home: Path) -> Environment:
         """This one, begun when `known` was. Raises RunDirectoryError where model or data have changed since."""
@@ -31,4 +42,11 @@ class Environment(Value):
                     "Put that back, or start a run in a new directory.",
                 )
         started = {name: value for name, value in known.facts.items() if name == "started"}
-        return self.model_copy(update={"facts": self.facts | started})
+        facts = self.facts | started
+        seen = {name: (*known.earlier.get(name, ()), fact) for name, fact in known.facts.items()}
+        others = {
+            name: tuple(dict.fromkeys(fact for fact in before if fact != facts.get(name)))
+            for name, before in seen.items()
+        }
+        earlier = {name: before for name, before in others.items() if before}
+        return self.model_copy(update={"facts": facts, "earlier": earlier})

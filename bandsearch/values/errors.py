@@ -1,5 +1,8 @@
 """Errors a person can act on: one sentence saying what is wrong, one saying what to do."""
 
+# As sysexits.h has it for what may be tried again: nothing is wrong with what was asked for, and a run can be resumed.
+TRY_AGAIN = 75
+
 
 class BandsearchError(Exception):
     """A failure with a remedy. The command line prints `str(error)` and exits with `exit_code`, no traceback."""
@@ -42,6 +45,12 @@ class BudgetError(BandsearchError):
 
 class RunDirectoryError(BandsearchError):
     """A run directory that belongs to another run, is damaged, or cannot be written."""
+
+
+class FullDiskError(RunDirectoryError):
+    """A disk without room for what a run writes; it goes on once there is some."""
+
+    exit_code = TRY_AGAIN
 
 
 class DependencyError(BandsearchError):

@@ -4,14 +4,15 @@ import os
 from pathlib import Path
 
 
-def append_line(path: Path, line: str) -> None:
-    """Append one line and flush it to disk; a line that does not fit any more is taken back."""
+def append_line(path: Path, line: str, *, durable: bool = True) -> None:
+    """Append one line; a line that does not fit any more is taken back. `durable`: it is on disk when this returns."""
     with path.open("ab") as file:
         end = file.tell()
         try:
             file.write(line.encode() + b"\n")
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         except OSError:
             os.truncate(path, end)
             raise

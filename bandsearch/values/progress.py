@@ -26,7 +26,13 @@ class Update(Value):
 
 
 Listener = Callable[[Update], None]
+Stop = Callable[[], bool]
 
 
 def silent(update: Update) -> None:
     """A listener for callers who do not watch."""
+
+
+def never() -> bool:
+    """For callers who do not stop what they began."""
+    return False

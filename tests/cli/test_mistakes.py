@@ -53,6 +53,48 @@ def test_a_mistake_is_one_sentence(arguments: list[str], words: list[str], tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_program_is_told_in_json_what_is_wrong(tmp_path: Path) -> None:
+    done = bandsearch("run", "-m", "demo", "-d", "demo:swap", "-b", "ten minutes", "--json", cwd=tmp_path)
+    assert done.returncode == 2
+    line = json.loads(done.stdout)
+    assert (line["event"], line["type"]) == ("error", "BudgetError")
+    assert done.stderr == f"bandsearch: {line['message']} {line['remedy']}\n"
+    status = bandsearch("status", "nowhere", "--json", cwd=tmp_path)
+    assert json.loads(status.stdout)["type"] == "RunDirectoryError"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        ("failures.LostEngineError('An engine died.')", 75),
+        ("OSError(28, 'No space left on device')", 75),
+        ("errors.RunDirectoryError('It is damaged.')", 2),
+        ("errors.BudgetError('Too small.')", 2),
+        ("errors.InterruptedRunError('Stopped.')", 130),
+    ],
+)
+def test_exit_codes_tell_what_can_be_resumed(error: str, code: int, tmp_path: Path) -> None:
+    worker = f"""
+import sys
+from pathlib import Path
+from bandsearch import rundir
+from bandsearch.cli import app
+from bandsearch.engine import failures
+from bandsearch.values import errors
+def failing(**_):
+    with rundir.disk_errors(Path("run")):
+        raise {error}
+app.app = failing
+sys.argv = ["bandsearch", "run", "--json"]
+app.main()
+"""
+    done = subprocess.run([sys.executable, "-c", worker], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == code
+    assert json.loads(done.stdout)["event"] == "error"
+    help_page = " ".join(CliRunner().invoke(app, ["--help"]).output.split())
+    assert f" {code} " in help_page
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["run"], ["frobnicate"], ["run", "-m", "demo", "--trials", "0"], ["run", "-m", "demo", "--dtype", "int3"]],

@@ -69,3 +69,22 @@ def test_no_step_ends_behind_the_deadline_but_the_first(
     for module in (conductor, engine):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: slow.now))
     assert advance(slow, deadline).steps == steps
+
+
+def test_halted_it_ends_with_the_step_under_way() -> None:
+    slow = Slow()
+
+    async def main() -> Point:
+        # What is not under way is not halted beforehand.
+        at_work.halt("0")
+        return await at_work.advance("0", 100)
+
+    async def run(work: Callable[..., Any], *args: Any) -> Any:
+        found = work(*args)
+        if slow.step == 3:
+            at_work.halt("0")
+            at_work.halt("another")
+        return found
+
+    at_work = Conductor(slow, 1, run)  # type: ignore[arg-type]
+    assert asyncio.run(main()).steps == 3

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -94,6 +95,18 @@ def process(engine: Engine) -> int:
 
 def sleep(engine: Engine) -> None:
     time.sleep(60)
+
+
+def test_who_waits_for_an_engine_that_is_abandoned_waits_no_longer(
+    pool: EnginePool, setup_of: Callable[[str], EngineSetup]
+) -> None:
+    another = EnginePool.start([setup_of("qwen2")])
+    timer = threading.Timer(0.2, another.abandon)
+    timer.start()
+    with pytest.raises(LostEngineError, match="An engine died"):
+        another.apply(0, sleep)
+    timer.join()
+    assert pool.apply(0, process) > 0
 
 
 def test_an_engine_that_is_killed_is_lost_in_one_sentence(pool: EnginePool) -> None:

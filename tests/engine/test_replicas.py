@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+import ray
 import torch
 from trainings import NARROW, SHORT
 
+from bandsearch.engine import replicas
 from bandsearch.engine.engine import Engine
-from bandsearch.engine.failures import DivergedError
+from bandsearch.engine.failures import DivergedError, LostEngineError
 from bandsearch.engine.pool import EnginePool
 from bandsearch.engine.setup import EngineSetup
 from bandsearch.engine.team import Team, form_teams
@@ -83,6 +90,21 @@ def test_whoever_is_late_ends_it_for_all(pool: EnginePool) -> None:
     assert [point.steps for point in points] == [1, 1]
 
 
+def test_a_team_that_is_halted_stops_after_the_same_step_everywhere(pool: EnginePool) -> None:
+    (team,) = form_teams(pool, 1, 2)
+    long = SHORT.model_copy(update={"steps": 10_000})
+    team.halt()
+    team.begin(NARROW, long)
+    assert team.advance(2, None).steps == 2
+    with ThreadPoolExecutor(1) as threads:
+        advancing = threads.submit(team._ask, "advance", [(session, 10_000) for session in team._sessions])
+        while wait([advancing], 0.1).not_done:
+            team.halt()
+    points = advancing.result()
+    team.evict()
+    assert points[0].steps == points[1].steps < 10_000
+
+
 def test_what_diverges_diverges_for_all_and_they_can_train_on(pool: EnginePool) -> None:
     (team,) = form_teams(pool, 1, 2)
     team.begin(NARROW.model_copy(update={"learning_rate": 1e30}), SHORT)
@@ -90,6 +112,48 @@ def test_what_diverges_diverges_for_all_and_they_can_train_on(pool: EnginePool) 
         team.advance(SHORT.steps, None)
     team.begin(NARROW, SHORT)
     assert team.advance(2, None).steps == 2
+    team.evict()
+
+
+def fail_once(engine: Engine, method: str) -> None:
+    """The next step or validation of this engine fails, and no other."""
+    at_work, name = (engine._trainer, "step") if method == "step" else (engine, "_validation_losses")
+    work = getattr(at_work, name)
+
+    def failing(*_: Any) -> None:
+        setattr(at_work, name, work)
+        raise RuntimeError("CUDA error: an illegal memory access")
+
+    setattr(at_work, name, failing)
+
+
+def number_of(engine: Engine) -> int:
+    return os.getpid()
+
+
+def test_where_one_fails_at_meeting_the_others_do_not_wait_for_it(pool: EnginePool) -> None:
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    pool.apply(1, fail_once, "step")
+    assert [team.size for team in form_teams(pool, 1, 3)] == [1]
+    assert len(ray.get([pool.apply_async(index, number_of) for index in range(3)], timeout=60)) == 3
+    assert [team.size for team in form_teams(pool, 1, 3)] == [3]
+
+
+def test_nobody_waits_for_long_where_somebody_does_not_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replicas, "MEETING", timedelta(milliseconds=50))
+    with pytest.raises(RuntimeError):
+        replicas.Replicas(tmp_path / "store", 0, 2, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("method", ["step", "validation"])
+def test_where_one_fails_in_training_the_others_do_not_wait_for_it(pool: EnginePool, method: str) -> None:
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    (team,) = form_teams(pool, 1, 3)
+    team.begin(NARROW, SHORT)
+    pool.apply(2, fail_once, method)
+    with pytest.raises((LostEngineError, ray.exceptions.RayTaskError)):
+        team.advance(SHORT.steps, None)
+    assert len(ray.get([pool.apply_async(index, number_of) for index in range(3)], timeout=60)) == 3
     team.evict()
 
 

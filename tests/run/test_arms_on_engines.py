@@ -25,7 +25,7 @@ from bandsearch.rundir import RunDirectory
 from bandsearch.search.clock import MARGIN
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate
-from bandsearch.values.errors import BandsearchError
+from bandsearch.values.errors import BandsearchError, InterruptedRunError
 from bandsearch.values.evaluation import Arm, ArmScores
 from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.progress import silent
@@ -137,7 +137,9 @@ def test_the_scores_are_those_of_one_engine_by_itself(
 ) -> None:
     monkeypatch.setattr(arms, "EVALUATION_ROWS", rows)
     some, plan = EngineHandles(pool._actors[:engines]), plan_of(*counts)
-    found = arms.Scoring(some, home_at(tmp_path), job_of(engine), plan, checkpoints, lambda: math.inf, silent).scores()
+    found = arms.Scoring(
+        some, home_at(tmp_path), job_of(engine), plan, checkpoints, lambda: math.inf, silent, str
+    ).scores()
     expected = alone(engine, plan, checkpoints)
     assert list(found) == list(expected)
     for arm, scores in expected.items():
@@ -185,11 +187,16 @@ def scored(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dic
     monkeypatch.setattr(arms, "EVALUATION_ROWS", 4)
 
     def score(
-        home: RunDirectory, handles: Any, tasks: tuple[str, ...] = (), heard: Any = silent, lm_eval: float = 0.0
+        home: RunDirectory,
+        handles: Any,
+        tasks: tuple[str, ...] = (),
+        heard: Any = silent,
+        lm_eval: float = 0.0,
+        heed: Callable[[], Any] = str,
     ) -> Any:
         checkpoints: dict[Arm, Path | None] = {Arm.BASE: None} | {arm: Path(arm) for arm in CANDIDATES}
         job, plan = job_of(engine, tasks), plan_of(texts=0, lm_eval=lm_eval)
-        return arms.Scoring(handles, home, job, plan, checkpoints, lambda: handles.left, heard).scores()
+        return arms.Scoring(handles, home, job, plan, checkpoints, lambda: handles.left, heard, heed).scores()
 
     return score
 
@@ -248,6 +255,25 @@ def test_what_was_scored_before_a_kill_is_not_scored_again(
     assert found == scored(home_at(tmp_path / "whole"), whole)
     assert killed.asked + pool.asked == whole.asked
     assert len(killed.asked) == 14
+
+
+@pytest.mark.parametrize("engines", [1, 3])
+def test_stopped_it_begins_no_more_parts_and_goes_on_with_those_it_has(
+    scored: Callable[..., dict[Arm, ArmScores]], tmp_path: Path, engines: int
+) -> None:
+    home, stopped, pool = home_at(tmp_path / "stopped"), Handles(engines), Handles(engines)
+
+    def heed() -> None:
+        if len(stopped.asked) >= 7:
+            raise InterruptedRunError("Stopped.")
+
+    with pytest.raises(InterruptedRunError):
+        scored(home, stopped, heed=heed)
+    assert 7 <= len(stopped.asked) < 7 + engines
+    found = scored(home, pool)
+    whole = Handles(1)
+    assert found == scored(home_at(tmp_path / "whole"), whole)
+    assert len(stopped.asked) + len(pool.asked) == len(whole.asked)
 
 
 def test_a_part_that_is_missing_ends_what_counts(scored: Callable[..., dict[Arm, ArmScores]], tmp_path: Path) -> None:

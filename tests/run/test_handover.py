@@ -53,7 +53,7 @@ def evaluated(winner: Winner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         dataset=SimpleNamespace(name="mine", template="none", chat_template="", test=(EXAMPLE,) * 20),
     )
     nothing: Any = None
-    return handover.evaluate_arms(nothing, RunDirectory(tmp_path), job, nothing, winner, lambda: math.inf, silent)
+    return handover.evaluate_arms(nothing, RunDirectory(tmp_path), job, nothing, winner, lambda: math.inf, silent, str)
 
 
 def test_arms_are_named_with_the_sizes_of_their_adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

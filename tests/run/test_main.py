@@ -31,6 +31,7 @@ from bandsearch.values.errors import (
     RunDirectoryError,
     SpaceError,
 )
+from bandsearch.values.progress import Update
 from bandsearch.values.source import Source
 from bandsearch.values.space import BandSpace, SearchSpace
 from bandsearch.values.spec import DataSpec, ModelSpec, RunSpec
@@ -87,6 +88,22 @@ def test_an_engine_lost_after_the_person_asked_to_stop_is_a_stop(
     with pytest.raises(InterruptedRunError, match="bandsearch resume") as raised:
         main.run(SPEC, tmp_path / "run", stop=lambda: True)
     assert raised.value.exit_code == 130
+
+
+def test_what_is_said_is_in_the_log_with_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(job: Any, listen: Any, *_: Any) -> None:
+        listen(Update(stage="load", message="2 engines"))
+        raise LostEngineError("An engine died.", "Look.")
+
+    heard: list[Update] = []
+    starts_with(monkeypatch, start)
+    for _ in range(2):
+        with pytest.raises(LostEngineError):
+            main.run(SPEC, tmp_path / "run", listen=heard.append)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    assert [line.pop("time") < "3" for line in lines] == [True, True]
+    assert [Update(**line) for line in lines] == heard
+    assert lines[0]["message"] == "2 engines"
 
 
 def test_devices_are_released_though_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,55 @@ def test_stopped_and_gone_on_it_is_the_same_training(tmp_path: Path) -> None:
     # Another process; the rate that was lowered stays so.
     assert train(ScriptedPool(loss), tmp_path / "part") == (whole, best)
     assert train(ScriptedPool(lambda rate, steps: None), tmp_path / "part") == (whole, best)
+
+
+class Halting(ScriptedPool):
+    """Is asked to stop when it has trained for `steps` steps in all, and trains on until it is halted."""
+
+    def __init__(self, loss: Callable[[float, int], float | None], steps: int) -> None:
+        super().__init__(loss)
+        self.stop_at, self.halted = steps, threading.Event()
+
+    def submit(self, index: int, method: str, *args: Any) -> Any:
+        return self.halted.set() if method == "halt" else super().submit(index, method, *args)
+
+    def advance(self, session: str, steps: int, deadline: float) -> Point:
+        if steps > self.stop_at:
+            self.reach = self.stop_at
+            assert self.halted.wait(60)
+        return super().advance(session, steps, deadline)
+
+    def stop(self) -> bool:
+        return self.reach == self.stop_at
+
+
+@pytest.mark.parametrize("steps", [4, 44])
+def test_stopped_between_two_validations_it_goes_on_from_there(tmp_path: Path, steps: int) -> None:
+    def loss(rate: float, steps: int) -> float | None:
+        return abs(steps - 50) / 100 if rate < 0.02 else None
+
+    whole, best = train(ScriptedPool(loss), tmp_path / "whole")
+    pool = Halting(loss, steps)
+    part, _ = train(pool, tmp_path / "part", stop=pool.stop)
+    assert not part.complete
+    assert part.points == whole.points[: steps // 10]
+    resumed = ScriptedPool(loss)
+    restored: list[list[float]] = []
+    restore = resumed.restore
+    resumed.restore = lambda path: restored.append(json.loads(path.read_text())) or restore(path)  # type: ignore[method-assign, func-returns-value]
+    assert train(resumed, tmp_path / "part") == (whole, best)
+    assert restored == [[pytest.approx(0.01), steps]]
+    assert resumed.rates == []
+
+
+def test_a_rate_that_diverges_after_a_stop_is_lowered_and_begun_anew(tmp_path: Path) -> None:
+    pool = Halting(lambda rate, steps: 1.0, 4)
+    train(pool, tmp_path, stop=pool.stop)
+    resumed = ScriptedPool(lambda rate, steps: 1 / steps if rate < 0.04 else None)
+    training, best = train(resumed, tmp_path)
+    assert resumed.rates == pytest.approx([0.03])
+    assert training.candidate.learning_rate == best[0] == pytest.approx(0.03)
+    assert training.complete
 
 
 def test_stopped_before_anything_was_trained_leaves_no_record(tmp_path: Path) -> None:

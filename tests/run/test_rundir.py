@@ -1,16 +1,21 @@
 """A run directory never holds half a file, another run's files, or two processes."""
 
 import errno
+import json
 import os
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
-from bandsearch.rundir import Records, RunDirectory, disk_errors, require_disk, write_atomically
+from bandsearch import rundir
+from bandsearch.rundir import Events, Records, RunDirectory, disk_errors, require_disk, write_atomically
 from bandsearch.values.band import Band
 from bandsearch.values.budget import Budget
 from bandsearch.values.candidate import Candidate, Role
 from bandsearch.values.errors import RunDirectoryError
+from bandsearch.values.progress import Update
 from bandsearch.values.space import SearchSpace
 from bandsearch.values.spec import ChatTemplate, DataSpec, ModelSpec, RunSpec
 from bandsearch.values.trial import Point, TrialResult, TrialState
@@ -87,6 +92,33 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     path.write_text(RESULT.model_dump_json() + "\nnot a record\n")
     with pytest.raises(RunDirectoryError, match=r"trials\.jsonl:2"):
         Records(path).results()
+
+
+def test_the_log_goes_on_behind_a_torn_line_and_a_full_disk_does_not_end_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "events.jsonl"
+    Events(path).append(Update(stage="probe", message="gradients"))
+    with path.open("a") as file:
+        file.write('{"time": "2026-')
+    events = Events(path)
+    events.append(Update(stage="search", done=0.5))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as at:
+        at.setattr(rundir, "append_line", full)
+        events.append(Update(stage="search", message="lost"))
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda number: events.append(Update(stage="search", finished=number)), range(40)))
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["stage"] for line in lines] == ["probe", *["search"] * 41]
+    assert sorted(line["finished"] for line in lines[2:]) == list(range(40))
+    times = [datetime.fromisoformat(line["time"]) for line in lines]
+    assert times == sorted(times)
+    # A folder that cannot be written in.
+    Events(tmp_path / "not" / "there").append(Update(stage="search"))
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,7 @@ def test_the_learning_rate_never_exceeds_its_peak_and_starts_above_zero(
         ("45min", 2700, Unit.WALL),
         ("1.5h", 5400, Unit.WALL),
         ("90s", 90, Unit.WALL),
+        ("16000gpu-s", 16000, Unit.GPU),
     ],
 )
 def test_budgets_are_read_in_every_unit(text: str, seconds: float, unit: Unit) -> None:

@@ -1,0 +1,221 @@
+"""The rest of a budget: a run is given more of it, refused where it is too little, and never outlasts it."""
+
+import json
+import re
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bandsearch.engine.failures import LostEngineError
+from bandsearch.run import main, rest
+from bandsearch.run.planning import SMALLEST_FULL_STEPS, make_plan
+from bandsearch.run.rest import enlarged
+from bandsearch.rundir import RunDirectory
+from bandsearch.values.budget import Budget, Unit
+from bandsearch.values.environment import Environment
+from bandsearch.values.errors import BudgetError, InterruptedRunError
+from bandsearch.values.plan import Costs, Plan
+from bandsearch.values.source import Source
+from bandsearch.values.space import SearchSpace
+from bandsearch.values.spec import DataSpec, ModelSpec, RunSpec
+
+WALL = 600.0
+SPEC = RunSpec(
+    model=ModelSpec(name="demo"),
+    data=DataSpec(name="demo:swap"),
+    space=SearchSpace(name="quick"),
+    budget=Budget(seconds=WALL, unit=Unit.WALL),
+)
+COSTS = Costs(
+    seconds_per_step=0.2,
+    packing=1,
+    seconds_per_packed_step=0.2,
+    seconds_per_validation=0.5,
+    seconds_per_test_loss=0.01,
+    seconds_per_generation=0.02,
+    load_seconds=10,
+    peak_memory_bytes=10**9,
+)
+SIZES = {"train_examples": 2000, "validation_examples": 250, "test_examples": 250, "adapter_bytes": 10**6}
+PLAN = make_plan(SPEC, COSTS, **SIZES, engines=2, wall_seconds=WALL)
+
+
+class Pool:
+    """Loads at once; the first work it is given never ends, unless the engines are taken away."""
+
+    def __init__(self) -> None:
+        self.taken = threading.Event()
+
+    def pack(self, candidates: int) -> None:
+        pass
+
+    def apply(self, *_: Any) -> Any:
+        assert self.taken.wait(60)
+        raise LostEngineError("An engine died (killed).", "Look for a kill.")
+
+    def abandon(self) -> None:
+        self.taken.set()
+
+    def stop(self) -> None:
+        pass
+
+
+def begun(path: Path, monkeypatch: pytest.MonkeyPatch, spent: float, spec: RunSpec = SPEC) -> tuple[RunDirectory, Pool]:
+    """A run with a plan that has spent so many wall seconds, and the engines that it will be given."""
+    home, pool = RunDirectory.create(path, spec), Pool()
+    home.write(home.plan, PLAN)
+    line = {"time": 0.0, "stage": "search", "stage_seconds": spent, "spent": spent, "devices": 1}
+    home.ledger.write_text(json.dumps(line) + "\n")
+
+    def job(spec: RunSpec, **_: Any) -> Any:
+        seconds = spec.budget.seconds if spec.budget else None
+        dataset = SimpleNamespace(notes=())
+        return SimpleNamespace(spec=spec, dataset=dataset, devices=1, budget_seconds=seconds, wall_seconds=seconds)
+
+    monkeypatch.setattr(main, "prepare_job", job)
+    monkeypatch.setattr(main, "keep", lambda dataset, path: None)
+    source = Source(location="org/base", is_local=False, slug="base")
+    monkeypatch.setattr(main, "environment", lambda job: Environment(facts={}, source=source))
+    monkeypatch.setattr(main, "start_engines", lambda *_: pool)
+    return home, pool
+
+
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rest, "_patience", lambda plan, wall_seconds, wall_left: 0.1)
+
+
+def test_an_engine_that_hangs_ends_with_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, _ = begun(tmp_path / "run", monkeypatch, 10.0)
+    at_once(monkeypatch)
+    with pytest.raises(LostEngineError, match=r"budget is used up .*nvidia-smi.*bandsearch resume"):
+        main.resume(home.path)
+    with pytest.raises(InterruptedRunError):
+        main.resume(home.path, stop=lambda: True)
+
+
+def test_an_engine_lost_before_is_said_by_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, pool = begun(tmp_path / "run", monkeypatch, 10.0)
+    pool.abandon()
+    with pytest.raises(LostEngineError, match="An engine died"):
+        main.resume(home.path)
+
+
+@given(wall=st.floats(60.0, 1e6), spent=st.floats(0.0, 1.1))
+def test_nothing_that_is_planned_outlasts_its_patience(wall: float, spent: float) -> None:
+    left = (1 - spent) * wall
+    try:
+        plan = make_plan(SPEC, COSTS, **SIZES, engines=2, wall_seconds=wall)
+    except BudgetError:
+        return
+    patience = rest._patience(plan, wall, left)
+    assert patience >= left + max(60.0, 0.02 * wall)
+    # A run that was spent before its end is finished.
+    assert patience >= plan.seconds_of("retrain") + plan.seconds_of("evaluate") + 60.0
+    assert patience <= max(left, wall) + max(60.0, 0.02 * wall)
+
+
+def named_by(error: BudgetError) -> str:
+    found = re.search(r"--budget (\S+)`", error.remedy)
+    assert found
+    return found[1]
+
+
+@pytest.mark.parametrize("left", [-5.0, 1.0, 30.0])
+def test_what_does_not_pay_for_an_adapter_is_refused_with_a_budget_that_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: float
+) -> None:
+    home, pool = begun(tmp_path / "run", monkeypatch, WALL - left)
+    before = home.ledger.read_bytes()
+    with pytest.raises(BudgetError, match="of its budget left; loading, the smallest final training") as refused:
+        main.resume(home.path)
+    assert home.ledger.read_bytes() == before
+    at_once(monkeypatch)
+    with pytest.raises(LostEngineError):
+        main.resume(home.path, budget=named_by(refused.value))
+    assert pool.taken.is_set()
+    # It stays, and pays for what the plan still has.
+    budget = home.read_spec().budget
+    assert budget is not None
+    assert budget.seconds - WALL + left >= sum(map(PLAN.seconds_of, ("load", "confirm", "retrain", "evaluate")))
+    with pytest.raises(LostEngineError):
+        main.resume(home.path)
+
+
+def test_a_run_that_has_an_adapter_is_finished_though_it_is_spent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, _ = begun(tmp_path / "run", monkeypatch, WALL)
+    (home.scratch / "full" / "one").mkdir(parents=True)
+    (home.scratch / "full" / "one" / "best.safetensors").touch()
+    at_once(monkeypatch)
+    with pytest.raises(LostEngineError, match="used up"):
+        main.resume(home.path)
+
+
+def test_the_least_is_what_is_planned_for_the_least_steps() -> None:
+    short = PLAN.model_copy(update={"full_steps": SMALLEST_FULL_STEPS - 15})
+    assert rest.least_rest(short) < rest.least_rest(PLAN)
+    assert rest.least_rest(PLAN) < sum(map(PLAN.seconds_of, ("load", "retrain", "evaluate")))
+
+
+@pytest.mark.parametrize(
+    ("given", "budget", "words"),
+    [
+        ("10min", "5min", "10min, and 5min is not more"),
+        ("10min", "1gpu-h", "10min, and 1gpu-h is not more"),
+        ("1gpu-h", "2h", "1gpu-h, and 2h is not more"),
+        (None, "2h", "bounded by its number of candidates"),
+        ("10min", "more", "not understood"),
+    ],
+)
+def test_a_budget_that_is_no_more_is_refused_and_nothing_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None, budget: str, words: str
+) -> None:
+    spec = SPEC.model_copy(update={"budget": Budget.parse(given) if given else None, "trials": 9})
+    home, _ = begun(tmp_path / "run", monkeypatch, 1.0, spec)
+    before = home.spec_file.read_bytes()
+    with pytest.raises(BudgetError, match=words):
+        main.resume(home.path, budget=budget)
+    assert home.spec_file.read_bytes() == before
+
+
+def test_a_complete_run_takes_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, _ = begun(tmp_path / "run", monkeypatch, 1.0)
+    home.evaluation.write_text("{}")
+    before = home.spec_file.read_bytes()
+    with pytest.raises(BudgetError, match="is complete"):
+        main.resume(home.path, budget="20min")
+    assert home.spec_file.read_bytes() == before
+
+
+@given(st.sampled_from(Unit), st.floats(1.0, 1e7), st.floats(1.0, 1e7))
+def test_only_the_budget_grows(unit: Unit, before: float, after: float) -> None:
+    spec = SPEC.model_copy(update={"budget": Budget(seconds=round(before), unit=unit)})
+    budget = Budget(seconds=round(after), unit=unit)
+    if budget.seconds >= round(before):
+        assert enlarged(spec, str(budget)) == spec.model_copy(update={"budget": budget})
+    else:
+        with pytest.raises(BudgetError):
+            enlarged(spec, str(budget))
+
+
+def test_what_is_given_more_is_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stages see it: the stage that is under way gets all that later ones do not need."""
+    home, _ = begun(tmp_path / "run", monkeypatch, 500.0)
+    seen: list[float] = []
+
+    def profile(at: Any) -> Plan:
+        seen.extend((at.wall_left("confirm", "retrain", "evaluate")(), at.ledger.limit))
+        raise LostEngineError("An engine died.")
+
+    monkeypatch.setattr(main, "_profile", profile)
+    for budget in ("10min", "30min"):
+        with pytest.raises(LostEngineError):
+            main.resume(home.path, budget=budget)
+    assert seen[1::2] == [600.0, 1800.0]
+    assert seen[2] - seen[0] == pytest.approx(1200.0, abs=60)
