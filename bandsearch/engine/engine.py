@@ -21,7 +21,7 @@ from bandsearch.engine.checkpoint import read_session, write_session
 from bandsearch.engine.failures import DivergedError, OutOfMemoryError
 from bandsearch.engine.passes import Passes
 from bandsearch.engine.prefix import PrefixCache, cache_key
-from bandsearch.engine.replicas import Replicas, leaving
+from bandsearch.engine.replicas import Replicas, leave, leaving
 from bandsearch.engine.scoring import ExampleLoss, greedy_answers, split_losses
 from bandsearch.engine.selfcheck import TOLERANCE, close, faithful_levers
 from bandsearch.engine.session import Session
@@ -109,6 +109,10 @@ class Engine:
         with leaving():
             alone, together = (self._first_step(size, replicated=replicated) for replicated in (False, True))
             return not self._replicas.any(not close(together, alone, TOLERANCE[self.model.dtype]))
+
+    def part(self) -> None:
+        """Leave those that were joined last."""
+        leave()
 
     def replicate(self, session: str) -> None:
         """From now on train it together with those that were joined last, each of whom holds the same session."""

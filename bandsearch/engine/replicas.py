@@ -31,15 +31,21 @@ class Replicas:
     def __init__(self, store: Path, rank: int, size: int, device: torch.device) -> None:
         """Meets the others at the file `store`, which all have to name. An engine is in one group at a time. Raises
         where somebody does not come."""
-        _leave()
+        leave()
         meeting = dist.FileStore(str(store), size)
         # The group's own patience would also be that of whoever waits for one that failed on its way.
         meeting.set(f"here/{rank}", "")
         meeting.wait([f"here/{other}" for other in range(size)], MEETING)
         # They are on one machine, and nobody else is to be talked to.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        on_gpu = device.type == "cuda"
+        if on_gpu:
+            # NCCL takes memory of its own.
+            torch.cuda.empty_cache()
         dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
+            "nccl" if on_gpu else "gloo",
+            # With a device it connects here, where a failure is met by training apart.
+            device_id=device if on_gpu else None,
             store=meeting,
             rank=rank,
             world_size=size,
@@ -77,10 +83,11 @@ def leaving(*told: type[Exception]) -> Iterator[None]:
     except BaseException as error:
         # Of a sum that failed they hold the group, and with it its connections.
         traceback.clear_frames(error.__traceback__)
-        _leave()
+        leave()
         raise
 
 
-def _leave() -> None:
+def leave() -> None:
+    """Out of the group, if there is one: a second one cannot be made, and what it holds on an accelerator is free."""
     if dist.is_initialized():
         dist.destroy_process_group()

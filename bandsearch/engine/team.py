@@ -51,6 +51,12 @@ class Team:
             # An engine that is really lost says so when it is asked for anything else.
             return False
 
+    def part(self) -> None:
+        """Let the engines go their own ways. NCCL looks at the place where they met as long as they are together."""
+        if self.size > 1:
+            self._ask_all("part")
+            self._meeting.cleanup()
+
     def begin(self, candidate: Candidate, fidelity: Fidelity) -> None:
         self._take(self._ask_all("admit", candidate, fidelity))
 

@@ -105,4 +105,6 @@ def _shared_steps(pool: EnginePool, job: Job, alone: float, listen: Listener) ->
         with ThreadPoolExecutor(len(teams)) as threads:
             timed = threads.map(lambda team: team.time_step(batch_size, alone), teams)
             found.append(SharedStep(engines=size, seconds=max(timed)))
+        for team in teams:
+            team.part()
     return tuple(found)

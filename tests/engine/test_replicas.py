@@ -131,6 +131,15 @@ def number_of(engine: Engine) -> int:
     return os.getpid()
 
 
+def test_engines_that_part_are_in_no_group_and_may_meet_again(pool: EnginePool) -> None:
+    (team,) = form_teams(pool, 1, 3)
+    team.part()
+    assert [pool.apply(place, lambda _: torch.distributed.is_initialized()) for place in range(3)] == [False] * 3
+    (again,) = form_teams(pool, 1, 3)
+    assert again.size == 3
+    again.part()
+
+
 def test_where_one_fails_at_meeting_the_others_do_not_wait_for_it(pool: EnginePool) -> None:
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     pool.apply(1, fail_once, "step")
