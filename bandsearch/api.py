@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -165,7 +165,7 @@ def search(
     spec: RunSpec,
     directory: Path | None = None,
     listen: Listener = silent,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Stop = never,
 ) -> tuple[Path, Winner]:
     """Probe, search and confirm: the run's directory, where `resume` does the rest, and what it would hand over."""
     from bandsearch.run import main

@@ -96,8 +96,10 @@ def _served(adapter: Path, source: "Source", dtype: str, prompts: tuple[str, ...
     if dtype == "nf4":
         raise UsageError("vLLM is asked to serve the base as it is, not in 4 bits.", "Use --dtype bf16 or fp32.")
     if dtype == "auto":
-        # On a GPU vLLM has no LoRA kernels for 32 bits.
-        dtype = "bf16" if torch.cuda.is_available() else "fp32"
+        dtype = "fp32"
+        if torch.cuda.is_available():
+            # vLLM has no LoRA kernels for 32 bits there.
+            dtype = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     tokenizer = load_tokenizer(source)
     model = load_model(source, dtype)
     names = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}

@@ -61,7 +61,8 @@ def resume(
 ) -> None:
     """Go on with an interrupted run. Finished work is kept, and the budget it has spent stays spent.
 
-    With a larger --budget the plan stays, and the stage that is under way gets the more.
+    With a larger --budget the plan is made anew as long as no winner is chosen; after that the final training gets
+    longer if it has not begun.
 
     \b
     Examples:

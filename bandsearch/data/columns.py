@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -21,7 +22,7 @@ def parse_columns(text: str) -> dict[str, str]:
                 f"--columns {text!r} does not say what {pair.strip() or 'nothing'!r} is read as.",
                 "Write pairs such as article=prompt,highlights=completion.",
             )
-        if theirs in columns:
+        if fold(theirs) in map(fold, columns):
             raise UsageError(f"--columns {text!r} names {theirs} twice.", "Name it once.")
         columns[theirs] = ours
     return columns
@@ -33,13 +34,16 @@ def renamed(table: Table, columns: Mapping[str, str]) -> Table:
     rows = (*table.train, *table.validation, *table.test)
     known = dict.fromkeys(str(column) for row in rows for column in row.values)
     names = {fold(theirs): ours for theirs, ours in columns.items()}
-    have = set(map(fold, known))
+    have = Counter(map(fold, known))
     for theirs, ours in columns.items():
+        if have[fold(theirs)] > 1:
+            alike = " and ".join(repr(column) for column in known if fold(column) == fold(theirs))
+            raise DataError(f"{table.name} has columns {alike}, which are one to bandsearch.", "Rename or remove one.")
         if fold(theirs) not in have:
             close = difflib.get_close_matches(theirs, known, 1)
             hint = f" Did you mean {close[0]}?" if close else ""
             raise DataError(f"{table.name} has no column {theirs!r}, only {', '.join(known)}.{hint}", "Mend --columns.")
-        if fold(ours) in have - names.keys():
+        if fold(ours) in have.keys() - names.keys():
             raise DataError(
                 f"{table.name} has a column {ours!r} already, so {theirs!r} cannot be read as it.",
                 f"Have that one read as something else too: --columns {theirs}={ours},{ours}=other.",

@@ -25,6 +25,7 @@ from bandsearch.data.splits import (
     Key,
     divided,
     held_out,
+    key_of,
     ranked,
     sampled,
     without_duplicates,
@@ -36,6 +37,8 @@ from bandsearch.values.spec import ChatTemplate, DataSpec
 __all__ = ["Counts", "Dataset", "Encoded", "Examples", "prepare"]
 
 FEWEST_ROWS = 10
+# System messages per question, on average; with more of them it is they that ask.
+MOST_SYSTEMS = 10
 # Of what is not used, so many names are given.
 MOST_COLUMNS = 12
 
@@ -99,7 +102,7 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int, known
         turns_cut=sum(example.turns_cut for example in by_key.values()),
         unusable=len(problems),
     )
-    train, validation, test = (Examples.of([example for key in split for example in encoded[key]]) for split in splits)
+    train, validation, test = (Examples.of(_in_order(split, encoded)) for split in splits)
     dataset = Dataset(
         name=table.name,
         shape=str(recognised.shape),
@@ -134,11 +137,20 @@ def _distinct(
         test = without_duplicates(measured["test"], grouping=grouping)
         validation = without_duplicates(measured["validation"], test, grouping=grouping)
         train = without_duplicates(recognised.examples, test, validation, grouping=grouping)
-        groups = {key.group for part in (train, validation, test) for key in part.examples}
+        parts = (train, validation, test)
+        groups = {key.group for part in parts for key in part.examples}
         enough = len(groups) >= FEWEST_ROWS and 2 * train.leaked <= len(recognised.examples)
-        if enough or recognised.shape is Shape.TEXT:
+        if recognised.shape is Shape.TEXT or (enough and not _asked_by_the_system(grouping, parts, len(groups))):
             break
-    return (train, validation, test), grouping
+    return parts, grouping
+
+
+def _asked_by_the_system(grouping: Grouping, parts: Sequence[Distinct], questions: int) -> bool:
+    """Whether rows are told apart by their system messages: a document each, and one of a few stock questions."""
+    if grouping is not Grouping.QUESTION or sum(len(part.examples) for part in parts) <= MOST_SYSTEMS * questions:
+        return False
+    prompts = {key_of(each, Grouping.PROMPT).group for part in parts for each in part.examples.values()}
+    return len(prompts) > MOST_SYSTEMS * questions
 
 
 def _everything(parts: Sequence[Distinct]) -> Iterator[object]:
@@ -170,7 +182,18 @@ def _split(chosen: list[dict[Key, int]]) -> tuple[list[Key], list[Key], list[Key
         train, test = held_out(sizes, "test")
     elif not validation:
         train, validation = held_out(sizes, "validation")
-    return ranked(train, "order"), ranked(validation, "order"), ranked(test, "order")
+    return train, validation, test
+
+
+def _in_order(split: Sequence[Key], encoded: Mapping[Key, Sequence[Encoded]]) -> list[Encoded]:
+    """In an order that content decides. Copies of one conversation stand apart: what looks at the first so many is to
+    see as many conversations."""
+    copies = {
+        key._replace(content=f"{key.content} {number}") if number else key: example
+        for key in split
+        for number, example in enumerate(encoded[key])
+    }
+    return [copies[key] for key in ranked(copies, "order")]
 
 
 def _too_little(name: str, spec: DataSpec, max_length: int, left: int, dropped: tuple[int, ...]) -> DataError:

@@ -27,5 +27,5 @@ def on_the_day(template: str) -> str:
         return template
     parts = (f"%{flag}{letter}" for letter in _DIRECTIVES for flag in ("-", ""))
     read = "".join(f".replace({part!r}, {DAY.strftime(part)!r})" for part in parts)
-    # Without the empty text behind it, jinja would take a line break at the beginning of the template for the macro's.
-    return f'{{% macro {_CLOCK}(format) %}}{{{{ format{read} }}}}{{% endmacro %}}{{{{ "" }}}}{template}'
+    # The line break belongs to the macro's block; the template begins a line, as it does by itself.
+    return f"{{% macro {_CLOCK}(format) %}}{{{{ format{read} }}}}{{% endmacro %}}\n{template}"

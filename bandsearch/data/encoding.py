@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice, takewhile
@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bandsearch.data.examples import Encoded
 from bandsearch.data.problems import Problem
-from bandsearch.data.shapes import Example, Message
+from bandsearch.data.shapes import Example
 from bandsearch.data.template import Template, TemplateRefusedError
 
 # Tokens at the end of a prompt that may merge with the answer, or that a template writes only to open an answer
@@ -52,13 +52,12 @@ class Encoding:
 
 @dataclass(frozen=True)
 class _Written:
-    """An example as text. `openings[i]` ends where its i-th answer begins, `closings[i]` where that answer ends. `lost`
-    is what should be said of what is not learned."""
+    """An example as text. `openings[i]` ends where its i-th answer begins, `closings[i]` where that answer ends."""
 
     whole: str
     openings: tuple[str, ...]
     closings: tuple[str, ...]
-    lost: tuple[str, ...]
+    thought_lost: bool
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -68,7 +67,8 @@ class _Written:
 @dataclass(frozen=True)
 class _Piece:
     """What comes of a conversation. It is `encoded` unless it has a `problem`, its earlier answers were `rewritten` by
-    the later turns, or all lie beyond the largest length. `length` is its own, in tokens."""
+    the later turns, or all lie beyond the largest length. `length` is its own, in tokens; `lost` is what should be said
+    of what is not learned."""
 
     encoded: Encoded | None = None
     length: int = 0
@@ -156,7 +156,7 @@ class _Encoder:
             whole = next(tokens)
             openings, closings = list(islice(tokens, len(texts.openings))), list(islice(tokens, len(texts.closings)))
             piece = self._encode(example, whole, openings, closings)
-            pieces.append(replace(piece, lost=texts.lost))
+            pieces.append(replace(piece, lost=(THOUGHT_LOST, *piece.lost)) if texts.thought_lost else piece)
         return pieces
 
     def _adapt(self, example: Example) -> Example:
@@ -179,7 +179,7 @@ class _Encoder:
                 whole=whole,
                 openings=openings,
                 closings=tuple(render(example, index + 1, False).removesuffix(ending) for index in answers[:-1]),
-                lost=tuple(_lost(said, openings[-1], whole)) if said else (),
+                thought_lost=not all(_stands_in(answer.thought, whole) for answer in said),
             )
             "".join(written.texts).encode()
         except TemplateRefusedError as refusal:
@@ -215,7 +215,17 @@ class _Encoder:
         )
         if len(spans) > 1 and not (kept and all(start < end for start, end in spans)):
             return _Piece(rewritten=True)
-        return self._finish(example, whole, spans)
+        unwritten = self._unwritten(openings[-1][starts[-1] :], whole[starts[-1] :])
+        lost = (OPENED_OTHERWISE.format(repr(unwritten)),) if unwritten else ()
+        return replace(self._finish(example, whole, spans), lost=lost)
+
+    def _unwritten(self, opening: list[int], answer: list[int]) -> str:
+        """What a server writes to open an answer that begins with other tokens; none where they only merge with it."""
+        if not opening:
+            return ""
+        text = str(self._tokenizer.decode(opening))
+        written = str(self._tokenizer.decode(answer[: len(opening) + _BORDER]))
+        return text if text.strip() and not written.startswith(text) else ""
 
     def _finish(self, example: Example, whole: list[int], spans: list[tuple[int, int]]) -> _Piece:
         """`spans` are the answers in `whole`, ascending; the last one runs to its end."""
@@ -266,22 +276,13 @@ def _parts(example: Example) -> list[Example]:
     return [replace(example, messages=(*context[:index], example.messages[index])) for index in example.answers]
 
 
-def _lost(said: Sequence[Message], opening: str, whole: str) -> Iterator[str]:
-    """What is not learned of the answers, or of what a server writes in front of the last one."""
-    if not all(_stands_in(answer.thought, whole) for answer in said):
-        yield THOUGHT_LOST
-    unwritten = opening[_common(opening, whole) :]
-    if unwritten.strip():
-        yield OPENED_OTHERWISE.format(repr(unwritten))
-
-
 def _stands_in(part: str, whole: str) -> bool:
     """Whether `whole` holds `part` but for white space, which templates trim."""
     return part.strip() in whole or " ".join(part.split()) in " ".join(whole.split())
 
 
-def _common(first: Sequence[object], second: Sequence[object]) -> int:
-    """How many tokens, or characters, two sequences begin with alike."""
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens two sequences begin with alike."""
     if list(second[: len(first)]) == list(first):
         return len(first)
     return next(

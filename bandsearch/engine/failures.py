@@ -15,3 +15,9 @@ class LostEngineError(BandsearchError):
     """An engine that died or cannot go on. No candidate is to blame, and what is finished is on disk."""
 
     exit_code = TRY_AGAIN
+
+
+class OverrunError(LostEngineError):
+    """The budget is over and an engine did not come back. Nobody is to try again before somebody has looked."""
+
+    exit_code = BandsearchError.exit_code

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import Any
 
 import ray
@@ -43,8 +44,12 @@ class EngineActor:
             self._failure = error
 
     def _load(self, setup: EngineSetup) -> None:
-        # Nearly every batch has a shape of its own; in segments of fixed size memory falls to pieces.
-        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+        # Nearly every batch has a shape of its own; in segments of fixed size memory falls to pieces. Before torch 2.11
+        # only the old name is heeded on a GPU (pytorch issue 183387).
+        names = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+        if not any(name in os.environ for name in names):
+            is_new = tuple(map(int, version("torch").split(".")[:2])) >= (2, 11)
+            os.environ[names[is_new]] = "expandable_segments:True"
         # Whoever is given a handle unpickles this class and all that its methods name; only the engine's own process is
         # to load what an engine is made of.
         import torch

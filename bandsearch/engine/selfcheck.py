@@ -75,6 +75,8 @@ def faithful_levers(
 def _checked(
     model: PreTrainedModel, layout: Layout, passes: Passes, wanted: Levers, rows: tuple[int, ...]
 ) -> tuple[Levers, tuple[str, ...]]:
+    # A try before this one may have ended with levers on.
+    passes.use(Levers.none())
     candidates = _candidates(layout.layer_count)
     tensors = [_away_from_zero(initial_tensors(each, layout, 0)) for each in candidates]
     reference = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,8 +25,9 @@ def form_teams(pool: EngineHandles, count: int, size: int) -> list[Team]:
     if size > 1 and count * size <= pool.size:
         teams = [Team(pool, range(first, first + size)) for first in range(0, count * size, size)]
         with ThreadPoolExecutor(count) as threads:
-            if all(threads.map(Team.join, teams)):
+            if all(list(threads.map(Team.join, teams))):
                 return teams
+            list(threads.map(Team.part, teams))
     return [Team(pool, [index % pool.size]) for index in range(count)]
 
 
@@ -54,7 +56,9 @@ class Team:
     def part(self) -> None:
         """Let the engines go their own ways. NCCL looks at the place where they met as long as they are together."""
         if self.size > 1:
-            self._ask_all("part")
+            # An engine that is really lost says so when it is asked for anything else.
+            with suppress(RayTaskError, LostEngineError):
+                self._ask_all("part")
             self._meeting.cleanup()
 
     def begin(self, candidate: Candidate, fidelity: Fidelity) -> None:

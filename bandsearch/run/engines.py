@@ -77,18 +77,28 @@ def measured_plan(job: Job, pool: EnginePool, listen: Listener, *, spent: Callab
     slowest["seconds_per_retention"] = pool.apply(0, seconds_per_text, job.retention.texts)
     slowest["shared_steps"] = _shared_steps(pool, job, slowest["seconds_per_step"], listen)
     slowest["load_seconds"] = spent()
-    plan_of = partial(
-        make_plan,
+    plan_of = partial(_plan_of, job, Costs(**slowest), pool.size)
+    return with_advice(plan_of(job.wall_seconds), job.spec, plan_of)
+
+
+def larger_plan(job: Job, plan: Plan) -> Plan:
+    """For a job that has been given more than when `plan` was made. Candidates go on to be read at its rungs."""
+    return _plan_of(job, plan.costs, plan.engines, job.wall_seconds, plan)
+
+
+def _plan_of(job: Job, costs: Costs, engines: int, wall_seconds: float | None, known: Plan | None = None) -> Plan:
+    return make_plan(
         job.spec,
-        Costs(**slowest),
+        costs,
         train_examples=len(job.dataset.train),
         validation_examples=len(job.dataset.validation),
         test_examples=len(job.dataset.test),
         retention_texts=len(job.retention.texts),
-        engines=pool.size,
+        engines=engines,
+        wall_seconds=wall_seconds,
         adapter_bytes=job.adapter_bytes,
+        known=known,
     )
-    return with_advice(plan_of(wall_seconds=job.wall_seconds), job.spec, lambda wall: plan_of(wall_seconds=wall))
 
 
 def _shared_steps(pool: EnginePool, job: Job, alone: float, listen: Listener) -> tuple[SharedStep, ...]:

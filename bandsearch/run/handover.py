@@ -79,8 +79,8 @@ def evaluate_arms(
     listen: Listener,
     heed: Callable[[], None],
 ) -> Evaluation:
-    """Score base, tuned full depth and winner, on all engines, and compare them; the card says how they compare. As
-    `score_arms` it raises what `heed` raises."""
+    """Score base, tuned full depth and winner, on all engines, and compare them; the card says how they compare.
+    Raises what `heed` raises."""
     trained = {Arm.FULL_DEPTH: (winner.baseline, winner.baseline_parameters)}
     if winner.candidate != winner.baseline:
         trained[Arm.WINNER] = (winner.candidate, winner.trainable_parameters)

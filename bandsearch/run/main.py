@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,7 +14,7 @@ from bandsearch.engine.failures import LostEngineError
 from bandsearch.engine.pool import EnginePool
 from bandsearch.engine.team import form_teams
 from bandsearch.probe.probe import ProbeSettings, run_probe
-from bandsearch.run.engines import measured_plan, start_engines
+from bandsearch.run.engines import larger_plan, measured_plan, start_engines
 from bandsearch.run.evaluating import spare_evaluation
 from bandsearch.run.handover import evaluate_arms, export_winner, settle
 from bandsearch.run.job import Job, default_directory, environment, prepare_job
@@ -26,7 +27,7 @@ from bandsearch.run.rest import ended_in_time, enlarged, require_rest
 from bandsearch.run.retrain import full_fidelity, retrain
 from bandsearch.rundir import Events, Records, RunDirectory, disk_errors, require_disk
 from bandsearch.search.confirm import confirm
-from bandsearch.search.search import run_search
+from bandsearch.search.search import run_search, searched
 from bandsearch.values.environment import Environment
 from bandsearch.values.errors import (
     BudgetError,
@@ -182,20 +183,27 @@ def _open(home: RunDirectory, job: Job, listen: Listener, stop: Stop) -> Iterato
                 # Where the disk is full no stage can be charged, and the devices are released all the same.
                 stack.callback(pool.stop)
             try:
-                with ledger.stage("plan"):
-                    plan = home.read(home.plan, Plan) or _plan(home, job, pool, ledger, tell)
-                    pool.pack(plan.packing)
-                with ended_in_time(plan, ledger.wall_left, pool):
+                with ended_in_time(job.wall_seconds, ledger.wall_left, _unfinished(home), pool):
+                    with ledger.stage("plan"):
+                        plan = _plan(home, job, pool, ledger, tell)
+                        pool.pack(plan.packing)
                     yield _Run(home, job, ledger, pool, plan, tell, stop)
             finally:
                 with ledger.stage("close"):
                     pool.stop()
 
 
+def _unfinished(home: RunDirectory) -> float:
+    """Wall seconds that are planned for what has to follow the search."""
+    plan = home.read(home.plan, Plan)
+    stages = ("evaluate",) if home.adapter.exists() else ("retrain", "evaluate")
+    return 0.0 if plan is None else sum(map(plan.seconds_of, stages))
+
+
 def _require_rest(home: RunDirectory, job: Job, ledger: Ledger) -> None:
     """Refuse to go on where no adapter has been trained yet and too little is left for one."""
     plan = home.read(home.plan, Plan)
-    if plan is None or job.wall_seconds is None or any((home.scratch / "full").glob("*/best.safetensors")):
+    if plan is None or job.wall_seconds is None or any((home.scratch / "full").glob("*/*.safetensors")):
         return
     stages = ["retrain", "evaluate"] if home.winner.exists() else ["confirm", "retrain", "evaluate"]
     require_rest(home.path, job.spec, plan, job.wall_seconds, ledger.wall_left, stages)
@@ -210,11 +218,20 @@ def _resumable(home: RunDirectory, stop: Stop) -> Iterator[None]:
         if stop():
             raise _stopped(home) from error
         remedy = f"{error.remedy} Everything finished is saved; go on with `bandsearch resume {home.path}`."
-        raise LostEngineError(error.message, remedy) from error
+        raise type(error)(error.message, remedy) from error
 
 
 def _plan(home: RunDirectory, job: Job, pool: EnginePool, ledger: Ledger, listen: Listener) -> Plan:
-    plan = measured_plan(job, pool, listen, spent=lambda: ledger.spent / ledger.devices)
+    """As it was made; a new one where there is none, or where the run has been given more and nothing is decided."""
+    known = home.read(home.plan, Plan)
+    if known is not None:
+        more = (job.wall_seconds or 0.0) > (known.wall_seconds or math.inf) and known.engines == pool.size
+        if home.winner.exists() or not more:
+            return known
+    if known is None:
+        plan = measured_plan(job, pool, listen, spent=lambda: ledger.spent / ledger.devices)
+    else:
+        plan = larger_plan(job, known)
     require_disk(home.path, plan.disk_bytes)
     home.write(home.plan, plan)
     for stage in plan.stages:
@@ -249,7 +266,8 @@ def _winner(at: _Run, profile: SensitivityProfile) -> Winner:
         return known
     layout, seed, records = at.job.summary.layout, at.job.spec.seed, Records(at.home.trials)
     with at.ledger.stage("search"):
-        results = run_search(
+        # Once finalists have been trained the search is over, whatever time there is now.
+        results = searched(records) or run_search(
             at.pool.handles,
             space=at.job.spec.space,
             layout=layout,
@@ -315,6 +333,8 @@ def _train(at: _Run, winner: Winner) -> Winner:
         shared = at.plan.costs.step_on(at.plan.engines // len(arms))
         teams = form_teams(at.pool, len(arms), shared.engines)
         trainings = retrain(teams, arms, fidelity, folder, lambda: wall_left() - reading, at.listen, at.stop)
+        for team in teams:
+            team.part()
         at.heed()
         # Of one that was found to be behind before the run was broken off it is known already.
         known = {each.candidate: each for each in winner.trainings}

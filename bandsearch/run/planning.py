@@ -58,8 +58,11 @@ def make_plan(
     engines: int,
     wall_seconds: float | None,
     adapter_bytes: int,
+    known: Plan | None = None,
 ) -> Plan:
     """The plan of a run. `wall_seconds` is what is left for it, None for a run bounded by its number of trials.
+
+    `known` is the plan that the run began with: candidates are read at its rungs, and the costs are its own.
 
     Raises BudgetError naming the smallest budget that works where even the final training does not fit.
     """
@@ -108,7 +111,7 @@ def make_plan(
     size = evaluation_size(costs, test_examples, retention_texts, engines, wall_seconds)
     evaluate = evaluation_seconds(spec, costs, size, engines, wall_seconds)
 
-    rungs = _rungs(searched)
+    rungs = _rungs(searched) if known is None else known.rungs
     retrain = full_steps * step + _validations(costs, final.engines)
     confirm_choice, confirm, search, probe = _share(
         spec,
@@ -124,7 +127,7 @@ def make_plan(
     if expected is None:
         device_seconds = max(0.0, search - SEARCH_START) * engines
         expected = candidates_for(device_seconds, rungs, costs)
-        while expected < ENOUGH_CANDIDATES and rungs[0] / ETA >= SMALLEST_RUNG:
+        while known is None and expected < ENOUGH_CANDIDATES and rungs[0] / ETA >= SMALLEST_RUNG:
             rungs = tuple(round(rung / ETA) for rung in rungs)
             expected = candidates_for(device_seconds, rungs, costs)
     confirm_steps = max(rungs[-1], round(searched * confirm_choice.fraction))
@@ -202,11 +205,12 @@ def final_steps(plan: Plan, wall_left: float, arms: int) -> int:
 
 
 def least_rest(plan: Plan) -> float:
-    """Wall seconds of the smallest final training and its evaluation, with the base loaded once more."""
+    """Wall seconds of the smallest final training and its evaluation; no more than the plan sets aside for them, so
+    that a run that is broken off and goes on at once is not refused."""
     final = plan.costs.step_on(plan.engines // ARMS)
     step = math.ceil(ARMS / plan.engines) * final.seconds * MARGIN
     training = min(SMALLEST_FULL_STEPS, plan.full_steps) * step + _validations(plan.costs, final.engines)
-    return plan.costs.load_seconds + training + plan.seconds_of("evaluate")
+    return min(training, plan.seconds_of("retrain")) + plan.seconds_of("evaluate")
 
 
 def _share(

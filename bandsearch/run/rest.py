@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bandsearch.engine.failures import LostEngineError
+from bandsearch.engine.failures import LostEngineError, OverrunError
 from bandsearch.engine.pool import EnginePool
 from bandsearch.run.budgets import least_budget
 from bandsearch.run.planning import least_rest
@@ -48,17 +48,20 @@ def require_rest(
     needed = wall_seconds - wall_left + sum(plan.seconds_of(stage) for stage in ("load", *stages, "slack"))
     enough = least_budget(spec, wall_seconds, lambda wall: wall >= needed)
     raise BudgetError(
-        f"The run has {max(wall_left, 0):.0f} s of its budget left; loading, the smallest final training and its "
-        f"evaluation need {least:.0f} s.",
+        f"The run has {max(wall_left, 0):.0f} s of its budget left; the smallest final training and its evaluation "
+        f"need {least:.0f} s.",
         f"What is planned is paid for with `bandsearch resume {path} --budget {enough}`.",
     )
 
 
 @contextmanager
-def ended_in_time(plan: Plan, wall_left: float, pool: EnginePool) -> Iterator[None]:
-    """Take the engines away, from now on seen, where the `wall_left` of a budget and a grace are over and one of them
-    does not come back from its work: a driver that hangs never does. Whoever waits for it gets a LostEngineError."""
-    if plan.wall_seconds is None:
+def ended_in_time(wall_seconds: float | None, wall_left: float, finishing: float, pool: EnginePool) -> Iterator[None]:
+    """Take the engines away, from now on seen, where the `wall_left` of a budget of `wall_seconds` and a grace are over
+    and one of them does not come back from its work: a driver that hangs never does. Raises OverrunError then.
+
+    Where the budget is spent already, what has begun is finished all the same: `finishing` seconds are planned for it.
+    """
+    if wall_seconds is None:
         yield
         return
     is_over = threading.Event()
@@ -67,7 +70,7 @@ def ended_in_time(plan: Plan, wall_left: float, pool: EnginePool) -> Iterator[No
         is_over.set()
         pool.abandon()
 
-    timer = threading.Timer(_patience(plan, plan.wall_seconds, wall_left), end)
+    timer = threading.Timer(_patience(wall_seconds, wall_left, finishing), end)
     timer.daemon = True
     timer.start()
     try:
@@ -76,12 +79,10 @@ def ended_in_time(plan: Plan, wall_left: float, pool: EnginePool) -> Iterator[No
         if not is_over.is_set():
             raise
         sentence = "The budget is used up and an engine does not come back from its work."
-        raise LostEngineError(sentence, "Look at `nvidia-smi` and `dmesg`.") from error
+        raise OverrunError(sentence, "Look at `nvidia-smi` and `dmesg`.") from error
     finally:
         timer.cancel()
 
 
-def _patience(plan: Plan, wall_seconds: float, wall_left: float) -> float:
-    """Where the budget is spent already, what has begun is finished all the same."""
-    finishing = plan.seconds_of("retrain") + plan.seconds_of("evaluate")
+def _patience(wall_seconds: float, wall_left: float, finishing: float) -> float:
     return max(wall_left, finishing) + max(GRACE_SECONDS, GRACE_SHARE * wall_seconds)

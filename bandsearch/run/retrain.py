@@ -94,8 +94,7 @@ def retrain(
                     run.save()
                 break
             for run in behind:
-                if reached or not run.points:
-                    run.keep()
+                if (reached or not run.points) and run.keep():
                     run.tell_step()
                 if not reached:
                     run.end("time is up")
@@ -176,10 +175,10 @@ class _Arm:
             self.pending = None
             self._team.checkpoint(self._last)
 
-    def keep(self) -> None:
-        """Put the pending reading, its checkpoint and the record on disk."""
+    def keep(self) -> bool:
+        """Put the pending reading, its checkpoint and the record on disk; whether there was one."""
         if self.pending is None:
-            return
+            return False
         point, self.pending = self.pending, None
         self.points.append(point)
         self._team.checkpoint(self._last)
@@ -187,6 +186,7 @@ class _Arm:
             _copy(self._last, self._folder / "best.safetensors")
         self.complete = point.steps >= self._fidelity.steps
         self._write()
+        return True
 
     def end(self, why: str) -> None:
         """No further, and `why`; what is pending is forgotten."""
@@ -202,9 +202,8 @@ class _Arm:
             self._team.evict()
 
     def tell_step(self) -> None:
-        if self.points:
-            words = f"step {self.steps}/{self._fidelity.steps}, validation loss {self.points[-1].loss:.4f}"
-            self._tell(words, done=self.steps / self._fidelity.steps)
+        words = f"step {self.steps}/{self._fidelity.steps}, validation loss {self.points[-1].loss:.4f}"
+        self._tell(words, done=self.steps / self._fidelity.steps)
 
     def _tell(self, words: str, done: float | None = None) -> None:
         self._listen(Update(stage="retrain", message=f"{self.name.replace('_', ' ')}: {words}", done=done))

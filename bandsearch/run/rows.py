@@ -188,7 +188,7 @@ def prior_rows(facts: ReportFacts) -> Iterable[PriorRow]:
 
 
 def finalist_rows(winner: Winner) -> Iterable[FinalistRow]:
-    losses = [loss for finalist in winner.finalists for loss in finalist.losses]
+    losses = [loss for finalist in winner.finalists for loss in (finalist.loss, *finalist.losses)]
     if not losses:
         return
     air = 0.04 * (max(losses) - min(losses)) or 0.01

@@ -147,8 +147,7 @@ def _ends(code: CandidateCode, rates: Sequence[float]) -> list[Opening]:
 
 def _probed(code: CandidateCode, band: Band, rate: float) -> Candidate:
     """A probe's band, otherwise as the space has it: its widest targets, its first method and initialisation."""
-    offered = "+".join(code.everything) in code.targets
-    targets = code.everything if offered else split_targets(code.targets[0])
+    targets = code.called(("all",)) or split_targets(code.targets[0])
     return habit(code, band, rate).model_copy(
         update={"targets": targets, "method": code.space.methods[0], "init": code.space.inits[0]}
     )

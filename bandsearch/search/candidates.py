@@ -30,15 +30,23 @@ class CandidateCode:
         self.space = space
         self.layer_count = layout.layer_count
         self.ranks = tuple(sorted(set(space.ranks)))
-        choices = _choices_of_targets(space, layout)
-        self.targets = tuple(choices.values())
+        self._layout, self._choices = layout, _choices_of_targets(space, layout)
+        self.targets = tuple(self._choices.values())
         # Every linear module, as this space calls it where it offers that.
-        self.everything = split_targets(choices.get(layout.targets(("all",)), "all"))
+        self.everything = self.called(("all",)) or ("all",)
         self.rates = rate_bounds(space, rate_range)
         self._bands = BandCode(space.bands, layout.layer_count)
         self.snap, self.splits = self._bands.snap, self._bands.splits
         self.width_turns = self._bands.width_turns
         self.distributions = self._distributions()
+
+    def called(self, targets: tuple[str, ...]) -> tuple[str, ...] | None:
+        """What the space calls these modules; None where it does not offer them, or the decoder does not have them."""
+        try:
+            written = self._choices.get(self._layout.targets(targets))
+        except AdapterError:
+            return None
+        return None if written is None else split_targets(written)
 
     def decode(self, params: Params) -> Candidate:
         """The candidate at `params` (values in the ranges of `distributions`)."""

@@ -23,7 +23,7 @@ from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.layout import Layout
 from bandsearch.values.plan import Plan
 from bandsearch.values.profile import SensitivityProfile
-from bandsearch.values.progress import Listener, Update, silent
+from bandsearch.values.progress import Listener, Stop, Update, never, silent
 from bandsearch.values.spec import Objective
 from bandsearch.values.trial import Point, TrialResult, TrialStage, TrialState
 
@@ -47,7 +47,7 @@ def confirm(
     objective: Objective = Objective.LOSS,
     retention: Sequence[Encoded] = (),
     listen: Listener = silent,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Stop = never,
 ) -> Winner:
     """Train the finalists of `results` for `plan.confirm_steps` steps on fresh seeds, `plan.confirm_seeds` each on
     average, and decide.
@@ -89,7 +89,7 @@ class _Confirmation:
         self.idle = list(range(self.pool.size)) * self.plan.packing
         self.places = len(self.idle)
 
-    def winner(self, stop: Callable[[], bool]) -> Winner:
+    def winner(self, stop: Stop) -> Winner:
         threads = ThreadPoolExecutor(self.places)
         try:
             while not stop():

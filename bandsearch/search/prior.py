@@ -93,14 +93,13 @@ def fitted(candidate: Candidate, layers: int, code: CandidateCode) -> Candidate 
         else:
             bands.append(moved)
     rank = min(code.ranks, key=lambda rank: abs(math.log(rank / candidate.rank)))
-    targets = code.everything if candidate.targets == ("all",) else candidate.targets
     low, high = code.rates
     space = code.space
     here = Candidate(
         bands=tuple(bands),
         rank=rank,
         alpha=space.alpha_at(rank),
-        targets=targets if "+".join(targets) in code.targets else split_targets(code.targets[0]),
+        targets=code.called(candidate.targets) or split_targets(code.targets[0]),
         learning_rate=min(max(candidate.learning_rate, low), high),
         method=candidate.method if candidate.method in space.methods else space.methods[0],
         init=candidate.init if candidate.init in space.inits else space.inits[0],

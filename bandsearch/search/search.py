@@ -29,7 +29,7 @@ from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.layout import Layout
 from bandsearch.values.plan import ETA, Plan
 from bandsearch.values.profile import SensitivityProfile
-from bandsearch.values.progress import Listener, Update, silent
+from bandsearch.values.progress import Listener, Stop, Update, never, silent
 from bandsearch.values.space import SearchSpace
 from bandsearch.values.spec import Objective
 from bandsearch.values.trial import TrialResult, TrialStage, TrialState
@@ -52,6 +52,14 @@ _TUNE_SETTINGS = {
 }
 
 
+def searched(records: Records) -> list[TrialResult]:
+    """What a search came to whose confirmation has begun, by number; empty before."""
+    known = records.results()
+    if all(result.stage is STAGE for result in known):
+        return []
+    return sorted((result for result in known if result.stage is STAGE), key=lambda result: result.number)
+
+
 def run_search(
     pool: Pool,
     *,
@@ -68,7 +76,7 @@ def run_search(
     sampler: Sampler = Sampler.TPE,
     prior: Sequence[Suggestion] = (),
     listen: Listener = silent,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Stop = never,
 ) -> list[TrialResult]:
     """Train proxies of proposed candidates until the plan's number or the time is reached. Returns all, by number.
 
@@ -138,7 +146,7 @@ def _run_tune(
     clock: Clock,
     rungs: tuple[int, ...],
     folder: Path,
-    stop: Callable[[], bool],
+    stop: Stop,
 ) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     with engine_errors(), _quiet_tune(places):

@@ -63,7 +63,7 @@ class DataSpec(Value):
 
     @model_validator(mode="after")
     def _named_once(self) -> DataSpec:
-        names = list(self.columns.values())
+        names = [name.casefold() for name in self.columns.values()]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise UsageError(f"Two columns are to be read as {twice}.", "Name one of them.")
         return self

@@ -120,7 +120,7 @@ def _search(
 
 def _plan(table: Table, free: float) -> Plan | None:
     """The largest confirmation that fits its share, as a run's plan has it; the lengths are the table's."""
-    step = table.seconds_per_step(0)
+    step = table.seconds(table.full_depth, 1)
     rungs, full = table.header.rungs, table.header.full_steps
     share = confirm_share(free, LEAST_TRAININGS * MARGIN * full * step)
     choices = [choice for choice in confirm_choices(bounded=True) if choice.fraction == 1]

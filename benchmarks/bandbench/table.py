@@ -24,6 +24,7 @@ from bandsearch.adapters.lora import trainable_parameters
 from bandsearch.search.strata import WidthClass, class_of
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.profile import SensitivityProfile
+from benchmarks.bandbench.clock import Clock
 from benchmarks.bandbench.entry import Entry, best_rate
 from benchmarks.bandbench.rows import Header, Row, Rows
 
@@ -33,8 +34,6 @@ Arm = tuple[Entry, float]
 Losses = dict[Arm, dict[int, Array]]
 # By width class and learning rate, of shape (trainings, columns).
 Residuals = dict[tuple[WidthClass, float], Array]
-# Of the times of a step that were measured, the quantile that is taken: what else the machine did only adds to a time.
-UNDISTURBED = 0.1
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Table:
     constant: Array
     effects: Array
     residuals: Residuals
-    seconds_by_start: dict[int, float]
+    clock: Clock
     exhaustive_seconds: float
     edge_share: float
 
@@ -171,13 +170,8 @@ class Table:
         return trainable_parameters(entry.candidate(1.0, self.header.alpha), self.header.layout)
 
     def seconds(self, option: int, steps: int) -> float:
-        """Device seconds of `steps` steps: the frozen layers below the start cost nothing, where a band ends matters
-        little."""
-        return steps * self.seconds_per_step(self.options[option].entry.start)
-
-    def seconds_per_step(self, start: int) -> float:
-        known = min(self.seconds_by_start, key=lambda other: (abs(other - start), other))
-        return self.seconds_by_start[known]
+        """Device seconds of `steps` steps."""
+        return steps * self.clock.seconds(self.options[option].entry)
 
 
 def load_table(folder: Path, task: str) -> Table | None:
@@ -225,7 +219,7 @@ def table_of(header: Header, profile: SensitivityProfile, rows: Sequence[Row]) -
             else _filled_in(by_seed[0], proxies[entry, best[entry]][0], shrunk[entry, best[entry]], effects[0])
         )
     edges = (header.rates[0], header.rates[-1]) if len(header.rates) > 1 else ()
-    by_start = _seconds_by_start(rows)
+    clock = _clock(header, rows)
     return Table(
         header=header,
         profile=profile,
@@ -235,8 +229,10 @@ def table_of(header: Header, profile: SensitivityProfile, rows: Sequence[Row]) -
         constant=_as_read(rows, "constant", options, len(columns)),
         effects=np.array(list(effects.values())),
         residuals=residuals,
-        seconds_by_start=by_start,
-        exhaustive_seconds=_exhaustive([row for row in rows if row.kind != "constant"], by_start),
+        clock=clock,
+        exhaustive_seconds=sum(
+            row.readings[-1][0] * clock.seconds(row.entry) for row in rows if row.readings and row.kind != "constant"
+        ),
         edge_share=sum(rate in edges for rate in best.values()) / len(best),
     )
 
@@ -333,15 +329,7 @@ def _shrunk(fair: Losses, residuals: Residuals, layer_count: int) -> dict[Arm, A
     return shrunk
 
 
-def _seconds_by_start(rows: Sequence[Row]) -> dict[int, float]:
-    by_start: dict[int, list[float]] = {}
-    for row in rows:
-        if row.readings:
-            steps, _, seconds = row.readings[-1]
-            by_start.setdefault(row.entry.start, []).append(seconds / steps)
-    return {start: float(np.quantile(found, UNDISTURBED)) for start, found in sorted(by_start.items())}
-
-
-def _exhaustive(rows: Sequence[Row], by_start: dict[int, float]) -> float:
-    """What the trainings of a table take without anything beside them."""
-    return sum(row.readings[-1][0] * by_start[row.entry.start] for row in rows if row.readings)
+def _clock(header: Header, rows: Sequence[Row]) -> Clock:
+    timed = [row for row in rows if row.readings]
+    seconds = [row.readings[-1][2] / row.readings[-1][0] for row in timed]
+    return Clock.of(header.layout, [row.entry for row in timed], seconds)

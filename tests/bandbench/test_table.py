@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 from planted import BEST_RATE, DESIGN, LAYERS, PLANTED, flat, header, planted, profile, rows, table
 
 from bandsearch.values.band import Band
+from benchmarks.bandbench.clock import Clock
 from benchmarks.bandbench.entry import Entry
 from benchmarks.bandbench.table import Table, table_of
 from benchmarks.bandbench.world import World
@@ -112,6 +115,20 @@ def test_in_a_null_world_nothing_is_better_than_full_depth(made: Table) -> None:
 
 
 def test_bands_that_start_later_cost_less(made: Table) -> None:
-    seconds = [made.seconds_per_step(start) for start in range(LAYERS)]
+    last = {option.entry.start: made.seconds(place, 1) for place, option in enumerate(made.options)}
+    seconds = [last[start] for start in range(LAYERS)]
     assert seconds == sorted(seconds, reverse=True)
     assert made.exhaustive_seconds > 1000
+
+
+def test_a_clock_tells_what_an_undisturbed_machine_takes(made: Table) -> None:
+    """A third of the trainings had to share the machine, all of those at one start among them."""
+    dice, layout = random.Random(3), made.header.layout
+    true = Clock(layout, step=0.004, layer=0.002, module=0.0001)
+    entries = [option.entry for option in made.options for _ in range(3)]
+    shared = [entry.start == 2 or dice.random() < 0.25 for entry in entries]
+    slower = [dice.uniform(1.5, 3) if each else dice.uniform(1, 1.05) for each in shared]
+    seconds = [true.seconds(entry) * factor for entry, factor in zip(entries, slower, strict=True)]
+    found = Clock.of(layout, entries, seconds)
+    for entry in set(entries):
+        assert found.seconds(entry) == pytest.approx(true.seconds(entry), rel=0.05)

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from bandsearch import api
 from bandsearch.cli.app import app
+from bandsearch.data.cells import fold
 from bandsearch.data.columns import parse_columns
 from bandsearch.data.dataset import Dataset, prepare
 from bandsearch.values.errors import DataError, UsageError
@@ -88,16 +89,26 @@ def test_what_was_chosen_can_be_learned(
     assert plain.decode(dataset.train[0].input_ids).count("Hi") == 1
 
 
-@pytest.mark.parametrize("text", ["article", "article=", "=prompt", "a=prompt,", ",", "a=prompt,a=completion"])
+@pytest.mark.parametrize(
+    "text", ["article", "article=", "=prompt", "a=prompt,", ",", "a=prompt,a=completion", "a=prompt,A=x"]
+)
 def test_what_names_no_columns_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--columns"):
         parse_columns(text)
 
 
+def test_columns_that_are_told_apart_by_case_alone_are_refused(jsonl: Write, plain: PreTrainedTokenizerBase) -> None:
+    rows = [{"Article": f"Count to {i}", "article ": "x", "completion": f"{i}"} for i in range(12)]
+    with pytest.raises(DataError, match="has columns 'Article' and 'article ', which are one"):
+        prepared(jsonl(rows), plain, "article=prompt")
+    with pytest.raises(UsageError, match="Two columns are to be read as prompt"):
+        DataSpec(name="x", columns={"a": "Prompt", "b": "prompt"})
+
+
 NAMES = st.text(st.characters(exclude_characters=",=", exclude_categories=["Z", "C"]), min_size=1, max_size=5)
 
 
-@given(st.dictionaries(NAMES, NAMES, min_size=1))
+@given(st.dictionaries(NAMES, NAMES, min_size=1).filter(lambda pairs: len(set(map(fold, pairs))) == len(pairs)))
 def test_pairs_are_read_as_they_are_written(columns: dict[str, str]) -> None:
     assert parse_columns(", ".join(f"{theirs} = {ours}" for theirs, ours in columns.items())) == columns
 

@@ -136,6 +136,17 @@ def test_what_is_asked_in_the_system_message_alone_is_kept_apart_by_it(
     assert not any("under another system message" in note for note in notes)
 
 
+def test_stock_questions_about_many_documents_are_told_apart_by_the_documents(
+    jsonl: Write, plain: PreTrainedTokenizerBase
+) -> None:
+    rows = [under(f"Document {i}", f"Question {k}?", f"{i} {k}") for i in range(30) for k in range(12)]
+    dataset = prepared(jsonl(rows), plain)
+    asked = [{e.answer.split()[1] for e in part} for part in (dataset.train, dataset.validation, dataset.test)]
+    assert asked[0] == set(map(str, range(12)))
+    assert min(map(len, asked)) > 6
+    assert any("under another system message" in note for note in dataset.notes)
+
+
 def test_few_prompts_are_split_by_their_answers_and_this_is_said(jsonl: Write, plain: PreTrainedTokenizerBase) -> None:
     rows = [{"prompt": f"Write poem {i % 3}.", "completion": f"Roses {i}"} for i in range(40)]
     dataset = prepared(jsonl(rows), plain)
@@ -275,6 +286,8 @@ def test_conversations_that_are_taught_answer_by_answer_are_never_on_both_sides(
     assert any(note.startswith("In 40 conversations every answer is learned from a copy") for note in dataset.notes)
     assert "120 examples in all" in " ".join(dataset.notes)
     assert dataset.notes[-1].startswith(f"{len(dataset.train)} examples train")
+    # What looks at the first examples sees as many conversations, but for chance.
+    assert len({e.place for e in dataset.train[:12]}) >= 8
     # A tenth is a tenth of the examples, and so is the largest split that measures.
     assert all(14 <= len(part) <= 14 + 2 for part in parts[1:])
     monkeypatch.setattr(splitting, "LARGEST", 5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from bandsearch.data.chat_templates import load_template
 from bandsearch.data.dataset import Dataset, prepare
-from bandsearch.data.day import DAY, DAY_FIXED
+from bandsearch.data.day import DAY, DAY_FIXED, on_the_day
 from bandsearch.data.encoding import encode
 from bandsearch.data.shapes import Example, Message, Shape
 from bandsearch.data.template import Template, template_for
@@ -305,6 +306,19 @@ def test_the_date_that_a_template_writes_does_not_change_from_day_to_day(tokeniz
     assert own.render(Example("here", messages), 2, False) == text
     assert DAY_FIXED in own.notes
     assert DAY_FIXED in given_one.notes
+
+
+@pytest.mark.parametrize(
+    "beginning", ["  {% if true %}", "  {# A note. #}\n{% if true %}", "\n{%- if true %}", "{% if true %}"]
+)
+def test_a_template_begins_as_it_does_by_itself(tokenizer_of: Load, beginning: str) -> None:
+    """Blanks in front of a block are not written where a line begins with them."""
+    tokenizer = tokenizer_of("gpt2")
+    conversation = [{"role": "user", "content": "Hi"}]
+    dated = beginning + "{{ strftime_now('%Y') }}{% endif %}{{ messages[0].content }}"
+    by_itself = tokenizer.apply_chat_template(conversation, chat_template=dated, tokenize=False)
+    fixed = tokenizer.apply_chat_template(conversation, chat_template=on_the_day(dated), tokenize=False)
+    assert fixed == by_itself.replace(f"{datetime.now():%Y}", "2024")
 
 
 def test_where_a_template_writes_a_date_this_is_said(jsonl: Write, chat: PreTrainedTokenizerBase) -> None:

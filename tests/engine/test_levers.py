@@ -175,6 +175,27 @@ def test_levers_are_checked_on_fewer_examples_where_memory_does_not_do(
         build(Levers())
 
 
+def test_what_is_compared_with_is_plain_after_a_try_that_ran_out_of_memory(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, ours, masked = selfcheck._plain, selfcheck._ours, list[bool]()
+
+    def watched(model: Any, layout: Any, passes: Passes, *rest: Any) -> Any:
+        masked.append(passes._masked)
+        return plain(model, layout, passes, *rest)
+
+    def scarce(passes: Any, candidates: Any, tensors: Any, rows: tuple[int, ...], **rest: Any) -> Any:
+        if len(rows) > 1:
+            raise torch.OutOfMemoryError
+        return ours(passes, candidates, tensors, rows, **rest)
+
+    monkeypatch.setattr(selfcheck, "_plain", watched)
+    monkeypatch.setattr(selfcheck, "_ours", scarce)
+    assert build(Levers()).notes == ()
+    assert len(masked) > 2
+    assert all(masked)
+
+
 def test_levers_are_not_checked_on_many_long_examples(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = build(Levers.none())
     lengths = sorted(engine.dataset.train.lengths.tolist())

@@ -145,6 +145,7 @@ def test_where_one_fails_at_meeting_the_others_do_not_wait_for_it(pool: EnginePo
     pool.apply(1, fail_once, "step")
     assert [team.size for team in form_teams(pool, 1, 3)] == [1]
     assert len(ray.get([pool.apply_async(index, number_of) for index in range(3)], timeout=60)) == 3
+    assert [pool.apply(place, lambda _: torch.distributed.is_initialized()) for place in range(3)] == [False] * 3
     assert [team.size for team in form_teams(pool, 1, 3)] == [3]
 
 

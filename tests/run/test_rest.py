@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandsearch.engine.failures import LostEngineError
+from bandsearch.engine.failures import LostEngineError, OverrunError
 from bandsearch.run import main, rest
 from bandsearch.run.planning import SMALLEST_FULL_STEPS, make_plan
 from bandsearch.run.rest import enlarged
@@ -22,7 +22,7 @@ from bandsearch.values.errors import BudgetError, InterruptedRunError
 from bandsearch.values.plan import Costs, Plan
 from bandsearch.values.source import Source
 from bandsearch.values.space import SearchSpace
-from bandsearch.values.spec import DataSpec, ModelSpec, RunSpec
+from bandsearch.values.spec import DataSpec, ModelSpec, RunSpec, TrainSpec
 
 WALL = 600.0
 SPEC = RunSpec(
@@ -30,6 +30,7 @@ SPEC = RunSpec(
     data=DataSpec(name="demo:swap"),
     space=SearchSpace(name="quick"),
     budget=Budget(seconds=WALL, unit=Unit.WALL),
+    train=TrainSpec(epochs=20),
 )
 COSTS = Costs(
     seconds_per_step=0.2,
@@ -50,6 +51,8 @@ class Pool:
 
     def __init__(self) -> None:
         self.taken = threading.Event()
+
+    size = 2
 
     def pack(self, candidates: int) -> None:
         pass
@@ -74,8 +77,16 @@ def begun(path: Path, monkeypatch: pytest.MonkeyPatch, spent: float, spec: RunSp
 
     def job(spec: RunSpec, **_: Any) -> Any:
         seconds = spec.budget.seconds if spec.budget else None
-        dataset = SimpleNamespace(notes=())
-        return SimpleNamespace(spec=spec, dataset=dataset, devices=1, budget_seconds=seconds, wall_seconds=seconds)
+        counts = {split: range(SIZES[f"{split}_examples"]) for split in ("train", "validation", "test")}
+        return SimpleNamespace(
+            spec=spec,
+            dataset=SimpleNamespace(notes=(), **counts),
+            retention=SimpleNamespace(texts=()),
+            adapter_bytes=SIZES["adapter_bytes"],
+            devices=1,
+            budget_seconds=seconds,
+            wall_seconds=seconds,
+        )
 
     monkeypatch.setattr(main, "prepare_job", job)
     monkeypatch.setattr(main, "keep", lambda dataset, path: None)
@@ -86,14 +97,16 @@ def begun(path: Path, monkeypatch: pytest.MonkeyPatch, spent: float, spec: RunSp
 
 
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rest, "_patience", lambda plan, wall_seconds, wall_left: 0.1)
+    monkeypatch.setattr(rest, "_patience", lambda wall_seconds, wall_left, finishing: 0.1)
 
 
 def test_an_engine_that_hangs_ends_with_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home, _ = begun(tmp_path / "run", monkeypatch, 10.0)
     at_once(monkeypatch)
-    with pytest.raises(LostEngineError, match=r"budget is used up .*nvidia-smi.*bandsearch resume"):
+    with pytest.raises(OverrunError, match=r"budget is used up .*nvidia-smi.*bandsearch resume") as found:
         main.resume(home.path)
+    # Whoever starts again what can be resumed is not to do so for ever.
+    assert found.value.exit_code == BudgetError.exit_code
     with pytest.raises(InterruptedRunError):
         main.resume(home.path, stop=lambda: True)
 
@@ -105,18 +118,23 @@ def test_an_engine_lost_before_is_said_by_its_own_name(tmp_path: Path, monkeypat
         main.resume(home.path)
 
 
-@given(wall=st.floats(60.0, 1e6), spent=st.floats(0.0, 1.1))
-def test_nothing_that_is_planned_outlasts_its_patience(wall: float, spent: float) -> None:
+@given(wall=st.floats(60.0, 1e6), spent=st.floats(0.0, 1.1), finishing=st.floats(0.0, 1e5))
+def test_nothing_that_is_planned_outlasts_its_patience(wall: float, spent: float, finishing: float) -> None:
     left = (1 - spent) * wall
-    try:
-        plan = make_plan(SPEC, COSTS, **SIZES, engines=2, wall_seconds=wall)
-    except BudgetError:
-        return
-    patience = rest._patience(plan, wall, left)
-    assert patience >= left + max(60.0, 0.02 * wall)
+    grace = max(60.0, 0.02 * wall)
     # A run that was spent before its end is finished.
-    assert patience >= plan.seconds_of("retrain") + plan.seconds_of("evaluate") + 60.0
-    assert patience <= max(left, wall) + max(60.0, 0.02 * wall)
+    assert rest._patience(wall, left, finishing) == pytest.approx(max(left, finishing) + grace)
+
+
+@pytest.mark.parametrize("has_adapter", [False, True])
+def test_of_a_spent_run_only_what_is_left_to_do_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_adapter: bool
+) -> None:
+    home, _ = begun(tmp_path / "run", monkeypatch, WALL)
+    if has_adapter:
+        home.adapter.mkdir()
+    stages = ("evaluate",) if has_adapter else ("retrain", "evaluate")
+    assert main._unfinished(home) == sum(map(PLAN.seconds_of, stages))
 
 
 def named_by(error: BudgetError) -> str:
@@ -125,13 +143,13 @@ def named_by(error: BudgetError) -> str:
     return found[1]
 
 
-@pytest.mark.parametrize("left", [-5.0, 1.0, 30.0])
+@pytest.mark.parametrize("left", [-5.0, 1.0, 15.0])
 def test_what_does_not_pay_for_an_adapter_is_refused_with_a_budget_that_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: float
 ) -> None:
     home, pool = begun(tmp_path / "run", monkeypatch, WALL - left)
     before = home.ledger.read_bytes()
-    with pytest.raises(BudgetError, match="of its budget left; loading, the smallest final training") as refused:
+    with pytest.raises(BudgetError, match="of its budget left; the smallest final training") as refused:
         main.resume(home.path)
     assert home.ledger.read_bytes() == before
     at_once(monkeypatch)
@@ -204,18 +222,33 @@ def test_only_the_budget_grows(unit: Unit, before: float, after: float) -> None:
             enlarged(spec, str(budget))
 
 
-def test_what_is_given_more_is_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stages see it: the stage that is under way gets all that later ones do not need."""
+def test_what_is_given_more_is_planned_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The final training gets longer as in a plan of that budget; candidates go on to be read where they were."""
     home, _ = begun(tmp_path / "run", monkeypatch, 500.0)
-    seen: list[float] = []
+    seen: list[tuple[float, float, Plan]] = []
 
     def profile(at: Any) -> Plan:
-        seen.extend((at.wall_left("confirm", "retrain", "evaluate")(), at.ledger.limit))
+        seen.append((at.wall_left("confirm", "retrain", "evaluate")(), at.ledger.limit, at.plan))
         raise LostEngineError("An engine died.")
 
     monkeypatch.setattr(main, "_profile", profile)
-    for budget in ("10min", "30min"):
+    for budget in ("10min", "30min", "30min"):
         with pytest.raises(LostEngineError):
             main.resume(home.path, budget=budget)
-    assert seen[1::2] == [600.0, 1800.0]
-    assert seen[2] - seen[0] == pytest.approx(1200.0, abs=60)
+    assert [limit for _, limit, _ in seen] == [600.0, 1800.0, 1800.0]
+    as_begun, larger, again = (plan for _, _, plan in seen)
+    fresh = make_plan(SPEC, COSTS, **SIZES, engines=2, wall_seconds=1800.0)
+    assert as_begun == PLAN
+    assert larger == again
+    assert larger.rungs == PLAN.rungs
+    assert larger.full_steps == fresh.full_steps > PLAN.full_steps
+    assert larger.confirm_steps >= PLAN.confirm_steps
+    assert 0 < seen[1][0] - seen[0][0] < 1200.0
+
+
+def test_once_there_is_a_winner_the_plan_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, _ = begun(tmp_path / "run", monkeypatch, 500.0)
+    home.winner.write_text("{}")
+    monkeypatch.setattr(main, "_profile", lambda at: (_ for _ in ()).throw(LostEngineError(str(at.plan.full_steps))))
+    with pytest.raises(LostEngineError, match=str(PLAN.full_steps)):
+        main.resume(home.path, budget="30min")

@@ -15,6 +15,7 @@ from bandsearch.evaluate.retention import divergence_of
 from bandsearch.search.confirm import confirm
 from bandsearch.search.correlation import signals
 from bandsearch.search.finalists import pick_finalists
+from bandsearch.search.search import searched
 from bandsearch.values.candidate import Candidate, Role
 from bandsearch.values.evaluation import Choice, Winner
 from bandsearch.values.fidelity import Fidelity
@@ -69,6 +70,17 @@ def test_a_planted_narrow_band_wins_although_short_proxies_prefer_wide_ones() ->
         assert len(favourite.candidate.layers) > 8
         won += winner.choice is Choice.BEATS_BASELINE and len(winner.candidate.layers) <= 8
     assert won >= 4
+
+
+def test_once_finalists_have_been_trained_the_search_is_over() -> None:
+    surface = Surface()
+    results = planted_search(surface, 0, 12)
+    records = MemoryRecords()
+    for result in reversed(results):
+        records.append(result)
+    assert searched(records) == []
+    confirmed(PlantedPool(surface, size=2), results, records)
+    assert searched(records) == sorted(results, key=lambda result: result.number)
 
 
 def test_on_the_control_no_win_is_declared_and_something_smaller_is_handed_over() -> None:

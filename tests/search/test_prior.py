@@ -109,6 +109,15 @@ def test_candidates_are_brought_into_the_space() -> None:
     assert fitted(candidate_on(2, 10), 12, code_of(12, narrow)) is None
 
 
+@pytest.mark.parametrize("targets", [("attention", "mlp"), ("mlp", "attention"), ("all",)])
+def test_all_modules_are_all_modules_by_whatever_name(targets: tuple[str, ...]) -> None:
+    known = candidate_on(3, 8).model_copy(update={"targets": targets})
+    for offered, expected in (("all", ("all",)), ("attention+mlp", ("attention", "mlp"))):
+        here = fitted(known, 12, code_of(12, SearchSpace(name="x", targets=("attention", offered))))
+        assert here is not None
+        assert here.targets == expected
+
+
 @given(bands, st.sampled_from([1, 2, 3, 5]), st.integers(1, 40))
 def test_whatever_is_recommended_can_be_tried(band: Band, snap: int, layers: int) -> None:
     code = code_of(layers, SearchSpace(name="x", bands=BandSpace(snap=snap)))
