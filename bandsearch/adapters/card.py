@@ -129,9 +129,8 @@ def _layers(candidate: Candidate) -> str:
 
 def _counts(evaluation: Evaluation) -> str:
     examples = min(len(arm.examples) for arm in evaluation.arms)
-    answers = min(arm.answered for arm in evaluation.arms)
     words = f"{examples} examples that were not trained on"
-    return words + (f"; exact match is over the first {answers} of them." if answers else ".")
+    return words + (f"; exact match is over the first {evaluation.answered} of them." if evaluation.answered else ".")
 
 
 def _table(evaluation: Evaluation) -> Iterator[str]:

@@ -23,6 +23,11 @@ def within_memory(work: Callable[[], Result]) -> Result | None:
         return None
 
 
+def too_much() -> OutOfMemoryError:
+    """What to raise where one example at a time is too much."""
+    return OutOfMemoryError("One example does not fit into memory.", "Lower --max-length.")
+
+
 def in_halves(work: Callable[[Sequence[Item]], Result], items: Sequence[Item]) -> list[Result]:
     """What `work` returns for `items`, or, where memory does not do, for each half of them, and so on, in their order.
     Raises OutOfMemoryError where one is too much."""
@@ -31,6 +36,6 @@ def in_halves(work: Callable[[Sequence[Item]], Result], items: Sequence[Item]) -
         return [found]
     torch.cuda.empty_cache()
     if len(items) == 1:
-        raise OutOfMemoryError("One example does not fit into memory.", "Lower --max-length.")
+        raise too_much()
     half = len(items) // 2
     return [*in_halves(work, items[:half]), *in_halves(work, items[half:])]

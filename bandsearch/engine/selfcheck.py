@@ -13,10 +13,9 @@ from transformers import PreTrainedModel
 
 from bandsearch.adapters.lora import attach, detach, factors_of, initial_tensors, load_tensors
 from bandsearch.engine.batches import collate
-from bandsearch.engine.failures import OutOfMemoryError
 from bandsearch.engine.kernels import onednn_is_faster
 from bandsearch.engine.liger import liger_is_usable
-from bandsearch.engine.memory import within_memory
+from bandsearch.engine.memory import too_much, within_memory
 from bandsearch.engine.passes import Part, Passes
 from bandsearch.engine.prefix import PrefixCache
 from bandsearch.values.band import Band
@@ -66,7 +65,7 @@ def faithful_levers(
     while (found := within_memory(partial(_checked, model, layout, passes, wanted, rows))) is None:
         torch.cuda.empty_cache()
         if len(rows) == 1:
-            raise OutOfMemoryError("One example does not fit into memory.", "Lower --max-length.")
+            raise too_much()
         rows = rows[: len(rows) // 2]
     passes.use(found[0])
     return found
@@ -84,7 +83,9 @@ def _checked(
     ]
 
     def reproduces(levers: Levers) -> bool:
-        scratch = PrefixCache(passes.dataset, layout.hidden_size, model.dtype, None, "check")
+        scratch = None
+        if levers.prefix_cache:
+            scratch = PrefixCache(passes.dataset, layout.hidden_size, model.dtype, None, "check")
         try:
             with passes.trying(scratch):
                 passes.use(levers)

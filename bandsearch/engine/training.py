@@ -13,7 +13,7 @@ from torch import Tensor
 from bandsearch.data.dataset import Dataset
 from bandsearch.engine.batches import WINDOW, Lengths, examples_at
 from bandsearch.engine.failures import DivergedError, OutOfMemoryError
-from bandsearch.engine.memory import within_memory
+from bandsearch.engine.memory import too_much, within_memory
 from bandsearch.engine.passes import Part, Passes
 from bandsearch.engine.session import Session
 
@@ -84,7 +84,7 @@ class Trainer:
                         session.optimizer.zero_grad(set_to_none=True)
                     torch.cuda.empty_cache()
                     if sum(len(rows) for _, rows in portion) == 1:
-                        raise OutOfMemoryError("One example does not fit into memory.", "Lower --max-length.")
+                        raise too_much()
                     self._most_tokens = self._padded_tokens(portion) // 2
                     break
                 for (session, _), mean in zip(portion, means, strict=True):

@@ -65,8 +65,8 @@ def run(spec: RunSpec, directory: Path | None = None, listen: Listener = silent,
 def resume(directory: Path, listen: Listener = silent, stop: Stop = never, budget: str | None = None) -> RunOutcome:
     """Go on with the run in `directory`: what is finished is kept, what was under way is done again.
 
-    `budget`: all that it may spend from now on, more than before. The plan stays, and the stage that is under way gets
-    what those behind it do not need, as ever. Raises BudgetError for one that is no more.
+    `budget`: all that it may spend from now on, more than before. As long as no winner is chosen the plan is made anew
+    with it; afterwards the final training gets longer if it has not begun. Raises BudgetError for one that is no more.
     """
     home = RunDirectory.open(directory)
     known, is_complete = home.read_spec(), home.evaluation.exists()
@@ -176,16 +176,19 @@ def _open(home: RunDirectory, job: Job, listen: Listener, stop: Stop) -> Iterato
         home.write(home.environment, environment(job).going_on(home.read(home.environment, Environment), home.path))
         # Before anything is charged: of a large data set it takes longer than a small budget lasts.
         keep(job.dataset, home.data)
-        _require_rest(home, job, ledger)
+        known = home.read(home.plan, Plan)
+        if known is not None:
+            _require_rest(home, job, ledger, known)
         with _resumable(home, stop), ExitStack() as stack:
             with ledger.stage("load"):
                 pool = start_engines(job, tell, home.data, home.scratch / PREFIX)
                 # Where the disk is full no stage can be charged, and the devices are released all the same.
                 stack.callback(pool.stop)
             try:
-                with ended_in_time(job.wall_seconds, ledger.wall_left, _unfinished(home), pool):
+                finishing = 0.0 if known is None else _unfinished(home, known)
+                with ended_in_time(job.wall_seconds, ledger.wall_left, finishing, pool):
                     with ledger.stage("plan"):
-                        plan = _plan(home, job, pool, ledger, tell)
+                        plan = _plan(home, job, pool, ledger, known, tell)
                         pool.pack(plan.packing)
                     yield _Run(home, job, ledger, pool, plan, tell, stop)
             finally:
@@ -193,17 +196,15 @@ def _open(home: RunDirectory, job: Job, listen: Listener, stop: Stop) -> Iterato
                     pool.stop()
 
 
-def _unfinished(home: RunDirectory) -> float:
+def _unfinished(home: RunDirectory, plan: Plan) -> float:
     """Wall seconds that are planned for what has to follow the search."""
-    plan = home.read(home.plan, Plan)
     stages = ("evaluate",) if home.adapter.exists() else ("retrain", "evaluate")
-    return 0.0 if plan is None else sum(map(plan.seconds_of, stages))
+    return sum(map(plan.seconds_of, stages))
 
 
-def _require_rest(home: RunDirectory, job: Job, ledger: Ledger) -> None:
+def _require_rest(home: RunDirectory, job: Job, ledger: Ledger, plan: Plan) -> None:
     """Refuse to go on where no adapter has been trained yet and too little is left for one."""
-    plan = home.read(home.plan, Plan)
-    if plan is None or job.wall_seconds is None or any((home.scratch / "full").glob("*/*.safetensors")):
+    if job.wall_seconds is None or any((home.scratch / "full").glob("*/*.safetensors")):
         return
     stages = ["retrain", "evaluate"] if home.winner.exists() else ["confirm", "retrain", "evaluate"]
     require_rest(home.path, job.spec, plan, job.wall_seconds, ledger.wall_left, stages)
@@ -221,15 +222,12 @@ def _resumable(home: RunDirectory, stop: Stop) -> Iterator[None]:
         raise type(error)(error.message, remedy) from error
 
 
-def _plan(home: RunDirectory, job: Job, pool: EnginePool, ledger: Ledger, listen: Listener) -> Plan:
-    """As it was made; a new one where there is none, or where the run has been given more and nothing is decided."""
-    known = home.read(home.plan, Plan)
-    if known is not None:
-        more = (job.wall_seconds or 0.0) > (known.wall_seconds or math.inf) and known.engines == pool.size
-        if home.winner.exists() or not more:
-            return known
+def _plan(home: RunDirectory, job: Job, pool: EnginePool, ledger: Ledger, known: Plan | None, listen: Listener) -> Plan:
+    """The `known` one; a new one where there is none, or where the run has been given more and nothing is decided."""
     if known is None:
         plan = measured_plan(job, pool, listen, spent=lambda: ledger.spent / ledger.devices)
+    elif home.winner.exists() or known.engines != pool.size or not _has_more(job, known):
+        return known
     else:
         plan = larger_plan(job, known)
     require_disk(home.path, plan.disk_bytes)
@@ -239,6 +237,10 @@ def _plan(home: RunDirectory, job: Job, pool: EnginePool, ledger: Ledger, listen
     if plan.advice:
         listen(Update(stage="plan", message=plan.advice))
     return plan
+
+
+def _has_more(job: Job, plan: Plan) -> bool:
+    return (job.wall_seconds or 0.0) > (plan.wall_seconds or math.inf)
 
 
 def _profile(at: _Run) -> SensitivityProfile:

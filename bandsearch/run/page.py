@@ -107,7 +107,7 @@ def make_page(facts: ReportFacts) -> Page:
         arms=tuple(arm_rows(evaluation.arms, winner, tasks)),
         differences=tuple(difference_row(each) for each in evaluation.comparisons if each.metric not in FORGETTING),
         test_examples=_examples(evaluation.arms[0]),
-        answers=min(arm.answered for arm in evaluation.arms),
+        answers=evaluation.answered,
         cut_tasks=any(arm.task_documents for arm in evaluation.arms),
         failed_tasks=tuple(failed_tasks(evaluation.arms)),
         forgetting=tuple(forgetting_rows(evaluation)),

@@ -123,6 +123,11 @@ class Evaluation(Value):
     retention_texts: str = ""
     samples: tuple[Sample, ...] = ()
 
+    @property
+    def answered(self) -> int:
+        """How many examples exact match is over, of every arm."""
+        return min(arm.answered for arm in self.arms)
+
     def arm(self, name: Arm) -> ArmScores:
         return next(arm for arm in self.arms if arm.arm == name)
 

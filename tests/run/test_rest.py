@@ -134,7 +134,7 @@ def test_of_a_spent_run_only_what_is_left_to_do_is_waited_for(
     if has_adapter:
         home.adapter.mkdir()
     stages = ("evaluate",) if has_adapter else ("retrain", "evaluate")
-    assert main._unfinished(home) == sum(map(PLAN.seconds_of, stages))
+    assert main._unfinished(home, PLAN) == sum(map(PLAN.seconds_of, stages))
 
 
 def named_by(error: BudgetError) -> str:
