@@ -79,6 +79,13 @@ class SearchSpace(Value):
             raise ValueError(f"rank {wrong[0]} is not between 1 and {LARGEST_RANK}")
         return ranks
 
+    @model_validator(mode="after")
+    def _even_ranks(self) -> SearchSpace:
+        """Orthogonal initialisation shares the rows of a rotation out over both factors."""
+        if Init.ORTHOGONAL in self.inits and (odd := [rank for rank in self.ranks if rank % 2]):
+            raise ValueError(f"the initialisation orthogonal needs even ranks, found {odd[0]}")
+        return self
+
     @field_validator("alpha")
     @classmethod
     def _positive(cls, alpha: float | str) -> float | str:

@@ -42,9 +42,9 @@ def test_the_default_file_writes_out_the_defaults() -> None:
 
 
 def test_the_default_file_explains_every_key() -> None:
-    from bandsearch import spaces
+    from bandsearch.spaces.folder import folder
 
-    header = [line for line in (spaces._folder() / "default.yaml").read_text().splitlines() if line.startswith("#")]
+    header = [line for line in (folder() / "default.yaml").read_text().splitlines() if line.startswith("#")]
     explained = {line.removeprefix("#").split()[0] for line in header if line.removeprefix("#").strip()}
     keys = set(SearchSpace.model_fields) - {"name"} | set(BandSpace.model_fields)
     assert keys <= explained
@@ -177,6 +177,7 @@ def test_an_unknown_name_is_answered_with_the_closest_and_a_missing_file_as_such
         {"alpha": 0},
         {"ranks": (0,)},
         {"ranks": (1024,)},
+        {"ranks": (1, 8), "inits": ("kaiming", "orthogonal")},
         {"targets": ("q proj",)},
         {"bands": {"width": (0.5, 0.2)}},
         {"bands": {"count": 3, "width": (0.4, 0.5)}},
