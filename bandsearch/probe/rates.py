@@ -20,6 +20,8 @@ LOW_SHARE, HIGH_SHARE = 0.25, 0.8
 # At least this far below and above the best, in powers of ten: real trainings are five to fifty times longer than
 # the test's runs, and longer trainings end lower at lower rates.
 LEAST_BELOW, LEAST_ABOVE = 1.0, 0.25
+# And this far above a best rate that time let nothing be tried beyond.
+UNTRIED_ABOVE = 1.0
 # A fall of less than this share of the first loss is no learning.
 LEAST_FALL = 0.005
 
@@ -60,8 +62,9 @@ def decide(base_loss: float, losses: Losses) -> RateRange:
     """The span of rates at which the loss falls well, from the loss at each exponent of ten (None: diverged).
 
     `best` has the lowest loss. `low` and `high` are where the fall, interpolated over the logarithm of the rate,
-    drops to LOW_SHARE and HIGH_SHARE of the best one's, at least LEAST_BELOW and LEAST_ABOVE decades away. Where no
-    rate learns anything, `best` is the highest one that does no harm.
+    drops to LOW_SHARE and HIGH_SHARE of the best one's, at least LEAST_BELOW and LEAST_ABOVE decades away,
+    UNTRIED_ABOVE where no higher rate was tried. Where no rate learns anything, `best` is the highest one that does no
+    harm.
     """
     falls = {exponent: base_loss - loss for exponent, loss in losses.items() if loss is not None}
     if not falls:
@@ -77,10 +80,11 @@ def decide(base_loss: float, losses: Losses) -> RateRange:
     place = ascending.index(best)
     low = _edge(ascending[place::-1], falls, LOW_SHARE)
     high = _edge(ascending[place:], falls, HIGH_SHARE)
+    above = LEAST_ABOVE if place + 1 < len(ascending) else UNTRIED_ABOVE
     return RateRange(
         low=10.0 ** min(low, best - LEAST_BELOW),
         best=10.0**best,
-        high=10.0 ** max(high, best + LEAST_ABOVE),
+        high=10.0 ** max(high, best + above),
         points=tuple(RatePoint(learning_rate=10.0**exponent, loss=losses[exponent]) for exponent in ascending),
     )
 

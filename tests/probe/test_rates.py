@@ -87,6 +87,15 @@ def test_one_run_is_enough_for_an_answer() -> None:
     assert found.low < found.best < found.high
 
 
+@given(st.floats(-4, -2))
+@settings(max_examples=100, deadline=None)
+def test_where_time_lets_one_rate_be_tried_those_a_decade_away_are_still_searched(centre: float) -> None:
+    """What is best of one is no bound: nothing above it was looked at."""
+    found = range_test(3.0, lambda rate: 2.0 + abs(math.log10(rate) - centre), lambda runs: False)
+    assert found.low <= 10**centre * (1 + 1e-9)
+    assert found.high >= 10**centre * (1 - 1e-9)
+
+
 def test_a_fall_that_is_lost_again_ends_the_span() -> None:
     """At 1e-1 two thirds of the fall are left: that is no good rate, only an easy first gain."""
     found = decide(6.0, {-4.0: 5.8, -3.0: 3.0, -2.0: 1.0, -1.5: 2.5, -1.0: 2.7, -2.5: 1.2})
