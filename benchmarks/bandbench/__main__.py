@@ -15,6 +15,7 @@ from benchmarks.bandbench.build import build
 from benchmarks.bandbench.design import Design
 from benchmarks.bandbench.measured import load_measured, measure
 from benchmarks.bandbench.page import page
+from benchmarks.bandbench.probing import take_probes
 from benchmarks.bandbench.replay import replay
 from benchmarks.bandbench.summary import summarize
 from benchmarks.bandbench.table import load_table
@@ -63,6 +64,7 @@ def _build(arguments: argparse.Namespace) -> int:
     if complete:
         for task in arguments.tasks:
             measure(arguments.out, task, design.habit)
+            take_probes(arguments.out, task)
     print("The tables are complete." if complete else "The time is over; the same command goes on.")
     return 0
 

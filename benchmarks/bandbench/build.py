@@ -102,7 +102,7 @@ class _Building:
             if not self._each(slots, missing, lambda engine, entry: self._first_seed(pool, engine, entry)):
                 return False
         others = self._seeds_missing(entries)
-        return self._each(slots, others, lambda engine, pair: self._other_seed(pool, engine, *pair))
+        return self._each(slots, others, lambda engine, arm: self._other_seed(pool, engine, *arm))
 
     def _missing(self, entries: list[Entry]) -> list[Entry]:
         trained = Counter((entry, kind) for entry, _, seed, kind in self.known if seed == 0)
@@ -118,16 +118,29 @@ class _Building:
         whole = {row.rate: row for row in found if row is not None and row.readings}
         return whole[best_rate({rate: row.readings[-1][1] for rate, row in whole.items()})] if whole else None
 
-    def _seeds_missing(self, entries: list[Entry]) -> list[tuple[Entry, int]]:
+    def _seeds_missing(self, entries: list[Entry]) -> list[tuple[Entry, float, int]]:
+        """Entry, rate and seed of the trainings that others than the first seed lack."""
         best = {entry: row for entry in entries if (row := self._best(entry)) is not None}
         losses = {entry: row.readings[-1][1] for entry, row in best.items()}
-        chosen = self.design.survivors(losses, self.summary.layout.layer_count)
-        pairs = [(entry, seed) for entry in chosen for seed in range(1, self.design.seeds)]
-        return [
-            (entry, seed)
-            for entry, seed in pairs
-            if any((entry, best[entry].rate, seed, kind) not in self.known for kind in ("proxy", "full"))
+        layer_count = self.summary.layout.layer_count
+        arms = [
+            (entry, rate)
+            for entry in self.design.survivors(losses, layer_count)
+            for rate in self.rates
+            if rate == best[entry].rate
+            or (self.design.at_all_rates(entry, layer_count) and self._whole_at(entry, rate))
         ]
+        return [
+            (entry, rate, seed)
+            for entry, rate in arms
+            for seed in range(1, self.design.seeds)
+            if any((entry, rate, seed, kind) not in self.known for kind in ("proxy", "full"))
+        ]
+
+    def _whole_at(self, entry: Entry, rate: float) -> bool:
+        """Whether it was trained in full at seed 0 and did not diverge."""
+        row = self.known.get((entry, rate, 0, "full"))
+        return row is not None and bool(row.readings)
 
     def _first_seed(self, pool: EnginePool, engine: int, entry: Entry) -> None:
         """The rate search to the first rung; the chosen rates go to the last rung and are trained in full."""
@@ -176,11 +189,7 @@ class _Building:
             return [habit.rate]
         return sorted(self.rates, key=lambda rate: readings[rate][0][1] if readings[rate] else math.inf)[:count]
 
-    def _other_seed(self, pool: EnginePool, engine: int, entry: Entry, seed: int) -> None:
-        best = self._best(entry)
-        if best is None:
-            return
-        rate = best.rate
+    def _other_seed(self, pool: EnginePool, engine: int, entry: Entry, rate: float, seed: int) -> None:
         if (entry, rate, seed, "proxy") not in self.known:
             proxy = self._whole(pool, engine, entry, rate, self.design.proxy(seed), self.design.rungs)
             self._note(Row(entry=entry, rate=rate, seed=seed, kind="proxy", readings=proxy))

@@ -4,21 +4,23 @@ For every entry (a band with its rank and targets) at seed 0 all learning rates 
 rank and targets all of them go to the last rung and are trained in full, with the confirmation's decaying schedule: a
 rate that is best after a few steps is often too low for a decaying one. The other ranks and targets take the rate that
 was best in full on the same layers; with a constant alpha the best rate hardly depends on the rank. The best few of
-every width, full depth, and one in 24 whatever its loss get the other seeds. The rates go up from the probe's best,
-which is that of a few steps at full depth: on `swap` no band was best at 0.4 times it and three in five at 2.5 times.
+every width, full depth, and one in eight whatever its loss get the other seeds; of the habit's the drawn ones and full
+depth get them at every rate, since noise goes by it. The rates go up from the probe's best, which is that of a few
+steps at full depth: on `swap` no band was best at 0.4 times it and three in five at 2.5 times.
 With the defaults and twelve layers:
 
     78 bands x 2 ranks x 2 targets, 15 pairs, 12 sets          = 339 entries, 105 of them the habit's
     105 at seed 0: 3 rates x (45 to the last rung + 135)       = 540 steps each,     56,700 steps
     234 at seed 0: 3 rates x 15 + 30 to rung 45 + 135 in full  = 210 steps each,     49,100 steps
-    others: 11 widths x 2 + full depth x 4 + 4 best + 13 drawn = 43 entries at most
-            2 seeds x (45 to the last rung + 135)              = 360 steps each,     15,500 steps
-    readings: 105 x 9 + 234 x 5 + 43 x 6, 128 examples, 3 steps each                  7,100 steps
-                                                                           together 128,400 steps
+    others: 11 widths x 2 + full depth x 4 + 4 best + 34 drawn = 64 entries at most
+            13 drawn + full depth x 2 rates more               = 28 arms more
+            2 seeds x (45 to the last rung + 135)              = 360 steps each,     33,100 steps
+    readings: 105 x 9 + 234 x 5 + 92 x 6, 128 examples, 3 steps each                  8,000 steps
+                                                                           together 146,900 steps
 
 A step of a packed candidate on one core takes 0.05 s (bands at the end) to 0.15 s (full depth), about 0.11 s on average
 over all bands, with the 59 tokens of `two_step`, and 0.014 to 0.041 s, about 0.03 s on average, with the 12 to 18
-tokens of the five other tasks. So `two_step` takes 14,100 core-seconds and each other task 3,900: 33,600 together, 4.7
+tokens of the five other tasks. So `two_step` takes 16,200 core-seconds and each other task 4,400: 38,200 together, 5.3
 hours on 2 quiet cores.
 """
 
@@ -60,6 +62,11 @@ class Design(Value):
 
     def is_habit(self, entry: Entry) -> bool:
         return (entry.rank, entry.targets) == self.habit
+
+    def at_all_rates(self, entry: Entry, layer_count: int) -> bool:
+        """Whether it gets the other seeds at every rate: what a seed does goes by the rate, and a high one that looks
+        good on one seed breaks off on the next."""
+        return self.is_habit(entry) and (entry.is_drawn or len(entry.layers) == layer_count)
 
     def entries(self, layer_count: int) -> list[Entry]:
         """The habit's bands first, so that a table that is not complete holds every band as early as possible."""

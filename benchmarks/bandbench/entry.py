@@ -15,7 +15,7 @@ from bandsearch.values.candidate import Candidate
 from bandsearch.values.value import Value
 
 # One entry in so many gets all seeds for no reason.
-CONTROLS = 24
+CONTROLS = 8
 # Losses that differ by no more than this share are equal; of rates that end equal the lowest is an entry's own. With
 # nothing to learn the highest rates end as low as any on one seed and break off on the next.
 EQUAL = 0.02

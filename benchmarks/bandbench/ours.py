@@ -1,6 +1,6 @@
 """bandsearch played on a table: its own campaign, its own confirmation with its own decision, on tabulated losses.
 
-One run has one budget, as a person gives it: the stored probe is paid first, the rest is shared by search and
+One run has one budget, as a person gives it: the probe that it pays for comes first, the rest is shared by search and
 confirmation, and what it hands over is judged. What it would have handed over half way is of no account.
 """
 
@@ -23,6 +23,7 @@ from bandsearch.values.atlas import Suggestion
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.plan import ETA, Costs, Plan, StagePlan
+from bandsearch.values.profile import SensitivityProfile
 from bandsearch.values.trial import Point, TrialResult, TrialState
 from benchmarks.bandbench.space import code_of
 from benchmarks.bandbench.table import Table
@@ -41,24 +42,23 @@ def bandsearch(
 ) -> HandedOver | None:
     """None where `budget` device seconds do not pay for the probe and two candidates."""
     table, pool = world.table, TablePool(world)
-    free = budget - table.profile.seconds
+    profile = table.profile_within(budget)
+    free = budget - profile.seconds
     plan = _plan(table, free)
     if plan is None:
         return None
-    results = _search(table, pool, plan, plan.seconds_of("search"), world.seed, sampler, prior)
+    results = _search(table, profile, pool, plan, world.seed, sampler, prior)
     winner = confirm(
         pool,
         results=results,
         layout=table.header.layout,
-        profile=table.profile,
+        profile=profile,
         plan=plan,
         seed=world.seed,
         records=MemoryRecords(),
         wall_left=lambda: free - pool.spent,
     )
-    return HandedOver(
-        table.profile.seconds + pool.spent, world.nearest(winner.candidate), winner.choice.value, len(results)
-    )
+    return HandedOver(profile.seconds + pool.spent, world.nearest(winner.candidate), winner.choice.value, len(results))
 
 
 def record_of(other: Table, table: Table) -> tuple[Suggestion, ...]:
@@ -81,17 +81,17 @@ def misleading(table: Table) -> tuple[Suggestion, ...]:
 
 def _search(
     table: Table,
+    profile: SensitivityProfile,
     pool: TablePool,
     plan: Plan,
-    seconds: float,
     seed: int,
     sampler: Sampler,
     prior: Sequence[Suggestion],
 ) -> list[TrialResult]:
     """As Ray Tune drives a campaign over one engine, until a first rung no longer fits or nothing new is left."""
     campaign = Campaign(
-        code_of(table),
-        table.profile,
+        code_of(table, profile),
+        profile,
         rungs=plan.rungs,
         eta=ETA,
         seed=seed,
@@ -100,7 +100,7 @@ def _search(
         sampler=sampler,
         prior=prior,
     )
-    fidelity = proxy_fidelity(plan, seed)
+    fidelity, seconds = proxy_fidelity(plan, seed), plan.seconds_of("search")
     while pool.spent + plan.rungs[0] * plan.costs.seconds_per_step <= seconds:
         proposal = campaign.propose()
         if proposal is None:

@@ -38,6 +38,8 @@ def _goals(summary: Summary) -> str:
         ("cost of reaching the optimum, share of the table's (goal: ≤ 1/50)", "cost_fraction_of_exhaustive"),
         ("times sooner than Optuna from scratch (goal: ≥ 10)", "speedup_vs_optuna"),
         ("times sooner than random search (goal: ≥ 10)", "speedup_vs_random"),
+        ("times sooner than Optuna, one training of the cheapest that is as good as the best", "most_vs_optuna"),
+        ("times sooner than random search, the same", "most_vs_random"),
         ("times sooner than tuned full depth by itself", "speedup_vs_full_depth"),
         (f"regret at a budget of 1/{1 / HEADLINE:.0f}, in SD", "median_regret_in_seed_sd"),
         (f"parameters at a budget of 1/{1 / HEADLINE:.0f}, share of full depth", "parameter_fraction_of_full"),

@@ -14,16 +14,15 @@ from pathlib import Path
 from bandsearch.values.value import Value
 from benchmarks.bandbench.arms import ARMS
 from benchmarks.bandbench.ours import bandsearch, misleading, record_of
+from benchmarks.bandbench.probes import LADDER
 from benchmarks.bandbench.table import Table, load_table
 from benchmarks.bandbench.world import World
 
 OURS, NULL = "bandsearch", "bandsearch, nothing to win"
 # With the atlas of a model on which the next task's search has been run, or of one that recommends the worst.
 SECOND, MISLED = "bandsearch, second task", "bandsearch, misled"
-# Budgets of bandsearch as shares of what the table cost, and the one whose hand-over is reported and judged for false
-# wins. What is handed over depends on the budget, so every budget is a run of its own. With an atlas up to the reported
-# one.
-LADDER = (1 / 400, 1 / 200, 1 / 100, 1 / 50, 1 / 25)
+# Of bandsearch's budgets, the one whose hand-over is reported and the one that is judged for false wins. What is handed
+# over depends on the budget, so every budget is a run of its own. With an atlas up to the reported one.
 HEADLINE, NULL_BUDGET = 1 / 50, 1 / 25
 # How long the others go on. The dearer an arm's own thinking, the shorter, so that replays take seconds.
 HORIZON, HORIZONS = 1 / 5, {"AutoPEFT-style": 1 / 16, "Optuna GP": 1 / 30}

@@ -2,10 +2,10 @@
 
 A loss is taken apart as in the decision: entry + seed + noise. The noise of a training is kept over all its readings,
 since one that is ahead at a rung is more often ahead in the end. Two things are filled in, both so that they are not
-better than what was trained: a rate that was not trained in full keeps its distance at the first rung, and an entry on
-one seed has that seed's loss. Noise goes by width class and learning rate: with nothing to learn it is a hundred times
-as large at a high one. Means are shrunk by what is noise in them. The optimum is the best entry that a search can find
-of those on all seeds: a band, in two pieces too where the table holds pairs of first and last layers.
+better than what was trained: a rate that was not trained in full keeps the distance that it has on the same layers at
+the habit's rank and targets (or its own at the first rung), and an entry on one seed has that seed's loss. Means are
+shrunk by what is noise in them. The optimum is the best entry that a search can find of those on all seeds: a band, in
+two pieces too where the table holds pairs of first and last layers.
 """
 
 from __future__ import annotations
@@ -18,22 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bandsearch.adapters.lora import trainable_parameters
-from bandsearch.search.strata import WidthClass, class_of
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.profile import SensitivityProfile
 from benchmarks.bandbench.clock import Clock
 from benchmarks.bandbench.entry import Entry, best_rate
+from benchmarks.bandbench.estimates import Losses, effects_of, filled_in, gap_of, residuals_of, shrunk_means
+from benchmarks.bandbench.probes import Probes, load_probes
+from benchmarks.bandbench.residuals import Array, Residuals
 from benchmarks.bandbench.rows import Header, Row, Rows
-
-Array = NDArray[np.float64]
-# An entry at a rate, and what was trained of it from the first rung to full length: seed -> a loss per column.
-Arm = tuple[Entry, float]
-Losses = dict[Arm, dict[int, Array]]
-# By width class and learning rate, of shape (trainings, columns).
-Residuals = dict[tuple[WidthClass, float], Array]
 
 
 @dataclass(frozen=True)
@@ -50,8 +44,7 @@ class Option:
 class Table:
     """`means` has a row per option and a column per rung and, last, for full training; infinite where it diverged.
 
-    `effects` are what stored seeds do to all entries, `residuals` what is left, scaled up for the mean that was taken
-    out. Both have the columns of `means`.
+    `effects` are what stored seeds do to all entries, `residuals` what is left. Both have the columns of `means`.
 
     `read` and `constant` are what signals are judged by, losses of seed 0 as they were read, with the columns of
     `means` and NaN where nothing was: with the search's proxies, and at a constant rate where such were trained.
@@ -68,6 +61,12 @@ class Table:
     clock: Clock
     exhaustive_seconds: float
     edge_share: float
+    probes: Probes
+
+    def profile_within(self, seconds: float) -> SensitivityProfile:
+        """What the probe of a run with a budget of so many device seconds finds."""
+        paid = [share for share in self.probes if share * self.exhaustive_seconds <= seconds * (1 + 1e-9)]
+        return self.probes[max(paid)] if paid else self.profile
 
     @property
     def layer_count(self) -> int:
@@ -81,18 +80,12 @@ class Table:
     def noise(self) -> float:
         """Standard deviation of the loss of a full training over seeds, seed effects taken out, pooled over the entries
         on more than one seed at their own rates; 0 on one seed."""
-        alike = [self.residuals[self.kind(index)] for index in self.own if self.options[index].seeds > 1]
+        alike = [self.noise_like(index) for index in self.own if self.options[index].seeds > 1]
         return math.sqrt(statistics.mean(float(np.mean(each[:, -1] ** 2)) for each in alike)) if alike else 0.0
 
-    def kind(self, option: int) -> tuple[WidthClass, float]:
-        """Its width class and learning rate."""
-        candidate = self.options[option].candidate
-        return class_of(len(candidate.layers), self.layer_count), candidate.learning_rate
-
     def noise_like(self, option: int) -> Array:
-        """Residuals of its kind; where there are none of those, of its rate, or of all. Of shape (trainings, columns),
-        without a row in a table of one seed."""
-        return _like(self.residuals, *self.kind(option), columns=self.means.shape[1])
+        """Residuals of trainings like its own, of shape (trainings, columns), without a row in a table of one seed."""
+        return self.residuals.like(self.options[option].candidate.learning_rate, float(self.full[option]))
 
     @functools.cached_property
     def own(self) -> tuple[int, ...]:
@@ -180,10 +173,14 @@ def load_table(folder: Path, task: str) -> Table | None:
     header = rows.header
     if header is None or not profile.exists():
         return None
-    return table_of(header, SensitivityProfile.model_validate_json(profile.read_text()), rows.read())
+    whole = SensitivityProfile.model_validate_json(profile.read_text())
+    return table_of(header, whole, rows.read(), load_probes(folder, task))
 
 
-def table_of(header: Header, profile: SensitivityProfile, rows: Sequence[Row]) -> Table | None:
+def table_of(
+    header: Header, profile: SensitivityProfile, rows: Sequence[Row], probes: Probes | None = None
+) -> Table | None:
+    """Without `probes` runs of every budget have `profile`."""
     columns = (*header.rungs, header.full_steps)
     proxies: dict[tuple[Entry, float], dict[int, Row]] = {}
     whole: Losses = {}
@@ -199,13 +196,16 @@ def table_of(header: Header, profile: SensitivityProfile, rows: Sequence[Row]) -
     whole = {arm: by_seed for arm, by_seed in whole.items() if 0 in by_seed}
     if not any(len(entry.layers) == header.layout.layer_count for entry, _ in whole):
         return None
-    effects, fair = _effects(whole, header.layout.layer_count)
-    residuals = _residuals(fair, header.layout.layer_count)
-    shrunk = _shrunk(fair, residuals, header.layout.layer_count)
+    effects, fair = effects_of(whole, header.layout.layer_count)
+    residuals = residuals_of(fair)
+    shrunk = shrunk_means(fair, residuals, header.layout.layer_count)
     ends: dict[Entry, dict[float, tuple[int, float]]] = {}
     for (entry, rate), by_seed in whole.items():
         ends.setdefault(entry, {})[rate] = (len(by_seed), float(shrunk[entry, rate][-1]))
     best = {entry: _own_rate(known) for entry, known in ends.items()}
+    siblings: dict[tuple[tuple[int, int], ...], list[Entry]] = {}
+    for entry in best:
+        siblings.setdefault(entry.bands, []).append(entry)
     options, means = [], []
     for (entry, rate), by_seed in proxies.items():
         if entry not in best or 0 not in by_seed:
@@ -216,7 +216,13 @@ def table_of(header: Header, profile: SensitivityProfile, rows: Sequence[Row]) -
         means.append(
             shrunk[entry, rate]
             if (entry, rate) in whole
-            else _filled_in(by_seed[0], proxies[entry, best[entry]][0], shrunk[entry, best[entry]], effects[0])
+            else filled_in(
+                by_seed[0],
+                proxies[entry, best[entry]][0],
+                shrunk[entry, best[entry]],
+                gap_of(shrunk, siblings[entry.bands], rate, best[entry]),
+                effects[0],
+            )
         )
     edges = (header.rates[0], header.rates[-1]) if len(header.rates) > 1 else ()
     clock = _clock(header, rows)
@@ -234,6 +240,7 @@ def table_of(header: Header, profile: SensitivityProfile, rows: Sequence[Row]) -
             row.readings[-1][0] * clock.seconds(row.entry) for row in rows if row.readings and row.kind != "constant"
         ),
         edge_share=sum(rate in edges for rate in best.values()) / len(best),
+        probes=probes or {},
     )
 
 
@@ -249,84 +256,10 @@ def _as_read(rows: Sequence[Row], kind: str, options: Sequence[Option], columns:
     return read
 
 
-def _filled_in(row: Row, best_row: Row, best: Array, effect: Array) -> Array:
-    """Of a rate that was not trained in full: what was read at the first rung, and from there on the distance to the
-    entry's best rate that it had at the first rung, or none where it was ahead."""
-    if not row.readings:
-        return np.full_like(best, math.inf)
-    gap = row.readings[0][1] - best_row.readings[0][1]
-    means = best + max(0.0, gap)
-    means[0] = row.readings[0][1] - effect[0]
-    return means
-
-
-def _effects(whole: Losses, layer_count: int) -> tuple[dict[int, Array], Losses]:
-    """What a seed does to all entries; and the losses without it, those left out that made their entry a survivor.
-
-    A survivor was chosen for what it did at seed 0, so it is judged by its other seeds, and seed 0 by entries that have
-    all seeds whatever they did: by their median, since a training that breaks off does so alone.
-    """
-    seeds = sorted({seed for by_seed in whole.values() for seed in by_seed})
-    unchosen = {arm for arm in whole if arm[0].is_drawn or len(arm[0].layers) == layer_count}
-    judges = [arm for arm, by_seed in whole.items() if arm in unchosen and len(by_seed) == len(seeds) > 1]
-    columns = len(next(iter(next(iter(whole.values())).values())))
-    effects = {seed: np.zeros(columns) for seed in seeds}
-    if judges:
-        curves = np.array([[whole[arm][seed] for seed in seeds] for arm in judges])
-        centred = np.median(curves - curves.mean(axis=1, keepdims=True), axis=0)
-        effects = dict(zip(seeds, centred - centred.mean(axis=0), strict=True))
-    fair: Losses = {}
-    for arm, by_seed in whole.items():
-        biased = len(by_seed) > 1 and arm not in unchosen
-        fair[arm] = {seed: losses - effects[seed] for seed, losses in by_seed.items() if seed or not biased}
-    return effects, fair
-
-
 def _own_rate(ends: Mapping[float, tuple[int, float]]) -> float:
     """From (seeds, full loss) by rate: of those on the most seeds the lowest rate whose loss is equal to the best."""
     most = max(seeds for seeds, _ in ends.values())
     return best_rate({rate: loss for rate, (seeds, loss) in ends.items() if seeds == most})
-
-
-def _residuals(fair: Losses, layer_count: int) -> Residuals:
-    found: dict[tuple[WidthClass, float], list[Array]] = {}
-    for (entry, rate), by_seed in fair.items():
-        if len(by_seed) > 1:
-            losses = np.array(list(by_seed.values()))
-            scaled = (losses - losses.mean(axis=0)) * math.sqrt(len(losses) / (len(losses) - 1))
-            found.setdefault((class_of(len(entry.layers), layer_count), rate), []).extend(scaled)
-    return {kind: np.array(residuals) for kind, residuals in found.items()}
-
-
-def _like(residuals: Residuals, width: WidthClass, rate: float, columns: int) -> Array:
-    if (width, rate) in residuals:
-        return residuals[width, rate]
-    alike = [each for (_, other), each in residuals.items() if other == rate] or list(residuals.values())
-    return np.concatenate(alike) if alike else np.empty((0, columns))
-
-
-def _shrunk(fair: Losses, residuals: Residuals, layer_count: int) -> dict[Arm, Array]:
-    """Means over seeds, each drawn towards those of its kind by the share of their spread that is noise.
-
-    Of many entries that are equal the best looks better than it is; unshrunk, that would be an optimum to miss.
-    """
-    means = {arm: np.asarray(np.mean(list(by_seed.values()), axis=0)) for arm, by_seed in fair.items()}
-    if not residuals:
-        return means
-    alike: dict[tuple[WidthClass, float, int], list[Arm]] = {}
-    for entry, rate in means:
-        kind = class_of(len(entry.layers), layer_count), rate, len(entry.bands)
-        alike.setdefault(kind, []).append((entry, rate))
-    shrunk: dict[Arm, Array] = {}
-    for (width, rate, _), arms in alike.items():
-        losses = np.array([means[arm] for arm in arms])
-        noise = np.mean(_like(residuals, width, rate, losses.shape[1]) ** 2, axis=0)
-        variances = np.array([noise / len(fair[arm]) for arm in arms])
-        between = np.maximum(0.0, losses.var(axis=0) - variances.mean(axis=0))
-        kept = between / np.maximum(between + variances, 1e-12)
-        drawn = losses.mean(axis=0) + kept * (losses - losses.mean(axis=0))
-        shrunk |= dict(zip(arms, drawn, strict=True))
-    return shrunk
 
 
 def _clock(header: Header, rows: Sequence[Row]) -> Clock:

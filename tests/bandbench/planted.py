@@ -92,10 +92,20 @@ def profile(good: tuple[int, int] = PLANTED, seconds: float = 5.0) -> Sensitivit
     )
 
 
+def never(entry: Entry, rate: float, seed: int) -> bool:
+    return False
+
+
 def rows(
-    surface: Surface, noise: float = 0.01, seed: int = 0, design: Design = DESIGN, haste: float = 4.0
+    surface: Surface,
+    noise: float = 0.01,
+    seed: int = 0,
+    design: Design = DESIGN,
+    haste: float = 4.0,
+    breaks: Callable[[Entry, float, int], bool] = never,
 ) -> list[Row]:
-    """What `build` would write, in its order. `haste`: how much faster than a narrow band a wide one learns early."""
+    """What `build` would write, in its order. `haste`: how much faster than a narrow band a wide one learns early.
+    `breaks`: whether a training ends one nat higher."""
     source = random.Random(f"planted {seed}")
     shared = [source.gauss(0, noise) for _ in range(design.seeds)]
     rates = design.rates(BEST_RATE)
@@ -105,7 +115,11 @@ def rows(
         speed = 4 + haste * len(entry.layers) / LAYERS
         end = surface(entry, rate)
         clean = [end + (1.5 - end) * math.exp(-speed * steps / design.full_steps) for steps in design.rungs]
-        return [loss + own + shared[at] + source.gauss(0, noise / 3) for loss in (*clean, end)]
+        broken = [0.0] * len(clean) + [float(breaks(entry, rate, at))]
+        own += shared[at]
+        return [
+            loss + own + source.gauss(0, noise / 3) + more for loss, more in zip((*clean, end), broken, strict=True)
+        ]
 
     def seconds(entry: Entry, steps: int) -> float:
         return 0.1 * steps * (1 - entry.start / LAYERS / 1.5)
@@ -132,11 +146,14 @@ def rows(
         ends[entry] = curves[best_rates[entry]][-1]
         found += [trained(entry, rate, 0, curves[rate], len(design.rungs) if rate in chosen else 1) for rate in rates]
         found += [full(entry, rate, 0, curves[rate]) for rate in chosen]
+    whole = {(row.entry, row.rate) for row in found if row.kind == "full"}
     for entry in design.survivors(ends, LAYERS):
-        for at in range(1, design.seeds):
-            curve = losses(entry, best_rates[entry], at)
-            found.append(trained(entry, best_rates[entry], at, curve, len(design.rungs)))
-            found.append(full(entry, best_rates[entry], at, curve))
+        every = [rate for rate in rates if (entry, rate) in whole] if design.at_all_rates(entry, LAYERS) else []
+        for rate in dict.fromkeys((best_rates[entry], *every)):
+            for at in range(1, design.seeds):
+                curve = losses(entry, rate, at)
+                found.append(trained(entry, rate, at, curve, len(design.rungs)))
+                found.append(full(entry, rate, at, curve))
     return found
 
 

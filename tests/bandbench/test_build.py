@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.bandbench import build as building
+from benchmarks.bandbench import probing
 from benchmarks.bandbench.build import build
 from benchmarks.bandbench.design import Design
 from benchmarks.bandbench.entry import Entry
+from benchmarks.bandbench.probes import LADDER
+from benchmarks.bandbench.probing import take_probes
 from benchmarks.bandbench.rows import Rows
 from benchmarks.bandbench.table import load_table
 from benchmarks.bandbench.world import World
@@ -36,17 +39,18 @@ def _two(entry: Entry) -> bool:
 def test_a_table_is_built_once_and_goes_on_where_it_was_broken_off(
     tmp_path: Path, tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(building, "MODEL", str(tiny_model("qwen2")))
+    for module in (building, probing):
+        monkeypatch.setattr(module, "MODEL", str(tiny_model("qwen2")))
     assert not build(tmp_path, ["toss"], TINY, minutes=0)
     assert build(tmp_path, ["toss"], TINY, wanted=_two)
     path = tmp_path / "toss.jsonl"
     rows = Rows(path).read()
-    # On two bands: two rates, both of them in full, and both trainings of the better one on the second seed.
+    # On two bands: two rates, both of them in full, and on the second seed the better one, of full depth both.
     assert sorted((row.kind, row.seed) for row in rows) == [
         *[("full", 0)] * 4,
-        *[("full", 1)] * 2,
+        *[("full", 1)] * 3,
         *[("proxy", 0)] * 4,
-        *[("proxy", 1)] * 2,
+        *[("proxy", 1)] * 3,
     ]
     assert all(row.readings[0][1] > 0 for row in rows)
     table = load_table(tmp_path, "toss")
@@ -54,6 +58,16 @@ def test_a_table_is_built_once_and_goes_on_where_it_was_broken_off(
     assert table.header.control
     assert len(table.options) == 4
     assert World(table, 0).loss(table.options[table.full_depth].candidate, -1, 0) > 0
+
+    take_probes(tmp_path, "toss")
+    probed = load_table(tmp_path, "toss")
+    assert probed is not None
+    assert set(probed.probes) == set(LADDER)
+    assert all(each.rate_range.best > 0 and each.seconds > 0 for each in probed.probes.values())
+    assert probed.profile_within(probed.exhaustive_seconds) == probed.probes[LADDER[-1]]
+    assert probed.profile_within(0.9 * LADDER[-1] * probed.exhaustive_seconds) == probed.probes[LADDER[-2]]
+    # Nothing was paid for by less than the smallest budget: what a run does without a deadline.
+    assert probed.profile_within(0) == probed.profile
 
     whole = path.read_bytes()
     assert build(tmp_path, ["toss"], TINY, wanted=_two)

@@ -168,6 +168,8 @@ def test_a_task_that_we_never_solve_is_no_point_in_our_favour(fair: Table, ours:
     solved, unsolved = summary.tasks
     assert unsolved.speedup_vs_random is None
     assert solved.speedup_vs_random is not None
+    assert solved.most_vs_random is not None
+    assert solved.most_vs_random > solved.speedup_vs_random
     assert summary.median("speedup_vs_random") == solved.speedup_vs_random / 2
     assert summary.median("cost_fraction_of_exhaustive") is None
 
