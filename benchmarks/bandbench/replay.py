@@ -112,12 +112,16 @@ def _play(folder: Path, tasks: tuple[str, ...], task: str, arm: str, seed: int) 
     return play(_table(folder, task), arm, seed, _table(folder, others[seed % len(others)]) if arm == SECOND else None)
 
 
-def reached(played: Played, table: Table, until: float = math.inf) -> float | None:
-    """Device seconds after which what is handed over stays within seed noise of the optimum up to `until` (device
-    seconds); None: never in sight. Arms are compared up to the same time: who is looked at for longer has longer to
-    fall out of sight again."""
+def reached(played: Played, table: Table, until: float = math.inf, most_parameters: float = math.inf) -> float | None:
+    """Device seconds after which what is handed over stays within seed noise of the optimum, and has no more parameters
+    than that, up to `until` (device seconds); None: never in sight. Arms are compared up to the same time: who is
+    looked at for longer has longer to fall out of sight again."""
     steps = [step for step in played.steps if step.seconds <= until * (1 + 1e-9)]
-    outside = [index for index, step in enumerate(steps) if table.regret(step.option) > table.noise]
+
+    def is_outside(option: int) -> bool:
+        return table.regret(option) > table.noise or table.options[option].parameters > most_parameters
+
+    outside = [index for index, step in enumerate(steps) if is_outside(step.option)]
     first = outside[-1] + 1 if outside else 0
     return steps[first].seconds if first < len(steps) else None
 

@@ -19,13 +19,24 @@ from benchmarks.bandbench.table import Table
 GRID = (*LADDER, 1 / 10, 1 / 5)
 OPTUNA, RANDOM, FULL_DEPTH = ("Optuna TPE", "Optuna GP"), "random search", "full depth"
 # Of these None is no long time but no merit: bandsearch itself was never there.
-MERITS = ("speedup_vs_optuna", "speedup_vs_random", "speedup_vs_full_depth", "most_vs_optuna", "most_vs_random")
+MERITS = (
+    "speedup_vs_optuna",
+    "speedup_vs_random",
+    "speedup_vs_full_depth",
+    "most_vs_optuna",
+    "most_vs_random",
+    "lean_speedup_vs_optuna",
+    "lean_speedup_vs_random",
+)
+# Lean is what has at most this share of the parameters of full depth at the habit's rank.
+LEAN = 0.5
 Spread = tuple[float | None, float | None, float | None]
 
 
 class ArmFigures(Value):
     """One arm on one task. `share_reached`: of the replays, whose hand-over came to stay within seed noise of the
-    optimum. `seconds`: when (10 %, median, 90 %; None where not in sight). `curve`: regret in nats at GRID, likewise.
+    optimum. `seconds`: when (10 %, median, 90 %; None where not in sight); `lean_seconds`: with at most half of full
+    depth's parameters (median). `curve`: regret in nats at GRID, likewise.
     `horizon`: device seconds for which the two were judged, for all arms as long as for bandsearch. Of bandsearch
     `regret` and `parameters` are those of its reported budget, of the others those at the end.
     """
@@ -33,6 +44,7 @@ class ArmFigures(Value):
     replays: int
     share_reached: float
     seconds: Spread
+    lean_seconds: float | None
     horizon: float
     regret: float | None
     parameters: float | None
@@ -45,7 +57,8 @@ class TaskFigures(Value):
 
     `speedup_*` are ratios of median times, None where bandsearch never got there; where the other arm was not there by
     its horizon, that stands for it (`speedups_at_least`). `most_*`: the same of whoever knows the cheapest candidate
-    within seed noise of the optimum and trains nothing else. Full depth is tuned and needs no search.
+    within seed noise of the optimum and trains nothing else. `lean_*`: the same with at most half of full depth's
+    parameters, which full depth never has. Full depth is tuned and needs no search.
     `second_task_cost` and `misled_cost` are the time to the optimum with such an atlas, as a share of that without;
     None where one of them never got there. Regrets are those at the reported budget.
     """
@@ -73,10 +86,14 @@ class TaskFigures(Value):
     speedups_at_least: tuple[str, ...]
     most_vs_optuna: float | None
     most_vs_random: float | None
+    lean_cost_fraction: float | None
+    lean_speedup_vs_optuna: float | None
+    lean_speedup_vs_random: float | None
     median_regret_in_seed_sd: float | None
     parameter_fraction_of_full: float | None
     worse_than_full_depth_rate: float | None
     second_task_cost: float | None
+    second_task_lean_cost: float | None
     second_task_regret_in_seed_sd: float | None
     misled_cost: float | None
     misled_regret_in_seed_sd: float | None
@@ -114,10 +131,14 @@ class Summary(Value):
             "speedup_vs_full_depth",
             "most_vs_optuna",
             "most_vs_random",
+            "lean_cost_fraction",
+            "lean_speedup_vs_optuna",
+            "lean_speedup_vs_random",
             "median_regret_in_seed_sd",
             "parameter_fraction_of_full",
             "worse_than_full_depth_rate",
             "second_task_cost",
+            "second_task_lean_cost",
             "second_task_regret_in_seed_sd",
             "misled_cost",
             "misled_regret_in_seed_sd",
@@ -156,32 +177,22 @@ def _task(table: Table, played: Sequence[Played]) -> TaskFigures:
     mine = ours.seconds[1]
     at_least: list[str] = []
 
-    def soonest(others: Sequence[str]) -> tuple[float | None, bool]:
-        """When, and whether that is only how long they were looked at."""
-        known = [arms[other] for other in others if other in arms]
-        times = [arm.seconds[1] for arm in known if arm.seconds[1] is not None]
-        return (min(times), False) if times else (max((arm.horizon for arm in known), default=None), True)
-
-    def speedup(name: str, others: Sequence[str]) -> float | None:
+    def speedup(name: str, others: Sequence[str], mine: float | None, lean: bool = False) -> float | None:
         """Against the soonest of `others`."""
-        theirs, is_bound = soonest(others)
-        if mine is None or theirs is None:
+        known = [arms[other] for other in others if other in arms]
+        if mine is None or not known:
             return None
-        if is_bound:
+        times = [time for arm in known if (time := arm.lean_seconds if lean else arm.seconds[1]) is not None]
+        if not times:
             at_least.append(name)
-        return theirs / mine
+        return (min(times) if times else max(arm.horizon for arm in known)) / mine
 
-    def most(name: str, others: Sequence[str]) -> float | None:
-        theirs, is_bound = soonest(others)
-        if is_bound:
-            at_least.append(name)
-        return None if theirs is None else theirs / _least_seconds(table)
-
-    def against_ours(name: str) -> float | None:
+    def against_ours(name: str, lean: bool = False) -> float | None:
         if name not in arms:
             return None
-        theirs = arms[name].seconds[1]
-        own = median(reached(each, table, arms[name].horizon) for each in played if each.arm == OURS)
+        theirs = arms[name].lean_seconds if lean else arms[name].seconds[1]
+        most = LEAN * table.habit_parameters if lean else math.inf
+        own = median(reached(each, table, arms[name].horizon, most) for each in played if each.arm == OURS)
         return None if theirs is None or own is None else theirs / own
 
     def regret_in_sd(name: str) -> float | None:
@@ -190,9 +201,16 @@ def _task(table: Table, played: Sequence[Played]) -> TaskFigures:
 
     handed = [step for each in played if each.arm == OURS and (step := headline(each)) is not None]
     full = table.regret(table.full_depth)
-    vs_optuna, vs_random = speedup("speedup_vs_optuna", OPTUNA), speedup("speedup_vs_random", (RANDOM,))
-    most_vs_optuna, most_vs_random = most("most_vs_optuna", OPTUNA), most("most_vs_random", (RANDOM,))
-    vs_full_depth = speedup("speedup_vs_full_depth", (FULL_DEPTH,))
+    least = _least_seconds(table)
+    ratios = {
+        "speedup_vs_optuna": speedup("speedup_vs_optuna", OPTUNA, mine),
+        "speedup_vs_random": speedup("speedup_vs_random", (RANDOM,), mine),
+        "speedup_vs_full_depth": speedup("speedup_vs_full_depth", (FULL_DEPTH,), mine),
+        "most_vs_optuna": speedup("most_vs_optuna", OPTUNA, least),
+        "most_vs_random": speedup("most_vs_random", (RANDOM,), least),
+        "lean_speedup_vs_optuna": speedup("lean_speedup_vs_optuna", OPTUNA, ours.lean_seconds, lean=True),
+        "lean_speedup_vs_random": speedup("lean_speedup_vs_random", (RANDOM,), ours.lean_seconds, lean=True),
+    }
     return TaskFigures(
         task=table.header.task,
         control=table.header.control,
@@ -215,11 +233,8 @@ def _task(table: Table, played: Sequence[Played]) -> TaskFigures:
         arms=arms,
         choices=_choices(played),
         cost_fraction_of_exhaustive=None if mine is None else mine / table.exhaustive_seconds,
-        speedup_vs_optuna=vs_optuna,
-        speedup_vs_random=vs_random,
-        speedup_vs_full_depth=vs_full_depth,
-        most_vs_optuna=most_vs_optuna,
-        most_vs_random=most_vs_random,
+        **ratios,
+        lean_cost_fraction=None if ours.lean_seconds is None else ours.lean_seconds / table.exhaustive_seconds,
         speedups_at_least=tuple(at_least),
         median_regret_in_seed_sd=regret_in_sd(OURS),
         parameter_fraction_of_full=ours.parameters,
@@ -227,6 +242,7 @@ def _task(table: Table, played: Sequence[Played]) -> TaskFigures:
             sum(table.regret(step.option) > full + table.noise for step in handed) / len(handed) if handed else None
         ),
         second_task_cost=against_ours(SECOND),
+        second_task_lean_cost=against_ours(SECOND, lean=True),
         second_task_regret_in_seed_sd=regret_in_sd(SECOND),
         misled_cost=against_ours(MISLED),
         misled_regret_in_seed_sd=regret_in_sd(MISLED),
@@ -252,6 +268,7 @@ def _arm(table: Table, runs: Sequence[Played]) -> ArmFigures:
         replays=len(runs),
         share_reached=sum(time is not None for time in times) / len(times),
         seconds=_spread(times),
+        lean_seconds=median(reached(run, table, horizon, LEAN * table.habit_parameters) for run in runs),
         horizon=horizon,
         regret=median(_regret(table, step) for step in last),
         parameters=median(

@@ -147,6 +147,12 @@ def test_the_last_line_has_the_goals(fair: Table, ours: list[Played]) -> None:
     assert line["cost_fraction_of_exhaustive"] == line["tasks"]["two_step"]["cost_fraction_of_exhaustive"]
     assert 0 < line["cost_fraction_of_exhaustive"] <= LADDER[-1]
     assert line["false_win_replays"] == 1
+    figures = next(task for task in summary.tasks if task.task == "two_step")
+    # Full depth has never at most half of full depth's parameters, which the planted band has.
+    assert figures.arms["full depth"].lean_seconds is None
+    assert figures.lean_cost_fraction is not None
+    assert figures.cost_fraction_of_exhaustive is not None
+    assert figures.lean_cost_fraction >= figures.cost_fraction_of_exhaustive
     text = page(summary, tables, 1.0)
     assert "two_step" in text
     assert "False wins" in text
