@@ -80,11 +80,11 @@ def decide(base_loss: float, losses: Losses) -> RateRange:
     place = ascending.index(best)
     low = _edge(ascending[place::-1], falls, LOW_SHARE)
     high = _edge(ascending[place:], falls, HIGH_SHARE)
-    above = LEAST_ABOVE if place + 1 < len(ascending) else UNTRIED_ABOVE
+    is_bounded = place + 1 < len(ascending) or best >= HIGHEST
     return RateRange(
         low=10.0 ** min(low, best - LEAST_BELOW),
         best=10.0**best,
-        high=10.0 ** max(high, best + above),
+        high=10.0 ** max(high, best + (LEAST_ABOVE if is_bounded else UNTRIED_ABOVE)),
         points=tuple(RatePoint(learning_rate=10.0**exponent, loss=losses[exponent]) for exponent in ascending),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bandsearch.spaces.folder import ADVICE, folder
+from bandsearch.spaces.folder import ADVICE, shipped
 from bandsearch.spaces.page import suggest
 from bandsearch.spaces.reading import parse_space
 from bandsearch.values.errors import SpaceError
@@ -17,7 +17,7 @@ _SUFFIXES = (".yaml", ".yml")
 
 def space_names() -> tuple[str, ...]:
     """The spaces that come with bandsearch: `default` first, then by name."""
-    names = sorted(path.stem for path in folder().glob("*.yaml"))
+    names = sorted(path.stem for path in shipped().glob("*.yaml"))
     return tuple(sorted(names, key=lambda name: name != "default"))
 
 
@@ -36,7 +36,7 @@ def load_space(name_or_path: str | Path) -> SearchSpace:
 def _find(name_or_path: str | Path) -> Path:
     name, names = str(name_or_path), space_names()
     if name in names:
-        return folder() / f"{name}.yaml"
+        return shipped() / f"{name}.yaml"
     path = Path(name_or_path)
     if path.is_file():
         return path

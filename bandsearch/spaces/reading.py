@@ -74,10 +74,10 @@ def _read_space(page: Page, root: yaml.Node, name: str) -> SearchSpace | None:
 def _refuse_odd_ranks(page: Page, root: yaml.Node, ranks: Sequence[int]) -> None:
     """As `SearchSpace` does, with the place in the file."""
     written = next(value for key, value in root.value if key.value == "ranks")
-    several = isinstance(written, yaml.SequenceNode)
-    for index, (node, rank) in enumerate(zip(written.value if several else [written], ranks, strict=True)):
+    is_list = isinstance(written, yaml.SequenceNode)
+    for index, (node, rank) in enumerate(zip(written.value if is_list else [written], ranks, strict=True)):
         if rank % 2:
-            place = f"ranks[{index}]" if several else "ranks"
+            place = f"ranks[{index}]" if is_list else "ranks"
             page.note(node, place, f"the initialisation orthogonal needs even ranks, found {rank}")
 
 

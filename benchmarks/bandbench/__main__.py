@@ -21,7 +21,7 @@ from benchmarks.bandbench.summary import summarize
 from benchmarks.bandbench.table import load_table
 
 FOLDER = Path(__file__).parents[2] / "results" / "bandbench"
-REPLAYS, NULL_REPLAYS = 50, 100
+REPLAYS, NULL_REPLAYS = 50, 200
 SUMMARY_MINUTES = 4.5
 
 

@@ -119,7 +119,7 @@ def _optuna(world: World, horizon: float, sampler: BaseSampler) -> Path:
     table = world.table
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=sampler)
-    code = code_of(table, table.profile)
+    code = code_of(table)
     path: Path = []
     spent, best = 0.0, math.inf
     while spent < horizon:
@@ -161,7 +161,7 @@ def _in_full(world: World, horizon: float, candidates: Iterator[Candidate]) -> P
 
 def _drawn(table: Table, seed: str) -> Iterator[Candidate]:
     """Uniformly in the parameters of the search space, for ever."""
-    source, code = random.Random(seed), code_of(table, table.profile)
+    source, code = random.Random(seed), code_of(table)
     while True:
         params = {name: _value(each, source.random()) for name, each in code.distributions.items()}
         yield code.decode(params)

@@ -1,8 +1,7 @@
-"""Estimates: from trainings to means without noise, what a seed does to all of them, and what is left."""
+"""Estimates: from trainings to where they end without noise, what a seed does to all of them, and what is left."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -39,28 +38,28 @@ def effects_of(whole: Losses, layer_count: int) -> tuple[dict[int, Array], Losse
     return effects, fair
 
 
-def residuals_of(fair: Losses) -> Residuals:
+def residuals_of(fair: Losses, columns: int) -> Residuals:
     trainings: dict[float, list[Array]] = {}
     for (_, rate), by_seed in fair.items():
         if len(by_seed) > 1:
             trainings.setdefault(rate, []).append(np.array(list(by_seed.values())))
-    return Residuals.of(trainings)
+    return Residuals.of(trainings, columns)
 
 
-def shrunk_means(fair: Losses, residuals: Residuals, layer_count: int) -> dict[Arm, Array]:
-    """Means over seeds, each drawn towards those of its kind by the share of their spread that is noise.
+def shrunk_centres(fair: Losses, residuals: Residuals, layer_count: int) -> dict[Arm, Array]:
+    """Centres over seeds, each drawn towards those of its kind by the share of their spread that is noise.
 
     Of many entries that are equal the best looks better than it is; unshrunk, that would be an optimum to miss.
     """
-    means = {arm: np.asarray(np.mean(list(by_seed.values()), axis=0)) for arm, by_seed in fair.items()}
+    centres = {arm: residuals.centre(np.array(list(by_seed.values()))) for arm, by_seed in fair.items()}
     alike: dict[tuple[WidthClass, float, int], list[Arm]] = {}
-    for entry, rate in means:
+    for entry, rate in centres:
         kind = class_of(len(entry.layers), layer_count), rate, len(entry.bands)
         alike.setdefault(kind, []).append((entry, rate))
     shrunk: dict[Arm, Array] = {}
     for arms in alike.values():
-        losses = np.array([means[arm] for arm in arms])
-        variances = np.array([_variance(residuals, arm, means[arm]) / len(fair[arm]) for arm in arms])
+        losses = np.array([centres[arm] for arm in arms])
+        variances = np.array([_variance(residuals, arm, centres[arm]) / len(fair[arm]) for arm in arms])
         between = np.maximum(0.0, losses.var(axis=0) - variances.mean(axis=0))
         kept = between / np.maximum(between + variances, 1e-12)
         drawn = losses.mean(axis=0) + kept * (losses - losses.mean(axis=0))
@@ -68,21 +67,20 @@ def shrunk_means(fair: Losses, residuals: Residuals, layer_count: int) -> dict[A
     return shrunk
 
 
-def _variance(residuals: Residuals, arm: Arm, mean: Array) -> Array:
-    alike = residuals.like(arm[1], float(mean[-1]))
-    return np.mean(alike**2, axis=0) if len(alike) else np.zeros_like(mean)
+def _variance(residuals: Residuals, arm: Arm, centre: Array) -> Array:
+    """Of what a seed does to a training that does not break off, by the median deviation (normal)."""
+    alike = residuals.outcomes(arm[1], centre)
+    return (1.4826 * np.median(np.abs(alike - centre), axis=0)) ** 2 if len(alike) else np.zeros_like(centre)
 
 
 def filled_in(row: Row, best_row: Row, best: Array, gap: Array | None, effect: Array) -> Array:
     """Of a rate that was not trained in full: what was read at the first rung, and from there on the distance to the
     entry's best rate, or none where it was ahead: `gap`, or else what it was at the first rung."""
-    if not row.readings:
-        return np.full_like(best, math.inf)
     if gap is None:
         gap = np.full_like(best, row.readings[0][1] - best_row.readings[0][1])
-    means = best + np.maximum(0.0, gap)
-    means[0] = row.readings[0][1] - effect[0]
-    return means
+    centre = best + np.maximum(0.0, gap)
+    centre[0] = row.readings[0][1] - effect[0]
+    return centre
 
 
 def gap_of(shrunk: Mapping[Arm, Array], siblings: Sequence[Entry], rate: float, best: float) -> Array | None:

@@ -63,7 +63,7 @@ def bandsearch(
 
 def record_of(other: Table, table: Table) -> tuple[Suggestion, ...]:
     """What a run that found the best band of another task's table would recommend here: that candidate, and the same at
-    the rate that the probe found here."""
+    the rate that a whole probe finds here."""
     entries = {index: other.options[index].entry for index in other.own}
     pieces = 2 if table.splits else 1
     partial = [i for i, each in entries.items() if len(each.layers) < other.layer_count and len(each.bands) <= pieces]
@@ -90,7 +90,7 @@ def _search(
 ) -> list[TrialResult]:
     """As Ray Tune drives a campaign over one engine, until a first rung no longer fits or nothing new is left."""
     campaign = Campaign(
-        code_of(table, profile),
+        code_of(table),
         profile,
         rungs=plan.rungs,
         eta=ETA,

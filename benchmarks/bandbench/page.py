@@ -41,15 +41,15 @@ def _goals(summary: Summary) -> str:
         ("times sooner than Optuna, one training of the cheapest that is as good as the best", "most_vs_optuna"),
         ("times sooner than random search, the same", "most_vs_random"),
         ("times sooner than tuned full depth by itself", "speedup_vs_full_depth"),
-        ("the same with at most half of full depth's parameters: cost", "lean_cost_fraction"),
-        ("times sooner than Optuna from scratch", "lean_speedup_vs_optuna"),
-        ("times sooner than random search", "lean_speedup_vs_random"),
+        ("with half of full depth's parameters at most: cost of reaching the optimum", "lean_cost_fraction"),
+        ("with half at most: times sooner than Optuna", "lean_speedup_vs_optuna"),
+        ("with half at most: times sooner than random search", "lean_speedup_vs_random"),
         (f"regret at a budget of 1/{1 / HEADLINE:.0f}, in SD", "median_regret_in_seed_sd"),
         (f"parameters at a budget of 1/{1 / HEADLINE:.0f}, share of full depth", "parameter_fraction_of_full"),
         ("worse than tuned full depth by more than an SD, share of runs (goal: 0)", "worse_than_full_depth_rate"),
         ("second task on a known model: time to the optimum, share of the first's (goal: < 1/2)", "second_task_cost"),
-        ("with at most half of the parameters", "second_task_lean_cost"),
         ("its regret, in SD", "second_task_regret_in_seed_sd"),
+        ("with half of the parameters at most: its time, share of the first's", "second_task_lean_cost"),
         ("with a record of the worst band: time to the optimum, share of that without", "misled_cost"),
         ("its regret, in SD", "misled_regret_in_seed_sd"),
     ]
@@ -221,7 +221,11 @@ def _signals(table: Table, measured: Measured | None) -> str:
         for each in band_signals(table, measured)
     ]
     share = table.profile.seconds / table.exhaustive_seconds
-    return f"{_table(head, body)}\n\nThe probe took {table.profile.seconds:.0f} s, {share:.2%} of the table."
+    told = f"Without a deadline the probe took {table.profile.seconds:.1f} s, {share:.2%} of the table."
+    if table.probes:
+        each = [f"{found.seconds:.1f} s of 1/{1 / budget:.0f}" for budget, found in sorted(table.probes.items())]
+        told += f" In runs with a budget it took {', '.join(each)}."
+    return f"{_table(head, body)}\n\n{told}"
 
 
 def _interval(spread: Spread, show: Callable[[float], str]) -> str:

@@ -23,7 +23,10 @@ from benchmarks.bandbench.table import load_table
 
 
 def take_probes(folder: Path, task: str) -> None:
-    """Write `<task>.probes.json` beside the task's table, unless it is there: on one core, as the table's trainings."""
+    """Write `<task>.probes.json` beside the task's table, unless it is there, on one core, as the table's trainings.
+
+    What a budget gives them goes by what the table cost: one that has grown since wants its probes taken again.
+    """
     table = load_table(folder, task)
     if table is None or load_probes(folder, task):
         return

@@ -113,9 +113,9 @@ def _play(folder: Path, tasks: tuple[str, ...], task: str, arm: str, seed: int) 
 
 
 def reached(played: Played, table: Table, until: float = math.inf, most_parameters: float = math.inf) -> float | None:
-    """Device seconds after which what is handed over stays within seed noise of the optimum, and has no more parameters
-    than that, up to `until` (device seconds); None: never in sight. Arms are compared up to the same time: who is
-    looked at for longer has longer to fall out of sight again."""
+    """Device seconds after which what is handed over stays within seed noise of the optimum, and has no more than
+    `most_parameters`, up to `until` (device seconds); None: never in sight. Arms are compared up to the same time: who
+    is looked at for longer has longer to fall out of sight again."""
     steps = [step for step in played.steps if step.seconds <= until * (1 + 1e-9)]
 
     def is_outside(option: int) -> bool:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 
 from bandsearch.search.candidates import CandidateCode
-from bandsearch.values.profile import SensitivityProfile
 from bandsearch.values.space import BandSpace, RateSpace, SearchSpace
 from benchmarks.bandbench.table import Table
 
 
-def code_of(table: Table, profile: SensitivityProfile) -> CandidateCode:
-    """The choices of the table and no others; `profile` says around which rate."""
+def code_of(table: Table) -> CandidateCode:
+    """The choices of the table and no others."""
     low, high = _rate_ends(table)
     space = SearchSpace(
         name="table",
@@ -21,7 +20,7 @@ def code_of(table: Table, profile: SensitivityProfile) -> CandidateCode:
         targets=table.targets,
         learning_rate=RateSpace(low=low, high=high),
     )
-    return CandidateCode(space, table.header.layout, profile.rate_range)
+    return CandidateCode(space, table.header.layout, table.profile.rate_range)
 
 
 def _rate_ends(table: Table) -> tuple[float, float]:

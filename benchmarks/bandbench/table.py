@@ -3,9 +3,9 @@
 A loss is taken apart as in the decision: entry + seed + noise. The noise of a training is kept over all its readings,
 since one that is ahead at a rung is more often ahead in the end. Two things are filled in, both so that they are not
 better than what was trained: a rate that was not trained in full keeps the distance that it has on the same layers at
-the habit's rank and targets (or its own at the first rung), and an entry on one seed has that seed's loss. Means are
-shrunk by what is noise in them. The optimum is the best entry that a search can find of those on all seeds: a band, in
-two pieces too where the table holds pairs of first and last layers.
+the habit's rank and targets (or its own at the first rung), and an entry on one seed has that seed's loss. Where
+entries end is shrunk by what is noise in it. The optimum is the best entry that a search can find of those on all
+seeds: a band, in two pieces too where the table holds pairs of first and last layers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bandsearch.values.candidate import Candidate
 from bandsearch.values.profile import SensitivityProfile
 from benchmarks.bandbench.clock import Clock
 from benchmarks.bandbench.entry import Entry, best_rate
-from benchmarks.bandbench.estimates import Losses, effects_of, filled_in, gap_of, residuals_of, shrunk_means
+from benchmarks.bandbench.estimates import Losses, effects_of, filled_in, gap_of, residuals_of, shrunk_centres
 from benchmarks.bandbench.probes import Probes, load_probes
 from benchmarks.bandbench.residuals import Array, Residuals
 from benchmarks.bandbench.rows import Header, Row, Rows
@@ -42,7 +42,8 @@ class Option:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """`means` has a row per option and a column per rung and, last, for full training; infinite where it diverged.
+    """`centres`, where trainings usually end, and `means` have a row per option and a column per rung and, last, for
+    full training; infinite where it diverged.
 
     `effects` are what stored seeds do to all entries, `residuals` what is left. Both have the columns of `means`.
 
@@ -53,6 +54,7 @@ class Table:
     header: Header
     profile: SensitivityProfile
     options: tuple[Option, ...]
+    centres: Array
     means: Array
     read: Array
     constant: Array
@@ -65,8 +67,10 @@ class Table:
 
     def profile_within(self, seconds: float) -> SensitivityProfile:
         """What the probe of a run with a budget of so many device seconds finds."""
+        if not self.probes:
+            return self.profile
         paid = [share for share in self.probes if share * self.exhaustive_seconds <= seconds * (1 + 1e-9)]
-        return self.probes[max(paid)] if paid else self.profile
+        return self.probes[max(paid, default=min(self.probes))]
 
     @property
     def layer_count(self) -> int:
@@ -78,14 +82,22 @@ class Table:
 
     @functools.cached_property
     def noise(self) -> float:
-        """Standard deviation of the loss of a full training over seeds, seed effects taken out, pooled over the entries
-        on more than one seed at their own rates; 0 on one seed."""
-        alike = [self.noise_like(index) for index in self.own if self.options[index].seeds > 1]
-        return math.sqrt(statistics.mean(float(np.mean(each[:, -1] ** 2)) for each in alike)) if alike else 0.0
+        """Standard deviation of the loss of a full training over seeds, seed effects taken out: that of trainings like
+        them, pooled over the entries on more than one seed at their own rates; 0 on one seed."""
+        pools = (self.noise_like(index) for index in self.own if self.options[index].seeds > 1)
+        variances = [float(np.mean(pool[:, -1] ** 2)) for pool in pools if len(pool)]
+        return math.sqrt(statistics.mean(variances)) if variances else 0.0
 
     def noise_like(self, option: int) -> Array:
-        """Residuals of trainings like its own, of shape (trainings, columns), without a row in a table of one seed."""
-        return self.residuals.like(self.options[option].candidate.learning_rate, float(self.full[option]))
+        """What trainings like its own end above its mean, of shape (trainings, columns), without a row where nothing
+        was trained on two seeds."""
+        return self._noise[option]
+
+    @functools.cached_property
+    def _noise(self) -> list[Array]:
+        rates = [option.candidate.learning_rate for option in self.options]
+        pools = [self.residuals.outcomes(rate, centre) for rate, centre in zip(rates, self.centres, strict=True)]
+        return [pool - pool.mean(axis=0) if len(pool) else pool for pool in pools]
 
     @functools.cached_property
     def own(self) -> tuple[int, ...]:
@@ -105,10 +117,15 @@ class Table:
         return any(option.entry.is_ends(self.layer_count) for option in self.options)
 
     @functools.cached_property
+    def searchable(self) -> tuple[int, ...]:
+        """The options that a search can find."""
+        pieces = 2 if self.splits else 1
+        return tuple(i for i, option in enumerate(self.options) if len(option.entry.bands) <= pieces)
+
+    @functools.cached_property
     def optimum(self) -> int:
         """The best entry that can be searched, of those on the most seeds."""
-        pieces = 2 if self.splits else 1
-        return self._best([i for i, option in enumerate(self.options) if len(option.entry.bands) <= pieces])
+        return self._best(self.searchable)
 
     @functools.cached_property
     def best_band(self) -> int:
@@ -197,40 +214,41 @@ def table_of(
     if not any(len(entry.layers) == header.layout.layer_count for entry, _ in whole):
         return None
     effects, fair = effects_of(whole, header.layout.layer_count)
-    residuals = residuals_of(fair)
-    shrunk = shrunk_means(fair, residuals, header.layout.layer_count)
+    residuals = residuals_of(fair, len(columns))
+    shrunk = shrunk_centres(fair, residuals, header.layout.layer_count)
+    broken = {(row.entry, row.rate) for row in rows if row.kind == "full" and row.seed == 0 and not row.readings}
     ends: dict[Entry, dict[float, tuple[int, float]]] = {}
     for (entry, rate), by_seed in whole.items():
-        ends.setdefault(entry, {})[rate] = (len(by_seed), float(shrunk[entry, rate][-1]))
+        end = float(_mean(residuals, rate, shrunk[entry, rate])[-1])
+        ends.setdefault(entry, {})[rate] = (len(by_seed), end)
     best = {entry: _own_rate(known) for entry, known in ends.items()}
     siblings: dict[tuple[tuple[int, int], ...], list[Entry]] = {}
     for entry in best:
         siblings.setdefault(entry.bands, []).append(entry)
-    options, means = [], []
+    options, centres = [], []
     for (entry, rate), by_seed in proxies.items():
         if entry not in best or 0 not in by_seed:
             continue
         candidate = entry.candidate(rate, header.alpha)
         parameters = trainable_parameters(candidate, header.layout)
         options.append(Option(entry, candidate, parameters, len(whole.get((entry, rate), ()))))
-        means.append(
-            shrunk[entry, rate]
-            if (entry, rate) in whole
-            else filled_in(
-                by_seed[0],
-                proxies[entry, best[entry]][0],
-                shrunk[entry, best[entry]],
-                gap_of(shrunk, siblings[entry.bands], rate, best[entry]),
-                effects[0],
-            )
-        )
+        if not by_seed[0].readings or (entry, rate) in broken:
+            centres.append(np.full(len(columns), math.inf))
+        elif (entry, rate) in whole:
+            centres.append(shrunk[entry, rate])
+        else:
+            gap = gap_of(shrunk, siblings[entry.bands], rate, best[entry])
+            best_row = proxies[entry, best[entry]][0]
+            centres.append(filled_in(by_seed[0], best_row, shrunk[entry, best[entry]], gap, effects[0]))
+    rates = [option.candidate.learning_rate for option in options]
     edges = (header.rates[0], header.rates[-1]) if len(header.rates) > 1 else ()
     clock = _clock(header, rows)
     return Table(
         header=header,
         profile=profile,
         options=tuple(options),
-        means=np.array(means),
+        centres=np.array(centres),
+        means=np.array([_mean(residuals, rate, centre) for rate, centre in zip(rates, centres, strict=True)]),
         read=_as_read(rows, "proxy", options, len(columns)),
         constant=_as_read(rows, "constant", options, len(columns)),
         effects=np.array(list(effects.values())),
@@ -242,6 +260,11 @@ def table_of(
         edge_share=sum(rate in edges for rate in best.values()) / len(best),
         probes=probes or {},
     )
+
+
+def _mean(residuals: Residuals, rate: float, centre: Array) -> Array:
+    alike = residuals.outcomes(rate, centre)
+    return np.asarray(alike.mean(axis=0)) if len(alike) else centre
 
 
 def _as_read(rows: Sequence[Row], kind: str, options: Sequence[Option], columns: int) -> Array:

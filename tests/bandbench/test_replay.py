@@ -194,10 +194,7 @@ def test_without_a_table_one_sentence_says_how_to_build_one(
 def test_a_right_record_helps_and_a_wrong_one_costs_little(fair: Table, ours: list[Played]) -> None:
     def regret(played: list[Played]) -> float:
         return statistics.mean(
-            fair.regret(step.option)
-            for each in played
-            for step in each.steps
-            if HEADLINE / 2 <= step.budget <= HEADLINE
+            fair.regret(step.option) for each in played for step in each.steps if step.budget == HEADLINE
         )
 
     right = [play(fair, SECOND, seed, other=fair) for seed in range(REPLAYS)]

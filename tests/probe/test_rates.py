@@ -94,6 +94,10 @@ def test_where_time_lets_one_rate_be_tried_those_a_decade_away_are_still_searche
     found = range_test(3.0, lambda rate: 2.0 + abs(math.log10(rate) - centre), lambda runs: False)
     assert found.low <= 10**centre * (1 + 1e-9)
     assert found.high >= 10**centre * (1 - 1e-9)
+    # Nor is the higher one of two, unless the test ends there.
+    assert decide(3.0, {-3.0: 2.5, -2.0: 2.0}).high == pytest.approx(0.1)
+    assert decide(3.0, {-3.0: 2.0, -2.0: 2.5}).high < 1e-2
+    assert decide(3.0, {-1.0: 2.5, 0.0: 2.0}).high < 2
 
 
 def test_a_fall_that_is_lost_again_ends_the_span() -> None:

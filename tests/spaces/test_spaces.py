@@ -42,9 +42,9 @@ def test_the_default_file_writes_out_the_defaults() -> None:
 
 
 def test_the_default_file_explains_every_key() -> None:
-    from bandsearch.spaces.folder import folder
+    from bandsearch.spaces.folder import shipped
 
-    header = [line for line in (folder() / "default.yaml").read_text().splitlines() if line.startswith("#")]
+    header = [line for line in (shipped() / "default.yaml").read_text().splitlines() if line.startswith("#")]
     explained = {line.removeprefix("#").split()[0] for line in header if line.removeprefix("#").strip()}
     keys = set(SearchSpace.model_fields) - {"name"} | set(BandSpace.model_fields)
     assert keys <= explained
