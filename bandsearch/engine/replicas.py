@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import distributed_c10d
 
 Item = TypeVar("Item")
 
@@ -91,3 +92,5 @@ def leave() -> None:
     """Out of the group, if there is one: a second one cannot be made, and what it holds on an accelerator is free."""
     if dist.is_initialized():
         dist.destroy_process_group()
+    # torch counts the groups of a process, one that failed to form too, and looks for the others under that number.
+    distributed_c10d._world.group_count = 0

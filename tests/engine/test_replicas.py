@@ -6,8 +6,10 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -147,6 +149,24 @@ def test_where_one_fails_at_meeting_the_others_do_not_wait_for_it(pool: EnginePo
     assert len(ray.get([pool.apply_async(index, number_of) for index in range(3)], timeout=60)) == 3
     assert [pool.apply(place, lambda _: torch.distributed.is_initialized()) for place in range(3)] == [False] * 3
     assert [team.size for team in form_teams(pool, 1, 3)] == [3]
+
+
+def meet_nobody(engine: Engine) -> int:
+    replicas.leave()
+    with TemporaryDirectory() as folder, suppress(RuntimeError):
+        store = torch.distributed.FileStore(f"{folder}/store", 2)
+        torch.distributed.init_process_group(
+            "gloo", store=store, rank=0, world_size=2, timeout=timedelta(milliseconds=100)
+        )
+    return engine.threads
+
+
+def test_who_failed_to_meet_before_is_found_by_the_others(pool: EnginePool) -> None:
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    pool.apply(0, meet_nobody)
+    (team,) = form_teams(pool, 1, 3)
+    assert team.size == 3
+    team.part()
 
 
 def test_nobody_waits_for_long_where_somebody_does_not_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
