@@ -39,14 +39,16 @@ def band_spaces() -> st.SearchStrategy[BandSpace]:
 
 @st.composite
 def codes(draw: st.DrawFn) -> CandidateCode:
+    inits = tuple(draw(st.lists(st.sampled_from(Init), min_size=1, max_size=3, unique=True)))
+    ranks = [2, 4, 8, 16, 64] if Init.ORTHOGONAL in inits else [1, 2, 4, 8, 16, 64]
     space = SearchSpace(
         name="drawn",
         bands=draw(band_spaces()),
-        ranks=tuple(draw(st.lists(st.sampled_from([1, 2, 4, 8, 16, 64]), min_size=1, max_size=4))),
+        ranks=tuple(draw(st.lists(st.sampled_from(ranks), min_size=1, max_size=4))),
         alpha=draw(st.sampled_from([16.0, "1r", "2r"])),
         targets=tuple(draw(st.lists(st.sampled_from(["attention", "mlp", "all", "q_proj+v_proj"]), min_size=1))),
         methods=(Method.LORA, Method.RSLORA),
-        inits=tuple(draw(st.lists(st.sampled_from(Init), min_size=1, max_size=3, unique=True))),
+        inits=inits,
     )
     layers = draw(st.integers(12, 40))
     try:
