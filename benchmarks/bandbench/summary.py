@@ -177,15 +177,15 @@ def _task(table: Table, played: Sequence[Played]) -> TaskFigures:
     mine = ours.seconds[1]
     at_least: list[str] = []
 
-    def speedup(name: str, others: Sequence[str], mine: float | None, lean: bool = False) -> float | None:
+    def speedup(name: str, others: Sequence[str], after: float | None, lean: bool = False) -> float | None:
         """Against the soonest of `others`."""
         known = [arms[other] for other in others if other in arms]
-        if mine is None or not known:
+        if after is None or not known:
             return None
         times = [time for arm in known if (time := arm.lean_seconds if lean else arm.seconds[1]) is not None]
         if not times:
             at_least.append(name)
-        return (min(times) if times else max(arm.horizon for arm in known)) / mine
+        return (min(times) if times else max(arm.horizon for arm in known)) / after
 
     def against_ours(name: str, lean: bool = False) -> float | None:
         if name not in arms:

@@ -26,7 +26,7 @@ from benchmarks.bandbench.clock import Clock
 from benchmarks.bandbench.entry import Entry, best_rate
 from benchmarks.bandbench.estimates import Losses, effects_of, filled_in, gap_of, residuals_of, shrunk_centres
 from benchmarks.bandbench.probes import Probes, load_probes
-from benchmarks.bandbench.residuals import Array, Residuals
+from benchmarks.bandbench.residuals import Array
 from benchmarks.bandbench.rows import Header, Row, Rows
 
 
@@ -45,7 +45,8 @@ class Table:
     """`centres`, where trainings usually end, and `means` have a row per option and a column per rung and, last, for
     full training; infinite where it diverged.
 
-    `effects` are what stored seeds do to all entries, `residuals` what is left. Both have the columns of `means`.
+    `effects` are what stored seeds do to all entries, `residuals` by option what trainings like it end above its mean.
+    Both have the columns of `means`.
 
     `read` and `constant` are what signals are judged by, losses of seed 0 as they were read, with the columns of
     `means` and NaN where nothing was: with the search's proxies, and at a constant rate where such were trained.
@@ -59,7 +60,7 @@ class Table:
     read: Array
     constant: Array
     effects: Array
-    residuals: Residuals
+    residuals: tuple[Array, ...]
     clock: Clock
     exhaustive_seconds: float
     edge_share: float
@@ -91,13 +92,7 @@ class Table:
     def noise_like(self, option: int) -> Array:
         """What trainings like its own end above its mean, of shape (trainings, columns), without a row where nothing
         was trained on two seeds."""
-        return self._noise[option]
-
-    @functools.cached_property
-    def _noise(self) -> list[Array]:
-        rates = [option.candidate.learning_rate for option in self.options]
-        pools = [self.residuals.outcomes(rate, centre) for rate, centre in zip(rates, self.centres, strict=True)]
-        return [pool - pool.mean(axis=0) if len(pool) else pool for pool in pools]
+        return self.residuals[option]
 
     @functools.cached_property
     def own(self) -> tuple[int, ...]:
@@ -219,8 +214,9 @@ def table_of(
     broken = {(row.entry, row.rate) for row in rows if row.kind == "full" and row.seed == 0 and not row.readings}
     ends: dict[Entry, dict[float, tuple[int, float]]] = {}
     for (entry, rate), by_seed in whole.items():
-        end = float(_mean(residuals, rate, shrunk[entry, rate])[-1])
-        ends.setdefault(entry, {})[rate] = (len(by_seed), end)
+        centre = shrunk[entry, rate]
+        mean = _mean(residuals.outcomes(rate, centre), centre)
+        ends.setdefault(entry, {})[rate] = (len(by_seed), float(mean[-1]))
     best = {entry: _own_rate(known) for entry, known in ends.items()}
     siblings: dict[tuple[tuple[int, int], ...], list[Entry]] = {}
     for entry in best:
@@ -240,7 +236,11 @@ def table_of(
             gap = gap_of(shrunk, siblings[entry.bands], rate, best[entry])
             best_row = proxies[entry, best[entry]][0]
             centres.append(filled_in(by_seed[0], best_row, shrunk[entry, best[entry]], gap, effects[0]))
-    rates = [option.candidate.learning_rate for option in options]
+    outcomes = [
+        residuals.outcomes(option.candidate.learning_rate, centre)
+        for option, centre in zip(options, centres, strict=True)
+    ]
+    means = [_mean(pool, centre) for pool, centre in zip(outcomes, centres, strict=True)]
     edges = (header.rates[0], header.rates[-1]) if len(header.rates) > 1 else ()
     clock = _clock(header, rows)
     return Table(
@@ -248,11 +248,11 @@ def table_of(
         profile=profile,
         options=tuple(options),
         centres=np.array(centres),
-        means=np.array([_mean(residuals, rate, centre) for rate, centre in zip(rates, centres, strict=True)]),
+        means=np.array(means),
         read=_as_read(rows, "proxy", options, len(columns)),
         constant=_as_read(rows, "constant", options, len(columns)),
         effects=np.array(list(effects.values())),
-        residuals=residuals,
+        residuals=tuple(pool - mean for pool, mean in zip(outcomes, means, strict=True)),
         clock=clock,
         exhaustive_seconds=sum(
             row.readings[-1][0] * clock.seconds(row.entry) for row in rows if row.readings and row.kind != "constant"
@@ -262,9 +262,9 @@ def table_of(
     )
 
 
-def _mean(residuals: Residuals, rate: float, centre: Array) -> Array:
-    alike = residuals.outcomes(rate, centre)
-    return np.asarray(alike.mean(axis=0)) if len(alike) else centre
+def _mean(outcomes: Array, centre: Array) -> Array:
+    """Without outcomes the centre."""
+    return np.asarray(outcomes.mean(axis=0)) if len(outcomes) else centre
 
 
 def _as_read(rows: Sequence[Row], kind: str, options: Sequence[Option], columns: int) -> Array:
