@@ -26,7 +26,7 @@ from bandsearch.values.levers import Levers
 from bandsearch.values.plan import Plan
 from bandsearch.values.profile import SensitivityProfile
 from bandsearch.values.progress import Listener, Stop, never, silent
-from bandsearch.values.spec import DataSpec, ModelSpec, Objective, PriorSource, RunSpec, TrainSpec
+from bandsearch.values.spec import TOLERANCE, DataSpec, ModelSpec, Objective, PriorSource, RunSpec, TrainSpec
 
 if TYPE_CHECKING:
     from bandsearch.adapters.verify import Finding
@@ -42,6 +42,7 @@ def specify(
     trials: int | None = None,
     space: str = "default",
     objective: str = "loss",
+    tolerance: float = TOLERANCE,
     seed: int = 0,
     revision: str | None = None,
     dtype: str = "auto",
@@ -68,8 +69,9 @@ def specify(
 
     `dataset` may be left out for the embedded model alone, which brings its own tasks. It also brings texts of the kind
     it was pre-trained on, which take the place of the neutral ones where no `retention` is given. `columns` are
-    what columns are read as, such as {"article": "prompt", "highlights": "completion"}. `template` is a jinja chat
-    template's file or name, read now and kept with the specification.
+    what columns are read as, such as {"article": "prompt", "highlights": "completion"}. `tolerance` is the share of
+    full depth's validation loss that does not matter. `template` is a jinja chat template's file or name, read now and
+    kept with the specification.
     """
     if dataset is None:
         if model != DEMO:
@@ -81,6 +83,8 @@ def specify(
         retention = f"demo:{CORPUS}"
     if objective not in set(Objective):
         raise UsageError(f"Unknown objective {objective!r}.", f"Choose {' or '.join(Objective)}.")
+    if not 0 <= tolerance < 1:
+        raise UsageError(f"A tolerance of {tolerance:g} is no share of a loss.", "Give 0.01 for one per cent.")
     if prior not in set(PriorSource):
         raise UsageError(f"Unknown prior {prior!r}.", f"Choose {' or '.join(PriorSource)}.")
     if budget is None and trials is None:
@@ -99,6 +103,7 @@ def specify(
         budget=Budget.parse(budget) if budget else None,
         trials=trials,
         objective=Objective(objective),
+        tolerance=tolerance,
         levers=Levers.without(without),
         seed=seed,
         tasks=tasks,

@@ -83,6 +83,7 @@ NO_SEARCH: dict[str, Any] = {
     "trials": 1,
     "space": "default",
     "objective": "loss",
+    "tolerance": 0.01,
     "epochs": 3.0,
     "steps": None,
     "prior": "none",
@@ -118,6 +119,15 @@ def specification(
             rich_help_panel=SEARCH,
         ),
     ] = "loss",
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            help="What does not matter, as a share of full depth's validation loss: less is no win, and the smallest "
+            "candidate that is no worse by more is handed over. A larger one gives smaller adapters, 0 leaves it to "
+            "the noise alone.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = 0.01,
     prior: Annotated[
         Literal["none", "atlas"],
         typer.Option(
@@ -185,6 +195,7 @@ def specification(
         trials=trials,
         space=space,
         objective=objective,
+        tolerance=tolerance,
         seed=seed,
         revision=revision,
         dtype=dtype,

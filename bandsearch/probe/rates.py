@@ -17,10 +17,13 @@ START, LOWEST, HIGHEST = -3.0, -6.0, 0.0
 # Shares of the best rate's fall in loss that still count as falling well. A rate with a quarter of the fall catches
 # up in a training several times longer; one beyond the best only gets worse there.
 LOW_SHARE, HIGH_SHARE = 0.25, 0.8
-# At least this far below and above the best, in powers of ten: real trainings are five to fifty times longer than
-# the test's runs, and longer trainings end lower at lower rates.
-LEAST_BELOW, LEAST_ABOVE = 1.0, 0.25
-# And this far above a best rate that time let nothing be tried beyond.
+# At least this far below the best, in powers of ten: real trainings are five to fifty times longer than the test's
+# runs, and longer trainings end lower at lower rates.
+LEAST_BELOW = 1.0
+# Of the way to the next rate that was tried above the best: what is best may lie anywhere between the two, and after
+# three steps a rate that is right looks too high.
+SHARE_ABOVE = 0.5
+# This far above a best rate that time let nothing be tried beyond.
 UNTRIED_ABOVE = 1.0
 # A fall of less than this share of the first loss is no learning.
 LEAST_FALL = 0.005
@@ -62,9 +65,9 @@ def decide(base_loss: float, losses: Losses) -> RateRange:
     """The span of rates at which the loss falls well, from the loss at each exponent of ten (None: diverged).
 
     `best` has the lowest loss. `low` and `high` are where the fall, interpolated over the logarithm of the rate,
-    drops to LOW_SHARE and HIGH_SHARE of the best one's, at least LEAST_BELOW and LEAST_ABOVE decades away,
-    UNTRIED_ABOVE where no higher rate was tried. Where no rate learns anything, `best` is the highest one that does no
-    harm.
+    drops to LOW_SHARE and HIGH_SHARE of the best one's, at least LEAST_BELOW decades below and half way to the next
+    higher rate that was tried, UNTRIED_ABOVE decades where none was. Where no rate learns anything, `best` is the
+    highest one that does no harm.
     """
     falls = {exponent: base_loss - loss for exponent, loss in losses.items() if loss is not None}
     if not falls:
@@ -80,11 +83,12 @@ def decide(base_loss: float, losses: Losses) -> RateRange:
     place = ascending.index(best)
     low = _edge(ascending[place::-1], falls, LOW_SHARE)
     high = _edge(ascending[place:], falls, HIGH_SHARE)
-    is_bounded = place + 1 < len(ascending) or best >= HIGHEST
+    higher = ascending[place + 1 :]
+    above = SHARE_ABOVE * (higher[0] - best) if higher else min(UNTRIED_ABOVE, HIGHEST - best)
     return RateRange(
         low=10.0 ** min(low, best - LEAST_BELOW),
         best=10.0**best,
-        high=10.0 ** max(high, best + (LEAST_ABOVE if is_bounded else UNTRIED_ABOVE)),
+        high=10.0 ** max(high, best + above),
         points=tuple(RatePoint(learning_rate=10.0**exponent, loss=losses[exponent]) for exponent in ascending),
     )
 

@@ -29,7 +29,8 @@ SAMPLES = 8
 
 
 def settle(pool: EnginePool, folder: Path, winner: Winner, plan: Plan) -> Winner:
-    """Compare the two finished trainings on validation once more, and fall back to the baseline if it is ahead.
+    """Compare the two finished trainings on validation once more, and fall back to the baseline if it is ahead by as
+    much as matters.
 
     Confirmation judged shorter trainings. What is handed over must not be worse than the habit at full length; the
     test split has no say in it. Paired bootstrap over the validation examples, as on the test split.
@@ -42,7 +43,7 @@ def settle(pool: EnginePool, folder: Path, winner: Winner, plan: Plan) -> Winner
         for arm, candidate in zip(pair, (winner.candidate, winner.baseline), strict=True)
     ]
     difference = compare(scores, [pair])[0].difference
-    if difference.low <= 0:
+    if difference.low <= 0 or difference.mean <= winner.tolerance * scores[1].loss:
         return winner
     return winner.model_copy(
         update={

@@ -27,6 +27,7 @@ from bandsearch.run.rest import ended_in_time, enlarged, require_rest
 from bandsearch.run.retrain import full_fidelity, retrain
 from bandsearch.rundir import Events, Records, RunDirectory, disk_errors, require_disk
 from bandsearch.search.confirm import confirm
+from bandsearch.search.decision import Aim
 from bandsearch.search.search import run_search, searched
 from bandsearch.values.environment import Environment
 from bandsearch.values.errors import (
@@ -296,7 +297,7 @@ def _winner(at: _Run, profile: SensitivityProfile) -> Winner:
             seed=seed,
             records=records,
             wall_left=at.wall_left("retrain", "evaluate"),
-            objective=at.job.spec.objective,
+            aim=Aim(at.job.spec.objective, at.job.spec.tolerance),
             retention=at.job.retention.texts[: at.plan.retention_texts],
             listen=at.listen,
             stop=at.stop,

@@ -165,12 +165,13 @@ def _headline(winner: Winner, evaluation: Evaluation) -> tuple[str, str]:
     difference = comparison.difference
     if difference.high < 0 and winner.choice is Choice.BEATS_BASELINE:
         return f"LoRA on {where} beats tuned full-depth LoRA, with {size}.", "good"
-    if difference.low > 0:
+    if winner.is_behind(evaluation):
         return f"LoRA on {where} kept up on validation, but is behind full depth on the test split.", "bad"
     if difference.high < 0:
         ahead = "is ahead of full depth on the test split, but not beyond noise on validation, so no win is claimed"
         return f"LoRA on {where} {ahead}; {size}.", "open"
-    return f"No gain was shown: LoRA on {where} is within noise of full depth, with {size}.", "open"
+    alike = "within noise of full depth" if difference.low <= 0 else "behind full depth by less than matters"
+    return f"No gain was shown: LoRA on {where} is {alike}, with {size}.", "open"
 
 
 def _examples(arm: ArmScores) -> str:

@@ -38,12 +38,14 @@ def _on_the_task(winner: Winner, evaluation: Evaluation) -> str:
             f"{lora} is handed over, with {share}: {_among_equals(winner)} on validation. On the test split it is "
             f"ahead of {BASELINE}; as validation did not show that beyond noise, no win is claimed. {test}"
         )
-    if comparison.difference.low > 0:
+    if winner.is_behind(evaluation):
         return (
             f"{lora} kept up with {BASELINE} on validation with {share}, but is behind it on the test split. {test} "
             "Use it for its size, or train full depth."
         )
     why = "it led on validation, but not beyond noise on the test split" if won_validation else _among_equals(winner)
+    if comparison.difference.low > 0:
+        test += f" It is behind by less than the {percent(winner.tolerance)} that were said not to matter."
     return f"No candidate beats {BASELINE} beyond noise. {lora} is handed over, with {share}: {why}. {test}"
 
 

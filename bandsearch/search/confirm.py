@@ -13,7 +13,7 @@ from bandsearch.data.dataset import Encoded
 from bandsearch.engine.failures import DivergedError, OutOfMemoryError
 from bandsearch.evaluate.retention import divergence_of
 from bandsearch.search.clock import Clock
-from bandsearch.search.decision import SEEDS_NEEDED, Contender, decide, tuned_baseline
+from bandsearch.search.decision import LOWEST_LOSS, SEEDS_NEEDED, Aim, Contender, decide, tuned_baseline
 from bandsearch.search.finalists import MOST_SEEDS, next_training, pick_finalists
 from bandsearch.search.ports import Pool, Records
 from bandsearch.search.proposal import Proposal
@@ -44,7 +44,7 @@ def confirm(
     seed: int,
     records: Records,
     wall_left: Callable[[], float],
-    objective: Objective = Objective.LOSS,
+    aim: Aim = LOWEST_LOSS,
     retention: Sequence[Encoded] = (),
     listen: Listener = silent,
     stop: Stop = never,
@@ -58,11 +58,9 @@ def confirm(
     on the texts `retention`, and decides between those within noise. When `stop()` turns true, decides on what there
     is. Raises BandsearchError where an engine is lost.
     """
-    texts = tuple(retention) if objective is Objective.RETENTION else ()
+    texts = tuple(retention) if aim.objective is Objective.RETENTION else ()
     clock = Clock(wall_left, plan.costs.with_divergence(len(texts)))
-    return _Confirmation(pool, results, layout, profile, plan, seed, records, clock, objective, texts, listen).winner(
-        stop
-    )
+    return _Confirmation(pool, results, layout, profile, plan, seed, records, clock, aim, texts, listen).winner(stop)
 
 
 @dataclass
@@ -77,7 +75,7 @@ class _Confirmation:
     seed: int
     records: Records
     clock: Clock
-    objective: Objective
+    aim: Aim
     texts: tuple[Encoded, ...]
     listen: Listener
 
@@ -104,7 +102,7 @@ class _Confirmation:
             # What still runs after a stop is left to end with its engine.
             threads.shutdown(wait=False, cancel_futures=True)
         contenders = self._contenders()
-        return decide(contenders, tuned_baseline(contenders).proposal, self.plan.confirm_steps, self.objective)
+        return decide(contenders, tuned_baseline(contenders).proposal, self.plan.confirm_steps, self.aim)
 
     def _begin(self, threads: ThreadPoolExecutor) -> None:
         """Give every idle engine a training, as far as any is left to do."""
@@ -131,7 +129,7 @@ class _Confirmation:
         # several often does not.
         sure = rounds - 1 if self.places > 1 and rounds > 1 else rounds
         capacity = len(started) - running + max(running, self.places * sure)
-        found = next_training(contenders, started, plan.confirm_seeds, capacity, self.objective)
+        found = next_training(contenders, started, plan.confirm_seeds, capacity, self.aim)
         if found is None:
             return None
         index, place = found

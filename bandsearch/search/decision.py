@@ -23,6 +23,17 @@ MOST_TOLERATED = 0.75
 
 
 @dataclass(frozen=True)
+class Aim:
+    """What is to be handed over. `tolerance`: what does not matter, as a share of tuned full depth's loss."""
+
+    objective: Objective = Objective.LOSS
+    tolerance: float = 0.0
+
+
+LOWEST_LOSS = Aim()
+
+
+@dataclass(frozen=True)
 class Contender:
     """A finalist with its validation losses (nats per token, finite) by seed, and its mean divergence from the base
     where that was measured (nats per token).
@@ -33,17 +44,16 @@ class Contender:
     divergence: float | None = None
 
 
-def decide(
-    contenders: Sequence[Contender], baseline: Proposal, steps: int, objective: Objective = Objective.LOSS
-) -> Winner:
+def decide(contenders: Sequence[Contender], baseline: Proposal, steps: int, aim: Aim = LOWEST_LOSS) -> Winner:
     """Who is handed over after confirmation at `steps` steps.
 
     - A contender whose mean loss is below the tuned full-depth baseline's by more than chance explains wins, the best
       of those that do: one-sided t-test on the pooled noise (or the pair's own, where larger), its level divided by the
-      number of contenders (Bonferroni), so that where depth does not matter at most 5 % of runs declare a win.
+      number of contenders (Bonferroni), so that where depth does not matter at most 5 % of runs declare a win. With
+      enough seeds any difference is one, so it must be larger than the tolerance too.
     - Otherwise the contender with the fewest trainable parameters among those within noise of the best, of those that
       are not larger than the baseline. Within noise is one standard error of the difference, at most three quarters
-      of what a seed does to a loss.
+      of what a seed does to a loss, or the tolerance where that is larger.
     - Whoever was trained on a single seed, the baseline apart, is not handed over.
     - Where noise cannot be judged (one seed) or nothing was confirmed, the baseline.
 
@@ -55,8 +65,8 @@ def decide(
     """
     measured = [contender for contender in contenders if contender.losses]
     # What was not measured for all cannot decide between them.
-    by_divergence = objective is Objective.RETENTION and all(each.divergence is not None for each in measured)
-    chosen, choice, reason = _choose(measured, baseline, steps, by_divergence)
+    by_divergence = aim.objective is Objective.RETENTION and all(each.divergence is not None for each in measured)
+    chosen, choice, reason = _choose(measured, baseline, steps, by_divergence, aim.tolerance)
     means = Noise.of([contender.losses for contender in measured]).means if measured else ()
     finalists = [_finalist(each, float(mean), steps) for each, mean in zip(measured, means, strict=True)]
     return Winner(
@@ -67,6 +77,7 @@ def decide(
         reason=reason,
         baseline=baseline.candidate,
         baseline_parameters=baseline.trainable_parameters,
+        tolerance=aim.tolerance,
         finalists=tuple(sorted(finalists, key=lambda each: each.loss)),
     )
 
@@ -81,33 +92,35 @@ def tuned_baseline(contenders: Sequence[Contender]) -> Contender:
     return best
 
 
-def deciding(contenders: Sequence[Contender], objective: Objective) -> set[int]:
+def deciding(contenders: Sequence[Contender], aim: Aim) -> set[int]:
     """On whom the decision rests as things stand: the tuned baseline, the best, and who would be handed over."""
     baseline = tuned_baseline(contenders).proposal
-    winner = decide(contenders, baseline, 0, objective)
+    winner = decide(contenders, baseline, 0, aim)
     named = {baseline.candidate, winner.candidate, *(each.candidate for each in winner.finalists[:1])}
     return {index for index, each in enumerate(contenders) if each.proposal.candidate in named}
 
 
-def in_contention(contenders: Sequence[Contender]) -> list[int]:
+def in_contention(contenders: Sequence[Contender], tolerance: float = 0.0) -> list[int]:
     """Which of them may still be handed over: the tuned baseline, and all whose mean is not above the best one's by
-    more than chance explains (one-sided, 95 %); those without losses too."""
+    more than chance explains (one-sided, 95 %) and the tolerance allows; those without losses too."""
     measured = [index for index, contender in enumerate(contenders) if contender.losses]
     noise = Noise.of([contenders[index].losses for index in measured]) if measured else None
     if noise is None or noise.freedom == 0:
         return list(range(len(contenders)))
     places = range(len(measured))
     best = min(places, key=lambda place: noise.means[place])
-    bound = noise.quantile(1 - FALSE_WIN_RATE)
+    bound, tolerated = noise.quantile(1 - FALSE_WIN_RATE), tolerance * abs(float(noise.means[best]))
     beaten = {
-        measured[place] for place in places if noise.difference(place, best) > bound * noise.standard_error(place, best)
+        measured[place]
+        for place in places
+        if noise.difference(place, best) > max(bound * noise.standard_error(place, best), tolerated)
     }
     baseline = tuned_baseline(contenders)
     return [index for index, each in enumerate(contenders) if index not in beaten or each is baseline]
 
 
 def _choose(
-    measured: Sequence[Contender], baseline: Proposal, steps: int, by_divergence: bool
+    measured: Sequence[Contender], baseline: Proposal, steps: int, by_divergence: bool, tolerance: float
 ) -> tuple[Proposal, Choice, str]:
     if not measured:
         reason = "No candidate could be confirmed in the time there was, so full-depth LoRA is handed over."
@@ -125,14 +138,15 @@ def _choose(
     base = next((i for i, each in enumerate(measured) if each.proposal.candidate == baseline.candidate), None)
     if base is None:
         lost = "The full-depth baseline gave no result in confirmation. "
-        return _within_noise(measured, noise, baseline, lost, by_divergence)
+        return _within_noise(measured, noise, baseline, lost, by_divergence, tolerance)
     rivals = [index for index in range(len(measured)) if index != base]
     margins = {index: _win_margin(noise, measured, index, base, len(rivals)) for index in rivals}
-    winners = [index for index in rivals if -noise.difference(index, base) > margins[index]]
+    least = tolerance * abs(float(noise.means[base]))
+    winners = [index for index in rivals if -noise.difference(index, base) > max(margins[index], least)]
     best = min(winners or rivals, key=lambda index: noise.means[index])
     closest = ""
     if winners and by_divergence:
-        alike = [index for index in winners if noise.difference(index, best) <= _tolerance(noise, index, best)]
+        alike = [i for i in winners if noise.difference(i, best) <= _tolerance(noise, i, best, tolerance)]
         best = min(alike, key=lambda index: (_divergence(measured[index]), noise.means[index]))
         closest = f" Of {len(alike)} winners within noise of each other it stays closest to the base"
         closest += f" ({_divergence(measured[best]):.4f} nats a token)."
@@ -141,12 +155,13 @@ def _choose(
     rule = f"one-sided 95 % test, corrected for {len(rivals)} candidate{'s' if len(rivals) > 1 else ''}"
     if not winners:
         behind = noise.difference(best, base)
+        beyond, why = ("beyond noise", rule) if margins[best] >= least else ("by as much as matters", "what matters")
         lost = (
-            f"No candidate beats tuned full-depth LoRA beyond noise: on validation ({seeds}) the best is "
+            f"No candidate beats tuned full-depth LoRA {beyond}: on validation ({seeds}) the best is "
             f"{abs(behind):.4f} {'worse' if behind > 0 else 'better'} than its {noise.means[base]:.4f}; a win needs at "
-            f"least {margins[best]:.4f} better ({rule}). "
+            f"least {max(margins[best], least):.4f} better ({why}). "
         )
-        return _within_noise(measured, noise, baseline, lost, by_divergence)
+        return _within_noise(measured, noise, baseline, lost, by_divergence, tolerance)
     won = (
         f"{_named(proposal.candidate)} reaches a validation loss of {noise.means[best]:.4f} against "
         f"{noise.means[base]:.4f} of tuned full-depth LoRA ({seeds}): {-noise.difference(best, base):.4f} better, "
@@ -156,7 +171,12 @@ def _choose(
 
 
 def _within_noise(
-    measured: Sequence[Contender], noise: Noise, baseline: Proposal, lost: str, by_divergence: bool
+    measured: Sequence[Contender],
+    noise: Noise,
+    baseline: Proposal,
+    lost: str,
+    by_divergence: bool,
+    tolerance: float,
 ) -> tuple[Proposal, Choice, str]:
     """The fewest parameters, or the smallest divergence, within noise of the best; what is larger than the baseline had
     to win.
@@ -166,7 +186,7 @@ def _within_noise(
     if not allowed:
         allowed = list(range(len(measured)))
     best = min(allowed, key=lambda index: noise.means[index])
-    within = [index for index in allowed if noise.difference(index, best) <= _tolerance(noise, index, best)]
+    within = [i for i in allowed if noise.difference(i, best) <= _tolerance(noise, i, best, tolerance)]
 
     def preference(index: int) -> tuple[float, float]:
         contender = measured[index]
@@ -187,7 +207,7 @@ def _within_noise(
     else:
         why = (
             f"{_named(chosen.candidate)}: the {most} within noise of the best ({noise.means[first]:.4f} against "
-            f"{noise.means[best]:.4f}, where {_tolerance(noise, first, best):.4f} passes for noise)"
+            f"{noise.means[best]:.4f}, where {_tolerance(noise, first, best, tolerance):.4f} passes for equal)"
         )
     if by_divergence:
         why += f", at {_divergence(measured[first]):.4f} nats a token from the base"
@@ -195,11 +215,12 @@ def _within_noise(
     return chosen, choice, f"{lost}Confirmation chose {why}. {_share(chosen, baseline)}"
 
 
-def _tolerance(noise: Noise, one: int, best: int) -> float:
+def _tolerance(noise: Noise, one: int, best: int, tolerance: float) -> float:
     """The one-standard-error rule (Breiman et al. 1984). Student's t has no place in it: knowing the noise badly is no
     reason to take more for equal. With two seeds each the standard error is all of what a seed does, and too much would
-    be handed over that is worse."""
-    return min(noise.standard_error(one, best), MOST_TOLERATED * noise.sigma)
+    be handed over that is worse. What does not matter to whoever asked is tolerated besides."""
+    noisy = min(noise.standard_error(one, best), MOST_TOLERATED * noise.sigma)
+    return max(noisy, tolerance * abs(float(noise.means[best])))
 
 
 def _divergence(contender: Contender) -> float:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from bandsearch.search.decision import SEEDS_NEEDED, Contender, deciding, in_contention
+from bandsearch.search.decision import LOWEST_LOSS, SEEDS_NEEDED, Aim, Contender, deciding, in_contention
 from bandsearch.search.noise import is_ahead
 from bandsearch.search.proposal import Proposal
 from bandsearch.search.strata import WidthClass, width_class
 from bandsearch.values.candidate import Role, rates_differ
-from bandsearch.values.spec import Objective
 from bandsearch.values.trial import TrialResult, TrialState
 
 # The most seeds of one that is hard to tell from another.
@@ -145,7 +144,7 @@ def next_training(
     started: Collection[tuple[int, int]],
     seeds: int,
     capacity: float,
-    objective: Objective = Objective.LOSS,
+    aim: Aim = LOWEST_LOSS,
 ) -> tuple[int, int] | None:
     """The (contender, seed) to train next, both by index; None when nothing more is worth it.
 
@@ -172,7 +171,7 @@ def next_training(
     if len(started) >= seeds * len(contenders):
         return None
     among = [contenders[index] for index in first]
-    racing, leading = in_contention(among), deciding(among, objective)
+    racing, leading = in_contention(among, aim.tolerance), deciding(among, aim)
     turns = [(index, seed) for seed in range(needed, max(seeds, MOST_SEEDS)) for index in racing]
     turns.sort(key=lambda pair: pair[0] not in leading)
     return next((pair for pair in turns if pair not in started), None)

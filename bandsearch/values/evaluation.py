@@ -183,8 +183,16 @@ class Winner(Value):
     baseline: Candidate = Field(description="the tuned full-depth LoRA it is compared with")
     baseline_parameters: int
     finalists: tuple[Finalist, ...]
+    tolerance: float = Field(default=0.0, description="what does not matter, as a share of the baseline's loss")
     training_steps: int | None = Field(default=None, description="of the final training; None before it has begun")
     trainings: tuple[Trained, ...] = Field(default=(), description="of winner and baseline; empty before their end")
+
+    def is_behind(self, evaluation: Evaluation) -> bool:
+        """Whether the test split shows it to be worse than full depth, by as much as matters."""
+        comparison = evaluation.comparison(Arm.WINNER, Arm.FULL_DEPTH, Metric.LOSS)
+        if comparison is None or comparison.difference.low <= 0:
+            return False
+        return comparison.difference.mean > self.tolerance * evaluation.arm(Arm.FULL_DEPTH).loss
 
     def trained(self, candidate: Candidate) -> Trained | None:
         """What came of its final training; None for one that had none."""

@@ -12,6 +12,9 @@ from bandsearch.values.levers import Levers
 from bandsearch.values.space import SearchSpace
 from bandsearch.values.value import Value
 
+# Of tuned full depth's validation loss, what is not worth a larger adapter.
+TOLERANCE = 0.01
+
 
 class Objective(StrEnum):
     """What the search looks for: a low validation loss, or its Pareto front against trainable parameters. `retention`
@@ -87,6 +90,13 @@ class RunSpec(Value):
     budget: Budget | None = None
     trials: int | None = Field(default=None, ge=1)
     objective: Objective = Objective.LOSS
+    tolerance: float = Field(
+        default=TOLERANCE,
+        ge=0,
+        lt=1,
+        description="differences in validation loss that do not matter, as a share of tuned full depth's: less is no "
+        "win, and the smallest adapter that is no worse by more is handed over",
+    )
     levers: Levers = Levers()
     prior: PriorSource = PriorSource.NONE
     atlas: str | None = Field(

@@ -140,8 +140,11 @@ def _optuna(world: World, horizon: float, sampler: BaseSampler) -> Path:
 
 
 def _tuned(world: World, horizon: float, band: Band) -> Path:
-    rank, targets = world.table.habit
-    candidates = [_on(world.table, band, rank, targets, rate) for rate in world.table.header.rates]
+    """At the probe's best rate first, then at those nearest to it, lower ones before higher ones."""
+    table, (rank, targets) = world.table, world.table.habit
+    best = math.log(table.header.rates[0])
+    rates = sorted(table.rates, key=lambda rate: (round(abs(math.log(rate) - best), 2), rate))
+    candidates = [_on(table, band, rank, targets, rate) for rate in rates]
     return _in_full(world, horizon, iter(candidates))
 
 

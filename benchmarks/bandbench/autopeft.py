@@ -117,7 +117,7 @@ def _features(table: Table) -> tuple[NDArray[np.bool_], Array]:
     for index, option in enumerate(table.options):
         layers[index, list(option.entry.layers)] = True
         others[index, 0] = _place(math.log(option.entry.rank), [math.log(rank) for rank in table.ranks])
-        rates = [math.log(rate) for rate in table.header.rates]
+        rates = [math.log(rate) for rate in table.rates]
         others[index, 1] = _place(math.log(option.candidate.learning_rate), rates)
         others[index, 2 + table.targets.index(option.entry.targets)] = 0.7
     return layers, others

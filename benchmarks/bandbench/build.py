@@ -82,7 +82,7 @@ class _Building:
         header = self.rows.header
         if header is not None:
             self._begin(header.rates)
-            if not self._missing(entries) and not self._seeds_missing(entries):
+            if not (self._missing(entries) or self._lower(entries) or self._seeds_missing(entries)):
                 return True
         with TemporaryDirectory(prefix="bandbench-") as cache:
             pool = EnginePool.start(self._setups(cache))
@@ -101,8 +101,12 @@ class _Building:
             missing = [entry for entry in self._missing(entries) if self.design.is_habit(entry) == is_habit]
             if not self._each(slots, missing, lambda engine, entry: self._first_seed(pool, engine, entry)):
                 return False
+            alike = [entry for entry in entries if self.design.is_habit(entry) == is_habit]
+            while lower := self._lower(alike):
+                if not self._each(slots, lower, lambda engine, arm: self._other(pool, engine, *arm)):
+                    return False
         others = self._seeds_missing(entries)
-        return self._each(slots, others, lambda engine, arm: self._other_seed(pool, engine, *arm))
+        return self._each(slots, others, lambda engine, arm: self._other(pool, engine, *arm))
 
     def _missing(self, entries: list[Entry]) -> list[Entry]:
         trained = Counter((entry, kind) for entry, _, seed, kind in self.known if seed == 0)
@@ -112,11 +116,31 @@ class _Building:
             if trained[entry, "full"] < self.design.trained_in_full(entry) or trained[entry, "proxy"] < len(self.rates)
         ]
 
+    def _lower(self, entries: list[Entry]) -> list[tuple[Entry, float, int]]:
+        """Entry, rate and seed of the trainings that come next at lower rates than all are tried at."""
+        found = []
+        for entry in entries:
+            rate = self.design.next_lower(entry, self._losses(entry), self.rates[0])
+            habit = None if self.design.is_habit(entry) else self._best(self._at_habit(entry))
+            if habit is not None and habit.rate < self.rates[0] and habit.rate not in self._losses(entry):
+                rate = habit.rate
+            if rate is not None:
+                found.append((entry, rate, 0))
+        return found
+
+    def _losses(self, entry: Entry) -> dict[float, float]:
+        """Of the full trainings at seed 0, by rate; infinite where one diverged."""
+        found = ((rate, self.known.get((entry, rate, 0, "full"))) for rate in (*self.lower, *self.rates))
+        return {rate: row.readings[-1][1] if row.readings else math.inf for rate, row in found if row is not None}
+
     def _best(self, entry: Entry) -> Row | None:
         """The full training at seed 0 at the entry's own rate."""
-        found = [self.known.get((entry, rate, 0, "full")) for rate in self.rates]
-        whole = {row.rate: row for row in found if row is not None and row.readings}
-        return whole[best_rate({rate: row.readings[-1][1] for rate, row in whole.items()})] if whole else None
+        whole = {rate: loss for rate, loss in self._losses(entry).items() if math.isfinite(loss)}
+        return self.known[entry, best_rate(whole), 0, "full"] if whole else None
+
+    def _at_habit(self, entry: Entry) -> Entry:
+        rank, targets = self.design.habit
+        return Entry(bands=entry.bands, rank=rank, targets=targets)
 
     def _seeds_missing(self, entries: list[Entry]) -> list[tuple[Entry, float, int]]:
         """Entry, rate and seed of the trainings that others than the first seed lack."""
@@ -126,7 +150,7 @@ class _Building:
         arms = [
             (entry, rate)
             for entry in self.design.survivors(losses, layer_count)
-            for rate in self.rates
+            for rate in (*self.lower, *self.rates)
             if rate == best[entry].rate
             or (self.design.at_all_rates(entry, layer_count) and self._whole_at(entry, rate))
         ]
@@ -182,14 +206,13 @@ class _Building:
 
     def _chosen(self, entry: Entry, readings: dict[float, list[Reading]]) -> list[float]:
         """The rates to train in full: the best at the first rung, or what was best in full on the same layers."""
-        rank, targets = self.design.habit
-        habit = self._best(Entry(bands=entry.bands, rank=rank, targets=targets))
+        habit = self._best(self._at_habit(entry))
         count = self.design.trained_in_full(entry)
-        if habit is not None and habit.entry != entry and readings[habit.rate]:
+        if habit is not None and habit.entry != entry and readings.get(habit.rate):
             return [habit.rate]
         return sorted(self.rates, key=lambda rate: readings[rate][0][1] if readings[rate] else math.inf)[:count]
 
-    def _other_seed(self, pool: EnginePool, engine: int, entry: Entry, rate: float, seed: int) -> None:
+    def _other(self, pool: EnginePool, engine: int, entry: Entry, rate: float, seed: int) -> None:
         if (entry, rate, seed, "proxy") not in self.known:
             proxy = self._whole(pool, engine, entry, rate, self.design.proxy(seed), self.design.rungs)
             self._note(Row(entry=entry, rate=rate, seed=seed, kind="proxy", readings=proxy))
@@ -249,7 +272,7 @@ class _Building:
                 self._say(f"{len(self.known)} trainings")
 
     def _begin(self, rates: tuple[float, ...]) -> None:
-        self.rates = rates
+        self.rates, self.lower = rates, self.design.rates_below(rates[0])
         header = Header(
             task=self.task,
             control=TASKS[self.task].control,

@@ -1,7 +1,8 @@
 """bandsearch played on a table: its own campaign, its own confirmation with its own decision, on tabulated losses.
 
-One run has one budget, as a person gives it: the probe that it pays for comes first, the rest is shared by search and
-confirmation, and what it hands over is judged. What it would have handed over half way is of no account.
+One run has one budget, as a person gives it: the probe that it pays for comes first, the final training of the winner
+and of the baseline is set aside, the rest is shared by search and confirmation, and what it hands over is judged. What
+it would have handed over half way is of no account.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from typing import Any, NamedTuple
 
 from bandsearch.adapters.lora import trainable_parameters
 from bandsearch.engine.failures import DivergedError
-from bandsearch.run.planning import CONFIRM_SHARE, LEAST_TRAININGS, candidates_for, confirm_choices, confirm_share
+from bandsearch.run.planning import ARMS, CONFIRM_SHARE, LEAST_TRAININGS, candidates_for, confirm_choices, confirm_share
 from bandsearch.search.campaign import Campaign
 from bandsearch.search.clock import MARGIN
 from bandsearch.search.confirm import confirm
+from bandsearch.search.decision import Aim
 from bandsearch.search.proposer import Sampler
 from bandsearch.search.search import proxy_fidelity
 from bandsearch.values.atlas import Suggestion
@@ -24,6 +26,7 @@ from bandsearch.values.candidate import Candidate
 from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.plan import ETA, Costs, Plan, StagePlan
 from bandsearch.values.profile import SensitivityProfile
+from bandsearch.values.spec import TOLERANCE
 from bandsearch.values.trial import Point, TrialResult, TrialState
 from benchmarks.bandbench.space import code_of
 from benchmarks.bandbench.table import Table
@@ -38,12 +41,20 @@ class HandedOver(NamedTuple):
 
 
 def bandsearch(
-    world: World, budget: float, sampler: Sampler = Sampler.TPE, prior: Sequence[Suggestion] = ()
+    world: World,
+    budget: float,
+    sampler: Sampler = Sampler.TPE,
+    prior: Sequence[Suggestion] = (),
+    tolerance: float = TOLERANCE,
+    probed: bool = True,
 ) -> HandedOver | None:
-    """None where `budget` device seconds do not pay for the probe and two candidates."""
+    """None where `budget` device seconds do not pay for the probe, two candidates and the final trainings. Without
+    `probed` the probe's bands are not tried first."""
     table, pool = world.table, TablePool(world)
     profile = table.profile_within(budget)
-    free = budget - profile.seconds
+    if not probed:
+        profile = profile.model_copy(update={"proposals": ()})
+    free = budget - profile.seconds - ARMS * table.seconds(table.full_depth, table.header.full_steps)
     plan = _plan(table, free)
     if plan is None:
         return None
@@ -57,8 +68,11 @@ def bandsearch(
         seed=world.seed,
         records=MemoryRecords(),
         wall_left=lambda: free - pool.spent,
+        aim=Aim(tolerance=tolerance),
     )
-    return HandedOver(profile.seconds + pool.spent, world.nearest(winner.candidate), winner.choice.value, len(results))
+    option = world.nearest(winner.candidate)
+    final = sum(table.seconds(each, table.header.full_steps) for each in {option, world.nearest(winner.baseline)})
+    return HandedOver(profile.seconds + pool.spent + final, option, winner.choice.value, len(results))
 
 
 def record_of(other: Table, table: Table) -> tuple[Suggestion, ...]:
@@ -90,7 +104,7 @@ def _search(
 ) -> list[TrialResult]:
     """As Ray Tune drives a campaign over one engine, until a first rung no longer fits or nothing new is left."""
     campaign = Campaign(
-        code_of(table),
+        code_of(table, profile.rate_range),
         profile,
         rungs=plan.rungs,
         eta=ETA,

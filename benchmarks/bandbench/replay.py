@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
+from bandsearch.search.proposer import Sampler
 from bandsearch.values.value import Value
 from benchmarks.bandbench.arms import ARMS
 from benchmarks.bandbench.ours import bandsearch, misleading, record_of
@@ -21,6 +23,13 @@ from benchmarks.bandbench.world import World
 OURS, NULL = "bandsearch", "bandsearch, nothing to win"
 # With the atlas of a model on which the next task's search has been run, or of one that recommends the worst.
 SECOND, MISLED = "bandsearch, second task", "bandsearch, misled"
+# What its parts are worth, and what a person may ask for.
+RANDOMLY, BLIND, TOLERANT = "bandsearch, random proposals", "bandsearch, no probe's bands", "bandsearch, 5 % tolerated"
+VARIANTS: dict[str, dict[str, Any]] = {
+    RANDOMLY: {"sampler": Sampler.RANDOM},
+    BLIND: {"probed": False},
+    TOLERANT: {"tolerance": 0.05},
+}
 # Of bandsearch's budgets, the one whose hand-over is reported and the one that is judged for false wins. What is handed
 # over depends on the budget, so every budget is a run of its own. With an atlas up to the reported one.
 HEADLINE, NULL_BUDGET = 1 / 50, 1 / 25
@@ -56,10 +65,12 @@ def play(table: Table, arm: str, seed: int, other: Table | None = None) -> Playe
         steps = [Step(seconds=seconds, option=option) for seconds, option in path]
     else:
         budgets = {OURS: LADDER, NULL: (NULL_BUDGET,)}.get(arm, LADDER[: LADDER.index(HEADLINE) + 1])
+        budgets = (HEADLINE, NULL_BUDGET) if arm in VARIANTS else budgets
         horizon, steps = budgets[-1] * exhaustive, []
         prior = misleading(table) if arm == MISLED else record_of(other, table) if other is not None else ()
         for share in budgets:
-            found = bandsearch(World(table, seed, null=arm == NULL), share * exhaustive, prior=prior)
+            world = World(table, seed, null=arm == NULL)
+            found = bandsearch(world, share * exhaustive, prior=prior, **VARIANTS.get(arm, {}))
             if found is not None:
                 steps.append(Step(seconds=found.seconds, option=found.option, budget=share, choice=found.choice))
     return Played(task=table.header.task, arm=arm, seed=seed, horizon=horizon, steps=tuple(steps))
@@ -87,7 +98,7 @@ def replay(
 def _work(
     tasks: Sequence[str], replays: int, null_tasks: Sequence[str], null_replays: int
 ) -> Iterator[tuple[str, str, int]]:
-    own = (OURS, MISLED) if len(tasks) < 2 else (OURS, MISLED, SECOND)
+    own = (OURS, MISLED, *VARIANTS) if len(tasks) < 2 else (OURS, MISLED, SECOND, *VARIANTS)
     cheap = [arm for arm in ARMS if arm != "Optuna GP"]
     # In step, so that where time runs out both have their share.
     steps = max(1, replays)
@@ -134,6 +145,6 @@ def at(played: Played, seconds: float) -> Step | None:
 
 def headline(played: Played) -> Step | None:
     """Of bandsearch, at the budget that is reported or the smallest that paid for a run; of the others, the last."""
-    if played.arm not in (OURS, SECOND, MISLED):
+    if played.arm not in (OURS, SECOND, MISLED, *VARIANTS):
         return played.steps[-1] if played.steps else None
     return next((step for step in played.steps if step.budget >= HEADLINE or math.isclose(step.budget, HEADLINE)), None)

@@ -60,6 +60,13 @@ class Residuals:
         places = np.argsort(np.abs(self._ends[nearest] - centre[-1]), kind="stable")[:NEIGHBOURS]
         return np.concatenate([self._moved(self.by_rate[nearest][place], centre) for place in places])
 
+    def spread(self, rate: float, centre: Array) -> float:
+        """The standard deviation of full losses around that centre, of trainings that do not break off; not a number
+        where nothing is known."""
+        left = np.abs(self.outcomes(rate, centre)[:, -1] - centre[-1])
+        kept = left[left <= BROKEN * OF_TWO * self.quiet[-1]]
+        return float(np.sqrt(np.mean(kept**2))) if len(kept) else math.nan
+
     def _moved(self, losses: Array, centre: Array) -> Array:
         """An arm's losses around another centre, scaled up for what its own has taken out."""
         left = losses - self.centre(losses)

@@ -12,7 +12,19 @@ from scipy import stats
 from bandsearch.values.evaluation import Choice
 from bandsearch.values.value import Value
 from benchmarks.bandbench.arms import ARMS
-from benchmarks.bandbench.replay import LADDER, MISLED, NULL, OURS, SECOND, Played, Step, at, headline, reached
+from benchmarks.bandbench.replay import (
+    LADDER,
+    MISLED,
+    NULL,
+    OURS,
+    SECOND,
+    VARIANTS,
+    Played,
+    Step,
+    at,
+    headline,
+    reached,
+)
 from benchmarks.bandbench.table import Table
 
 # At these shares of the table's cost the curves are read.
@@ -51,6 +63,16 @@ class ArmFigures(Value):
     curve: tuple[Spread, ...]
 
 
+class Handed(Value):
+    """What bandsearch handed over at one budget: medians over replays, regret in nats; how often it decided how, and
+    the share of replays in which it is worse than tuned full depth by more than an SD."""
+
+    choices: dict[str, int]
+    regret: float
+    parameters: float
+    worse: float
+
+
 class TaskFigures(Value):
     """`optimum`: of bands, in two pieces too where the table has such; `best_band`: in one piece; `smallest`: of the
     fewest parameters, not worse than tuned full depth by more than an SD.
@@ -60,7 +82,8 @@ class TaskFigures(Value):
     within seed noise of the optimum and trains nothing else. `lean_*`: the same with at most half of full depth's
     parameters, which full depth never has. Full depth is tuned and needs no search.
     `second_task_cost` and `misled_cost` are the time to the optimum with such an atlas, as a share of that without;
-    None where one of them never got there. Regrets are those at the reported budget.
+    None where one of them never got there. Regrets are those at the reported budget. `handed` is by budget, and
+    `worse_than_full_depth_rate` that of the budget at which it is highest.
     """
 
     task: str
@@ -78,7 +101,7 @@ class TaskFigures(Value):
     full_depth_regret: float
     edge_share: float
     arms: dict[str, ArmFigures]
-    choices: dict[str, dict[str, int]]
+    handed: dict[str, Handed]
     cost_fraction_of_exhaustive: float | None
     speedup_vs_optuna: float | None
     speedup_vs_random: float | None
@@ -170,7 +193,7 @@ def summarize(tables: Mapping[str, Table], played: Sequence[Played]) -> Summary:
 def _task(table: Table, played: Sequence[Played]) -> TaskFigures:
     arms = {
         arm: _arm(table, runs)
-        for arm in (OURS, SECOND, MISLED, *ARMS)
+        for arm in (OURS, SECOND, MISLED, *VARIANTS, *ARMS)
         if (runs := [each for each in played if each.arm == arm])
     }
     ours = arms[OURS]
@@ -199,8 +222,7 @@ def _task(table: Table, played: Sequence[Played]) -> TaskFigures:
         known = arms[name].regret if name in arms else None
         return None if known is None or not table.noise else known / table.noise
 
-    handed = [step for each in played if each.arm == OURS and (step := headline(each)) is not None]
-    full = table.regret(table.full_depth)
+    handed = _handed(table, played)
     least = _least_seconds(table)
     ratios = {
         "speedup_vs_optuna": speedup("speedup_vs_optuna", OPTUNA, mine),
@@ -228,19 +250,17 @@ def _task(table: Table, played: Sequence[Played]) -> TaskFigures:
             if table.best_set is None or not table.noise
             else float(table.full[table.optimum] - table.full[table.best_set]) / table.noise
         ),
-        full_depth_regret=full,
+        full_depth_regret=table.regret(table.full_depth),
         edge_share=table.edge_share,
         arms=arms,
-        choices=_choices(played),
+        handed=handed,
         cost_fraction_of_exhaustive=None if mine is None else mine / table.exhaustive_seconds,
         **ratios,
         lean_cost_fraction=None if ours.lean_seconds is None else ours.lean_seconds / table.exhaustive_seconds,
         speedups_at_least=tuple(at_least),
         median_regret_in_seed_sd=regret_in_sd(OURS),
         parameter_fraction_of_full=ours.parameters,
-        worse_than_full_depth_rate=(
-            sum(table.regret(step.option) > full + table.noise for step in handed) / len(handed) if handed else None
-        ),
+        worse_than_full_depth_rate=max((each.worse for each in handed.values()), default=None),
         second_task_cost=against_ours(SECOND),
         second_task_lean_cost=against_ours(SECOND, lean=True),
         second_task_regret_in_seed_sd=regret_in_sd(SECOND),
@@ -282,14 +302,21 @@ def _regret(table: Table, step: Step | None) -> float | None:
     return None if step is None else table.regret(step.option)
 
 
-def _choices(played: Sequence[Played]) -> dict[str, dict[str, int]]:
-    """By share of the table's cost: how often bandsearch decided how."""
-    found: dict[str, dict[str, int]] = {}
+def _handed(table: Table, played: Sequence[Played]) -> dict[str, Handed]:
+    """By share of the table's cost."""
+    found: dict[str, Handed] = {}
+    bound = float(table.full[table.full_depth]) + table.noise
     for share in LADDER:
         steps = [step for each in played if each.arm == OURS for step in each.steps if step.budget == share]
         if steps:
             kinds = [step.choice for step in steps]
-            found[f"1/{1 / share:.0f}"] = {kind: kinds.count(kind) for kind in sorted(set(kinds))}
+            found[f"1/{1 / share:.0f}"] = Handed(
+                choices={kind: kinds.count(kind) for kind in sorted(set(kinds))},
+                regret=statistics.median(table.regret(step.option) for step in steps),
+                parameters=statistics.median(table.options[step.option].parameters for step in steps)
+                / table.habit_parameters,
+                worse=statistics.mean(float(table.full[step.option] > bound) for step in steps),
+            )
     return found
 
 

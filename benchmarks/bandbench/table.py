@@ -46,7 +46,8 @@ class Table:
     full training; infinite where it diverged.
 
     `effects` are what stored seeds do to all entries, `residuals` by option what trainings like it end above its mean.
-    Both have the columns of `means`.
+    Both have the columns of `means`. `spreads`, by option, are the standard deviations of full losses that do not break
+    off.
 
     `read` and `constant` are what signals are judged by, losses of seed 0 as they were read, with the columns of
     `means` and NaN where nothing was: with the search's proxies, and at a constant rate where such were trained.
@@ -61,6 +62,7 @@ class Table:
     constant: Array
     effects: Array
     residuals: tuple[Array, ...]
+    spreads: tuple[float, ...]
     clock: Clock
     exhaustive_seconds: float
     edge_share: float
@@ -83,11 +85,11 @@ class Table:
 
     @functools.cached_property
     def noise(self) -> float:
-        """Standard deviation of the loss of a full training over seeds, seed effects taken out: that of trainings like
-        them, pooled over the entries on more than one seed at their own rates; 0 on one seed."""
-        pools = (self.noise_like(index) for index in self.own if self.options[index].seeds > 1)
-        variances = [float(np.mean(pool[:, -1] ** 2)) for pool in pools if len(pool)]
-        return math.sqrt(statistics.mean(variances)) if variances else 0.0
+        """Standard deviation of the loss of a full training over seeds, seed effects taken out: the median over the
+        entries on more than one seed at their own rates; 0 on one seed. Without trainings that break off: they are
+        counted in the means, and make nothing else as good as the best."""
+        spreads = [self.spreads[index] for index in self.own if self.options[index].seeds > 1]
+        return statistics.median(known) if (known := [each for each in spreads if math.isfinite(each)]) else 0.0
 
     def noise_like(self, option: int) -> Array:
         """What trainings like its own end above its mean, of shape (trainings, columns), without a row where nothing
@@ -154,6 +156,11 @@ class Table:
         """The best option that adapts every layer."""
         every = [index for index, option in enumerate(self.options) if len(option.entry.layers) == self.layer_count]
         return min(every, key=lambda index: self.full[index])
+
+    @functools.cached_property
+    def rates(self) -> tuple[float, ...]:
+        """All that anything was tried at, ascending; the header's, and lower ones where those were best."""
+        return tuple(sorted({option.candidate.learning_rate for option in self.options}))
 
     @functools.cached_property
     def ranks(self) -> tuple[int, ...]:
@@ -241,7 +248,10 @@ def table_of(
         for option, centre in zip(options, centres, strict=True)
     ]
     means = [_mean(pool, centre) for pool, centre in zip(outcomes, centres, strict=True)]
-    edges = (header.rates[0], header.rates[-1]) if len(header.rates) > 1 else ()
+    tried: dict[Entry, list[float]] = {}
+    for entry, rate in proxies:
+        tried.setdefault(entry, []).append(rate)
+    at_edge = [len(tried[entry]) > 1 and rate in (min(tried[entry]), max(tried[entry])) for entry, rate in best.items()]
     clock = _clock(header, rows)
     return Table(
         header=header,
@@ -253,11 +263,15 @@ def table_of(
         constant=_as_read(rows, "constant", options, len(columns)),
         effects=np.array(list(effects.values())),
         residuals=tuple(pool - mean for pool, mean in zip(outcomes, means, strict=True)),
+        spreads=tuple(
+            residuals.spread(option.candidate.learning_rate, centre)
+            for option, centre in zip(options, centres, strict=True)
+        ),
         clock=clock,
         exhaustive_seconds=sum(
             row.readings[-1][0] * clock.seconds(row.entry) for row in rows if row.readings and row.kind != "constant"
         ),
-        edge_share=sum(rate in edges for rate in best.values()) / len(best),
+        edge_share=sum(at_edge) / len(at_edge),
         probes=probes or {},
     )
 

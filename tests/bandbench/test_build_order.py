@@ -123,3 +123,22 @@ def test_without_time_nothing_is_trained_and_seeds_can_be_added(folder: Path) ->
     before = Rows(path).read()
     assert building.build(folder, ["toss"], DESIGN, wanted=_wanted)
     assert {row.seed for row in Rows(path).read()[len(before) :]} == {1, 2}
+
+
+def test_who_is_best_at_the_lowest_rate_is_tried_at_lower_ones_and_the_others_follow(folder: Path) -> None:
+    """The best rate, 0.01, lies a step below the grid."""
+    design = DESIGN.model_copy(update={"rate_factors": (1.6, 1.9), "lower_factors": (0.625, 0.25, 0.1)})
+    assert building.build(folder, ["toss"], design, wanted=_wanted)
+    rows = Rows(folder / "toss.jsonl").read()
+    full = [row for row in rows if row.kind == "full"]
+    tried = {rank: {row.rate for row in full if row.seed == 0 and row.entry.rank == rank} for rank in design.ranks}
+    assert tried == {4: {0.004, 0.01, 0.016, 0.019}, 2: {0.01, 0.019}}
+    assert {row.rate for row in full if row.seed > 0 and row.entry.rank == 2} == {0.01}
+    table = load_table(folder, "toss")
+    assert table is not None
+    assert table.rates == (0.004, 0.01, 0.016, 0.019)
+    assert {table.options[index].candidate.learning_rate for index in table.own} == {0.01}
+    # The others, at two rates each, have the better one at the edge.
+    assert table.edge_share == 0.5
+    assert building.build(folder, ["toss"], design, wanted=_wanted)
+    assert len(Rows(folder / "toss.jsonl").read()) == len(rows)

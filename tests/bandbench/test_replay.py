@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import statistics
@@ -13,9 +14,11 @@ from planted import PLANTED, flat, table
 from scipy import stats
 
 from bandsearch.values.evaluation import Choice
+from bandsearch.values.profile import RateRange
 from benchmarks.bandbench import __main__ as command
 from benchmarks.bandbench import replay
 from benchmarks.bandbench.arms import ARMS, most_stable
+from benchmarks.bandbench.ours import bandsearch
 from benchmarks.bandbench.page import page
 from benchmarks.bandbench.replay import (
     HEADLINE,
@@ -33,8 +36,10 @@ from benchmarks.bandbench.replay import (
 )
 from benchmarks.bandbench.rungs import rung_signals
 from benchmarks.bandbench.signals import band_signals
+from benchmarks.bandbench.space import code_of
 from benchmarks.bandbench.summary import median, summarize
 from benchmarks.bandbench.table import Table
+from benchmarks.bandbench.world import World
 
 REPLAYS = 6
 
@@ -76,6 +81,33 @@ def test_where_no_band_is_better_wins_are_rare(monkeypatch: pytest.MonkeyPatch) 
     choices = [play(made, NULL, seed).steps[-1].choice for seed in range(40)]
     wins = choices.count(Choice.BEATS_BASELINE)
     assert wins <= stats.binom.ppf(0.99, 40, 0.05)
+
+
+def test_what_is_handed_over_is_paid_for(fair: Table, ours: list[Played]) -> None:
+    """Nobody has full depth sooner than who trains it and nothing else."""
+    (first, *_) = play(fair, "full depth", 0).steps
+    full = fair.seconds(fair.full_depth, fair.header.full_steps)
+    assert first.seconds == pytest.approx(full)
+    for step in (step for each in ours for step in each.steps):
+        trained = fair.seconds(step.option, fair.header.full_steps)
+        assert step.seconds > fair.profile.seconds + trained
+        if len(fair.options[step.option].entry.layers) < fair.layer_count:
+            assert step.seconds > fair.profile.seconds + trained + 0.9 * full
+
+
+def test_a_search_goes_by_the_rates_that_its_probe_found(fair: Table) -> None:
+    rates = {option.candidate.learning_rate for option in fair.options}
+    assert len(rates) == 3
+    for place, rate in enumerate(sorted(rates)):
+        found = RateRange(low=rate * 0.99, best=rate, high=rate * 1.01)
+        code = code_of(fair, found)
+        assert code.rates == pytest.approx((rate * 0.99, rate * 1.01)), place
+        profile = fair.profile.model_copy(update={"rate_range": found})
+        only = dataclasses.replace(fair, profile=profile)
+        handed = bandsearch(World(only, 0), HEADLINE * fair.exhaustive_seconds)
+        assert handed is not None
+        assert fair.options[handed.option].candidate.learning_rate == rate
+    assert code_of(fair, RateRange(low=1e-6, best=1e-5, high=1e-4)).rates == pytest.approx((0.004 / 2.5**0.5,) * 2)
 
 
 @pytest.mark.parametrize("arm", ARMS)

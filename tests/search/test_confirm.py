@@ -14,6 +14,7 @@ from bandsearch.data.dataset import Encoded
 from bandsearch.evaluate.retention import divergence_of
 from bandsearch.search.confirm import confirm
 from bandsearch.search.correlation import signals
+from bandsearch.search.decision import Aim
 from bandsearch.search.finalists import pick_finalists
 from bandsearch.search.search import searched
 from bandsearch.values.candidate import Candidate, Role
@@ -54,7 +55,7 @@ def confirmed(
         records=records,
         wall_left=wall_left,
         stop=stop,
-        objective=objective,
+        aim=Aim(objective),
         retention=retention,
     )
     return winner, records.results()

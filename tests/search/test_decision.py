@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from bandsearch.search.decision import Contender, decide
+from bandsearch.search.decision import LOWEST_LOSS, Aim, Contender, decide, in_contention
 from bandsearch.search.proposal import Proposal
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate, Role
@@ -28,9 +28,12 @@ def proposal(index: int) -> Proposal:
     )
 
 
-def decided(losses: Sequence[Sequence[float]]) -> Winner:
-    contenders = [Contender(proposal(i), dict(enumerate(values))) for i, values in enumerate(losses)]
-    return decide(contenders, proposal(0), 100)
+def contending(losses: Sequence[Sequence[float]]) -> list[Contender]:
+    return [Contender(proposal(i), dict(enumerate(values))) for i, values in enumerate(losses)]
+
+
+def decided(losses: Sequence[Sequence[float]], aim: Aim = LOWEST_LOSS) -> Winner:
+    return decide(contending(losses), proposal(0), 100, aim)
 
 
 def simulate(
@@ -147,7 +150,7 @@ def kept(losses: Sequence[Sequence[float]], divergences: Sequence[float | None],
         Contender(proposal(i), dict(enumerate(values)), divergence)
         for i, (values, divergence) in enumerate(zip(losses, divergences, strict=True))
     ]
-    return decide(contenders, proposal(0), 100, objective)
+    return decide(contenders, proposal(0), 100, Aim(objective))
 
 
 def test_of_equals_the_one_that_stays_closest_to_the_base_is_handed_over_where_that_is_asked() -> None:
@@ -173,3 +176,31 @@ def test_a_win_on_the_task_comes_before_what_is_kept() -> None:
     assert won.candidate == proposal(1).candidate
     assert "2 winners within noise" in won.reason
     assert kept(noisy, [0.30, 0.10, 0.20, 0.01], Objective.LOSS).candidate == proposal(2).candidate
+
+
+# Nothing but what a seed does to all, so that any difference is beyond noise.
+SURE = [(0.500, 0.520, 0.510), (0.497, 0.517, 0.507), (0.503, 0.523, 0.513), (0.530, 0.550, 0.540)]
+
+
+def test_a_gain_that_does_not_matter_is_no_win() -> None:
+    assert decided(SURE).choice is Choice.BEATS_BASELINE
+    winner = decided(SURE, Aim(tolerance=0.01))
+    assert winner.choice is Choice.SMALLEST_WITHIN_NOISE
+    assert "0.0030 better" in winner.reason
+    assert "a win needs at least 0.0051 better (what matters)" in winner.reason
+    assert winner.tolerance == 0.01
+    # 0.003 of 0.51 is 0.59 %.
+    assert decided(SURE, Aim(tolerance=0.0058)).choice is Choice.BEATS_BASELINE
+    assert decided(SURE, Aim(tolerance=0.0060)).choice is not Choice.BEATS_BASELINE
+
+
+@pytest.mark.parametrize(("tolerance", "handed"), [(0.01, 1), (0.013, 2), (0.07, 3)])
+def test_the_smallest_that_is_no_worse_by_more_than_what_matters_is_handed_over(tolerance: float, handed: int) -> None:
+    losses = [(0.500, 0.520, 0.510), (0.4999, 0.5199, 0.5099), *SURE[2:]]
+    losses[2] = tuple(loss + 0.003 for loss in losses[2])
+    assert decided(losses, Aim(tolerance=tolerance)).candidate == proposal(handed).candidate
+
+
+def test_who_is_worse_by_less_than_matters_stays_in_contention() -> None:
+    assert in_contention(contending(SURE)) == [0, 1]
+    assert in_contention(contending(SURE), 0.012) == [0, 1, 2]
