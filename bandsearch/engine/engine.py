@@ -21,6 +21,7 @@ from bandsearch.data.kept import open_dataset
 from bandsearch.engine.checkpoint import read_session, write_session
 from bandsearch.engine.failures import DivergedError, OutOfMemoryError
 from bandsearch.engine.machine import boot_id
+from bandsearch.engine.memory import too_much
 from bandsearch.engine.passes import Passes
 from bandsearch.engine.prefix import PrefixCache, cache_key
 from bandsearch.engine.replicas import Replicas, leave, leaving
@@ -241,11 +242,13 @@ class Engine:
             found = split_losses(self._passes, self.dataset, "validation", alike, indices)
         except OutOfMemoryError:
             # Its replicas wait for a sum.
-            alike[0].totals(math.nan, math.nan)
+            alike[0].totals(0.0, 0, True)
             raise
         means: dict[str, float] = {}
         for state, losses in zip(alike, found, strict=True):
-            total, tokens = state.totals(sum(loss * n for loss, n in losses), sum(n for _, n in losses))
+            total, tokens, lacking = state.totals(sum(loss * n for loss, n in losses), sum(n for _, n in losses), False)
+            if lacking:
+                raise too_much()
             means[state.name] = total / tokens
         return means
 
