@@ -10,8 +10,9 @@ from bandsearch.models import families
 from bandsearch.models.families import layout_of
 from bandsearch.values.errors import AdapterError, ModelError
 
-ATTENTION = {"qwen2": 4, "phi3": 2, "gpt2": 2, "gpt_neox": 2, "mixtral": 4, "opt": 4, "falcon": 2}
-MLP = {"phi3": 2, "gpt2": 2, "gpt_neox": 2, "mixtral": 0, "opt": 2, "falcon": 2}
+ATTENTION = {"phi3": 2, "gpt2": 2, "gpt_neox": 2, "falcon": 2, "bloom": 2}
+MLP = {"phi3": 2, "gpt2": 2, "gpt_neox": 2, "opt": 2, "falcon": 2, "phi": 2, "bloom": 2, "gptj": 2}
+MLP |= {"mixtral": 0, "qwen2_moe": 0, "qwen3_moe": 0}
 
 
 def on_meta(config):
