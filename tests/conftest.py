@@ -34,7 +34,7 @@ CHAT_TEMPLATE = (
 # Families whose tokenizer carries a chat template; the others have none, as many base models do.
 FAMILIES_WITH_TEMPLATE = frozenset({"qwen2", "qwen3", "llama", "mistral"})
 
-# All of the table, by its names.
+# By the names of the table.
 FAMILIES = (
     "qwen2",
     "qwen3",
@@ -82,6 +82,11 @@ def kept_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any, Any], 
         return str(path)
 
     return put
+
+
+@pytest.fixture(scope="session")
+def all_families() -> tuple[str, ...]:
+    return FAMILIES
 
 
 @pytest.fixture(params=FAMILIES)

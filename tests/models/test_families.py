@@ -25,6 +25,10 @@ def meta_model(tiny_model, family: str):
     return on_meta(AutoConfig.from_pretrained(tiny_model(family)))
 
 
+def test_every_row_of_the_table_is_tried(all_families: tuple[str, ...]):
+    assert sorted(all_families) == sorted(families.FAMILIES)
+
+
 def test_layout_describes_the_modules_of_every_layer(meta_model, family: str):
     layout = layout_of(meta_model)
     assert (layout.layer_count, layout.hidden_size) == (4, 32)
