@@ -34,20 +34,31 @@ CHAT_TEMPLATE = (
 # Families whose tokenizer carries a chat template; the others have none, as many base models do.
 FAMILIES_WITH_TEMPLATE = frozenset({"qwen2", "qwen3", "llama", "mistral"})
 
+# By the names of the table.
 FAMILIES = (
     "qwen2",
     "qwen3",
     "llama",
     "mistral",
+    "gemma",
     "gemma2",
+    "gemma3_text",
     "gemma3",
+    "olmo",
     "olmo2",
+    "olmo3",
+    "stablelm",
+    "phi",
     "phi3",
     "gpt2",
     "gpt_neox",
+    "gptj",
     "mixtral",
+    "qwen2_moe",
+    "qwen3_moe",
     "opt",
     "falcon",
+    "bloom",
 )
 
 
@@ -71,6 +82,11 @@ def kept_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any, Any], 
         return str(path)
 
     return put
+
+
+@pytest.fixture(scope="session")
+def all_families() -> tuple[str, ...]:
+    return FAMILIES
 
 
 @pytest.fixture(params=FAMILIES)
@@ -123,23 +139,34 @@ def _config(family: str, width: int) -> Any:
     sizes = {"num_hidden_layers": LAYERS, "hidden_size": width, "num_attention_heads": 4}
     modern = {**sizes, "intermediate_size": width * 3 // 2, "num_key_value_heads": 2, "max_position_embeddings": 256}
     gemma = {**modern, "head_dim": width // 4, "query_pre_attn_scalar": width // 4, "sliding_window": 16}
+    experts = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": width * 3 // 2}
+    eyes = {**sizes, "intermediate_size": width, "num_hidden_layers": 1, "image_size": 16, "patch_size": 8}
     by_family: dict[str, dict[str, Any]] = {
         "qwen2": {**modern, "tie_word_embeddings": True},
         "qwen3": {**modern, "head_dim": width // 4},
         "llama": modern,
         "mistral": {**modern, "sliding_window": None},
+        "gemma": {**modern, "head_dim": width // 4},
         "gemma2": gemma,
-        "gemma3": gemma,
+        "gemma3_text": gemma,
+        "gemma3": {"text_config": {**gemma, **ids}, "vision_config": eyes, "mm_tokens_per_image": 4},
+        "olmo": modern,
         "olmo2": modern,
+        "olmo3": {**modern, "sliding_window": 16},
+        "stablelm": modern,
+        "phi": modern,
         "phi3": modern,
         "gpt2": {"n_embd": width, "n_layer": LAYERS, "n_head": 4, "n_positions": 256},
         "gpt_neox": {**sizes, "intermediate_size": width * 3 // 2, "max_position_embeddings": 256},
+        "gptj": {"n_embd": width, "n_layer": LAYERS, "n_head": 4, "n_positions": 256, "rotary_dim": width // 8},
+        "qwen2_moe": {**modern, **experts, "shared_expert_intermediate_size": width},
+        "qwen3_moe": {**modern, **experts, "head_dim": width // 4},
         "mixtral": {**modern, "num_local_experts": 2, "num_experts_per_tok": 1},
         "opt": {**sizes, "ffn_dim": width * 3 // 2, "max_position_embeddings": 256, "word_embed_proj_dim": width},
         "falcon": {**sizes, "new_decoder_architecture": True, "num_kv_heads": 2},
+        "bloom": {"hidden_size": width, "n_layer": LAYERS, "n_head": 4},
     }
-    model_type = {"gemma3": "gemma3_text"}.get(family, family)
-    return AutoConfig.for_model(model_type, **(by_family[family] | ids))
+    return AutoConfig.for_model(family, **(by_family[family] | ids))
 
 
 def _tokenizer(family: str) -> Any:

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from bandsearch.data.dataset import Dataset
 from bandsearch.data.kept import open_dataset
 from bandsearch.engine.checkpoint import read_session, write_session
 from bandsearch.engine.failures import DivergedError, OutOfMemoryError
+from bandsearch.engine.machine import boot_id
+from bandsearch.engine.memory import too_much
 from bandsearch.engine.passes import Passes
 from bandsearch.engine.prefix import PrefixCache, cache_key
 from bandsearch.engine.replicas import Replicas, leave, leaving
@@ -84,10 +87,8 @@ class Engine:
         layout = layout_of(model)
         cache = None
         if setup.levers.prefix_cache and setup.cache_directory is not None:
-            attention = model.config._attn_implementation
-            facts = (fingerprint(setup.source), str(model.dtype), attention, model.device.type, torch.__version__)
-            folder = Path(setup.cache_directory)
-            cache = PrefixCache(dataset, layout.hidden_size, model.dtype, folder, cache_key(dataset, *facts))
+            folder, key = Path(setup.cache_directory), cache_key(dataset, *_facts(setup, model))
+            cache = PrefixCache(dataset, layout.hidden_size, model.dtype, folder, key)
         return cls(model, layout, tokenizer, dataset, setup.threads, levers=setup.levers, cache=cache)
 
     def close(self) -> None:
@@ -241,11 +242,13 @@ class Engine:
             found = split_losses(self._passes, self.dataset, "validation", alike, indices)
         except OutOfMemoryError:
             # Its replicas wait for a sum.
-            alike[0].totals(math.nan, math.nan)
+            alike[0].totals(0.0, 0, True)
             raise
         means: dict[str, float] = {}
         for state, losses in zip(alike, found, strict=True):
-            total, tokens = state.totals(sum(loss * n for loss, n in losses), sum(n for _, n in losses))
+            total, tokens, lacking = state.totals(sum(loss * n for loss, n in losses), sum(n for _, n in losses), False)
+            if lacking:
+                raise too_much()
             means[state.name] = total / tokens
         return means
 
@@ -266,3 +269,10 @@ class Engine:
         share = (time.monotonic() - started) / len(states)
         for state in states:
             state.seconds += share
+
+
+def _facts(setup: EngineSetup, model: PreTrainedModel) -> tuple[object, ...]:
+    """What a hidden state depends on beside the tokens, and since when kept ones are sure to be whole: what the system
+    has not written to the disk yet a power cut takes, and may leave a sequence's flag without its states."""
+    computed = (fingerprint(setup.source), setup.dtype, str(model.dtype), model.config._attn_implementation)
+    return (*computed, model.device.type, version("torch"), version("transformers"), boot_id())

@@ -1,4 +1,5 @@
-"""What this process may use of the machine: affinity, and the limits of a container. Imports no torch."""
+"""What this process may use of the machine: affinity, and the limits of a container; and since when it has been up.
+Imports no torch."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 GROUPS, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 def usable_cores(groups: Path = GROUPS, membership: Path = MEMBERSHIP) -> int:
@@ -34,6 +36,13 @@ def usable_memory(groups: Path = GROUPS, membership: Path = MEMBERSHIP) -> int:
             with suppress(OSError, ValueError):
                 memory = min(memory, int((folder / name).read_text()))
     return memory
+
+
+def boot_id() -> str | None:
+    """Another whenever the machine was started anew; None where the system has no such name (all but Linux)."""
+    with suppress(OSError):
+        return BOOT.read_text().strip()
+    return None
 
 
 def _folders(controller: str, groups: Path, membership: Path) -> Iterator[Path]:

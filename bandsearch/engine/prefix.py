@@ -23,7 +23,7 @@ BYTES_UNSEEN = 2**26
 
 
 def cache_key(dataset: Dataset, *facts: object) -> str:
-    """A name for all that changes a hidden state: the token ids of all splits, and `facts` (model, dtype, ...)."""
+    """A name for all that changes a kept state: the token ids of all splits, and `facts` (model, dtype, ...)."""
     digest = hashlib.sha256(repr(facts).encode())
     for split in (dataset.train, dataset.validation, dataset.test):
         digest.update(f"\0{len(split)}\0".encode())
@@ -36,7 +36,8 @@ class Shelf:
     """The states of one split at one boundary: a sparse file of unpadded sequences, and a file of flags.
 
     A sequence counts as there once its flag is set, which is written after it; a writer that is killed leaves at worst
-    a sequence without a flag. Engines of one machine may share a shelf: what they write to a place is the same.
+    a sequence without a flag. (Not so a machine that loses its power: that is why a key names the boot.) Engines of one
+    machine may share a shelf: what they write to a place is the same.
     """
 
     def __init__(self, path: Path, lengths: Sequence[int], hidden_size: int, dtype: torch.dtype) -> None:
@@ -80,7 +81,8 @@ class PrefixCache:
     """Shelves by split and boundary, in memory as far as the operating system has room for their pages.
 
     The folder takes at most `limit` bytes of disk, whoever shares it and however often they start; by default a quarter
-    of what is free without it. What does not fit is not kept.
+    of what is free without it. What does not fit is not kept, and what lies there under another key, which nobody will
+    read again, is deleted.
     """
 
     def __init__(
@@ -97,6 +99,9 @@ class PrefixCache:
             weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
         self._directory = directory / key
         self._directory.mkdir(parents=True, exist_ok=True)
+        for other in directory.iterdir():
+            if other.is_dir() and other != self._directory:
+                shutil.rmtree(other, ignore_errors=True)
         self._lengths: dict[str, list[int]] = {
             split: getattr(dataset, split).lengths.tolist() for split in ("train", "validation", "test")
         }

@@ -82,7 +82,8 @@ def _checked(
         _plain(model, layout, passes, each, factors, rows) for each, factors in zip(candidates, tensors, strict=True)
     ]
 
-    def reproduces(levers: Levers) -> bool:
+    def fault(levers: Levers) -> str | None:
+        """What is wrong with them; None where they reproduce the reference."""
         scratch = None
         if levers.prefix_cache:
             scratch = PrefixCache(passes.dataset, layout.hidden_size, model.dtype, None, "check")
@@ -92,25 +93,28 @@ def _checked(
                 found = _ours(passes, candidates, tensors, rows, together=levers.packing != 1)
         except torch.OutOfMemoryError:
             raise
-        except Exception:
+        except Exception as error:
             # A model that does not take what a lever does to it fails in ways of its own, and so do kernels' compilers.
-            return False
-        return all(close(ours, plain, TOLERANCE[model.dtype]) for ours, plain in zip(found, reference, strict=True))
+            # Named, because it may as well be a mistake of ours.
+            return f"fails ({type(error).__name__}: {next(iter(str(error).splitlines()), '')})"
+        tolerance = TOLERANCE[model.dtype]
+        same = all(close(ours, plain, tolerance) for ours, plain in zip(found, reference, strict=True))
+        return None if same else "does not compute what Transformers and PEFT compute"
 
-    if reproduces(wanted):
+    if fault(wanted) is None:
         return wanted, ()
     kept, notes = Levers.none().model_copy(update={name: getattr(wanted, name) for name in ELSEWHERE}), []
-    if not reproduces(kept):
+    if (found := fault(kept)) is not None:
         raise ModelError(
-            f"On this {layout.family} model the engine does not compute what Transformers and PEFT compute.",
+            f"On this {layout.family} model the engine {found}.",
             "Its layers are called in an unusual way; use another model of the table (`bandsearch models`).",
         )
     for lever in ORDER:
         more = kept.model_copy(update={lever: getattr(wanted, lever)})
-        if more == kept or reproduces(more):
+        if more == kept or (found := fault(more)) is None:
             kept = more
         else:
-            notes.append(f"{lever} does not reproduce a plain training of this {layout.family} model and is off")
+            notes.append(f"{lever} {found} on this {layout.family} model and is off")
     return kept, tuple(notes)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bandsearch.adapters.lora import initial_tensors
 from bandsearch.engine.failures import DivergedError
+from bandsearch.engine.memory import too_much
 from bandsearch.engine.replicas import Item, Replicas
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.fidelity import Fidelity
@@ -69,27 +70,33 @@ class Session:
         """Whether it is true for any of those that train it."""
         return flag if self.replicas is None else self.replicas.any(flag)
 
-    def gather(self, loss: Tensor) -> Tensor:
-        """Where replicas train it, the sum of everyone's gradients, in their places, and of their losses. Everyone gets
+    def gather(self, loss: Tensor | None) -> Tensor:
+        """(2,): the loss of a step, and how many had no memory for it, which a `loss` of None says.
+
+        Where replicas train it, the sum of everyone's, and in their places that of everyone's gradients. Everyone gets
         the same bits, so that factors stay the same. A loss that is not finite makes all of them not finite."""
-        if self.replicas is None:
-            return loss
         factors = list(self.factors.values())
+        nothing = torch.zeros((), device=factors[0].device)
+        told = torch.stack([nothing, nothing + 1] if loss is None else [loss, nothing])
+        if self.replicas is None:
+            return told
         known = [torch.zeros_like(each) if each.grad is None else each.grad for each in factors]
-        flat = torch.cat([*(gradient.flatten() for gradient in known), loss.reshape(1)])
+        flat = torch.cat([*(gradient.flatten() for gradient in known), told])
         self.replicas.total(flat)
-        *gradients, last = flat.split([*(gradient.numel() for gradient in known), 1])
+        *gradients, told = flat.split([*(gradient.numel() for gradient in known), 2])
         for factor, gradient in zip(factors, gradients, strict=True):
             factor.grad = gradient.view_as(factor)
-        return last.squeeze(0)
+        return told
 
     def clip(self) -> Tensor:
         """Clip the gradients at hand; their norm before."""
         return nn.utils.clip_grad_norm_(list(self.factors.values()), CLIP)
 
-    def update(self, loss: float, norm: float) -> None:
-        """One optimiser step from the clipped gradients at hand, whose norm was `norm`. Raises DivergedError, leaving
-        the factors, where it cannot."""
+    def update(self, loss: float, lacking: float, norm: float) -> None:
+        """One optimiser step from the clipped gradients at hand, whose norm was `norm`, where what `gather` found is
+        `loss` and `lacking`. Raises DivergedError or OutOfMemoryError, leaving the factors, where it cannot."""
+        if lacking:
+            raise too_much()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise DivergedError(f"Training of {self.candidate} diverged at step {self.step}.", "Lower the rate.")
         for group in self.optimizer.param_groups:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from bandsearch.engine.forwards import Forwards
 from bandsearch.values.layout import Layout
@@ -33,8 +34,8 @@ class Group:
 
 
 class _Pass:
-    def __init__(self, groups: Sequence[Group], stop: int) -> None:
-        self.groups, self.stop = tuple(groups), stop
+    def __init__(self, groups: Sequence[Group], stop: int, heads: int) -> None:
+        self.groups, self.stop, self._heads = tuple(groups), stop, heads
         self.total = sum(group.rows for group in groups)
         self.reached: Tensor | None = None
 
@@ -60,7 +61,11 @@ class _Pass:
         if rows == self.total:
             return value
         if isinstance(value, Tensor):
-            return value[:rows] if value.ndim > 1 and value.shape[0] == self.total else value
+            # Bloom gives its positions to every head of every row.
+            for each in (1, self._heads):
+                if value.ndim > 1 and value.shape[0] == self.total * each:
+                    return value[: rows * each]
+            return value
         if isinstance(value, tuple):
             return tuple(self.narrowed(item, rows) for item in value)
         return value
@@ -69,8 +74,9 @@ class _Pass:
 class Decoder:
     """A model whose layers can be run in part. Outside `running` it is untouched in everything it computes."""
 
-    def __init__(self, model: nn.Module, layout: Layout) -> None:
+    def __init__(self, model: PreTrainedModel, layout: Layout) -> None:
         self._pass: _Pass | None = None
+        self._heads: int = getattr(model.config.get_text_config(), "num_attention_heads", 1)
         self.layers: nn.ModuleList = model.get_submodule(layout.layers_path)
         self._tuples = _puts_out_tuples(model, self.layers[0])
         self._forwards = Forwards()
@@ -88,7 +94,7 @@ class Decoder:
         The rows of its input are the groups' rows, in order. Where `stop` is given, `reached` of the yielded pass is
         what layer `stop - 1` put out, and the logits mean nothing.
         """
-        self._pass = _Pass(groups, len(self.layers) if stop is None else stop)
+        self._pass = _Pass(groups, len(self.layers) if stop is None else stop, self._heads)
         try:
             yield self._pass
         finally:

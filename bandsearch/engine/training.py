@@ -52,15 +52,15 @@ class Trainer:
         except OutOfMemoryError as error:
             for session in sessions:
                 # Its replicas wait for a sum, and are not to train on without this one.
-                session.gather(torch.tensor(math.nan, device=self._passes.device))
+                session.gather(None)
             return {session.name: error for session in sessions}
-        readings = [torch.stack([session.gather(losses[session.name]), session.clip()]) for session in sessions]
+        readings = [torch.stack([*session.gather(losses[session.name]), session.clip()]) for session in sessions]
         failures: dict[str, Failure] = {}
         # Read together: an accelerator has to be waited for once.
-        for session, (loss, norm) in zip(sessions, torch.stack(readings).tolist(), strict=True):
+        for session, (loss, lacking, norm) in zip(sessions, torch.stack(readings).tolist(), strict=True):
             try:
-                session.update(loss, norm)
-            except DivergedError as error:
+                session.update(loss, lacking, norm)
+            except (DivergedError, OutOfMemoryError) as error:
                 failures[session.name] = error
         return failures
 

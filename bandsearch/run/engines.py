@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any
 
 from bandsearch.engine.devices import engine_layout
 from bandsearch.engine.engine import Engine
+from bandsearch.engine.machine import boot_id
 from bandsearch.engine.measure import measure_costs
 from bandsearch.engine.pool import EnginePool
 from bandsearch.engine.setup import EngineSetup
@@ -43,6 +45,9 @@ def engine_setups(job: Job, data: Path, cache: Path | None = None) -> list[Engin
 
 def start_engines(job: Job, listen: Listener, data: Path, cache: Path) -> EnginePool:
     """The warm engines of a run; the base model is loaded when this returns."""
+    if boot_id() is None:
+        # Then nobody can tell whether what an earlier session kept has come through a power cut.
+        shutil.rmtree(cache, ignore_errors=True)
     setups = engine_setups(job, data, cache)
     listen(Update(stage="load", message=f"{len(setups)} engine(s) for {job.source.slug} on {setups[0].device}"))
     pool = EnginePool.start(setups)

@@ -15,9 +15,10 @@ from benchmarks.ablations import pays_after
 from benchmarks.benchmark import run
 from benchmarks.candidates import FROZEN, alike, frozen_candidates
 from benchmarks.costs import PEAKS, Volume, peak_flops
-from benchmarks.equal import deviation
+from benchmarks.equal import Round, check, deviation
 from benchmarks.fits import power_law
 from benchmarks.job import Answer, Job, Trained
+from benchmarks.ours import OurTiming
 from benchmarks.processes import Timing, run_naive, run_strong
 from benchmarks.scale import FULL, GPU, GPU_QUICK, QUICK, SEVEN_B_SHAPE, Scale, Study
 from benchmarks.workload import Workload
@@ -150,6 +151,39 @@ def test_what_was_not_measured_follows_from_its_operations(workload: Workload) -
 
 def _trained(candidate: object, seconds: float = 1.0, change: float = 0.1) -> Trained:
     return Trained(candidate=candidate, seconds=seconds, train_losses=(1.0,), validation_losses=(0.5,), change=change)
+
+
+def _round(**changed: dict[str, object]) -> Round:
+    """Every arm trains one candidate from a base loss of 0.6 to 0.5, but for what is `changed` of an arm's trial."""
+    trials = {
+        arm: (_trained(frozen_candidates(4)[0]).model_copy(update=changed.get(arm, {})),)
+        for arm in ("naive", "strong", "ours")
+    }
+    naive, strong = (Timing(start_seconds=1.0, trials=trials[arm], peak_memory_bytes=0) for arm in ("naive", "strong"))
+    ours = OurTiming(
+        start_seconds=1.0,
+        total_seconds=2.0,
+        trials=trials["ours"],
+        base_loss=0.6,
+        engines=1,
+        packing=1,
+        peak_memory_bytes=0,
+    )
+    return Round(naive, strong, ours)
+
+
+@pytest.mark.parametrize("arm", ["naive", "strong", "ours"])
+def test_a_speed_up_of_adapters_that_do_not_change_is_none(arm: str) -> None:
+    check([_round()])
+    for change in (0.0, float("nan")):
+        with pytest.raises(AssertionError, match="did not change"):
+            check([_round(), _round(**{arm: {"change": change}})])
+
+
+@pytest.mark.parametrize("loss", [0.6, float("nan")])
+def test_a_speed_up_of_losses_that_do_not_fall_is_none(loss: float) -> None:
+    with pytest.raises(AssertionError, match=r"not below the base's 0\.6000"):
+        check([_round(), _round(ours={"validation_losses": (0.5, loss)})])
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from torch import nn
 from trainings import NARROW, SHORT
 
 from bandsearch.engine import head, selfcheck
+from bandsearch.engine.adapted import AdaptedLinears, Member
 from bandsearch.engine.batches import Batch
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.failures import OutOfMemoryError
@@ -84,6 +85,32 @@ def test_a_lever_that_computes_something_else_is_switched_off(build: Build, monk
     )
 
 
+def test_a_pack_that_mixes_its_candidates_up_is_taken_apart(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = AdaptedLinears.applied
+
+    def mixed(self: AdaptedLinears, members: Sequence[Member], *rest: Any) -> Any:
+        return right(self, members[::-1], *rest)
+
+    monkeypatch.setattr(AdaptedLinears, "applied", mixed)
+    engine = build(Levers())
+    assert [note.split()[0] for note in engine.notes] == ["packing"]
+    assert engine.levers.packing == 1
+    assert engine.levers.prefix_cache
+    expected = readings(build(Levers.none().model_copy(update={"length_grouping": True})))
+    assert readings(build(Levers())) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_product_that_is_not_pytorchs_is_not_used(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selfcheck, "onednn_is_faster", lambda *_: True)
+    monkeypatch.setattr(
+        "bandsearch.engine.adapted.onednn_product", lambda x, w, bias: 1.01 * onednn_product(x, w, bias)
+    )
+    engine = build(Levers())
+    assert [note.split()[0] for note in engine.notes] == ["fast_linear"]
+    assert not engine.levers.fast_linear
+    assert engine.levers.prefix_cache
+
+
 def test_the_last_layer_leaves_out_what_nobody_reads(build: Build) -> None:
     """All but keys and values see supervised tokens alone; the layer before sees every token."""
     engine = build(Levers())
@@ -148,7 +175,7 @@ def test_a_lever_that_breaks_is_switched_off(build: Build, monkeypatch: pytest.M
     monkeypatch.setattr(Passes, "_compute", broken)
     engine = build(Levers())
     assert not engine.levers.prefix_cache
-    assert "prefix_cache" in engine.notes[0]
+    assert engine.notes == ("prefix_cache fails (IndexError: no such layer) on this gemma2 model and is off",)
 
 
 def test_levers_are_checked_on_fewer_examples_where_memory_does_not_do(
@@ -226,15 +253,20 @@ def test_the_cap_of_logits_is_found_under_a_wrapper_of_several_kinds_of_input() 
 
 
 def test_a_model_that_cannot_be_trained_faithfully_is_refused(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bandsearch.engine.passes.Member", lambda factors, scale, rows: _twice(factors, scale, rows))
+    def twice(scale: float, **rest: Any) -> Member:
+        return Member(scale=2 * scale, **rest)
+
+    monkeypatch.setattr("bandsearch.engine.passes.Member", twice)
     with pytest.raises(ModelError, match="does not compute what"):
         build(Levers())
 
 
-def _twice(factors: object, scale: float, rows: int) -> object:
-    from bandsearch.engine.adapted import Member
-
-    return Member(factors=factors, scale=2 * scale, rows=rows)  # type: ignore[arg-type]
+def test_a_model_that_the_engine_breaks_on_is_refused_with_what_broke(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bandsearch.engine.passes.Member", lambda: None)
+    with pytest.raises(ModelError, match=r"model the engine fails \(TypeError: .* unexpected keyword"):
+        build(Levers())
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gemma2"])
@@ -251,6 +283,21 @@ def test_a_head_in_chunks_is_the_head(
     (found,) = torch.autograd.grad(chunked.sum(), hidden)
     assert torch.allclose(chunked, whole, atol=1e-6)
     assert torch.allclose(found, expected, atol=1e-6)
+
+
+def test_a_training_whose_head_goes_in_chunks_is_the_same(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = readings(build(Levers.none()))
+    monkeypatch.setattr(head, "MOST_LOGITS", 7 * 384)
+    engine = build(Levers.none().model_copy(update={"supervised_head": True}))
+    assert engine.notes == ()
+    assert readings(engine) == pytest.approx(expected, abs=1e-5)
+
+
+def test_chunks_that_are_not_the_head_switch_it_off(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "MOST_LOGITS", 7 * 384)
+    monkeypatch.setattr(head, "checkpoint", lambda work, *each, **_: 1.01 * work(*each))
+    engine = build(Levers())
+    assert [note.split()[0] for note in engine.notes] == ["supervised_head"]
 
 
 def test_onednn_multiplies_as_pytorch_does() -> None:

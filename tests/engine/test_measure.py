@@ -9,6 +9,7 @@ import pytest
 
 from bandsearch.engine import measure
 from bandsearch.engine.engine import Engine
+from bandsearch.engine.failures import OutOfMemoryError
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.fidelity import Fidelity
 
@@ -79,3 +80,67 @@ def test_an_example_costs_what_one_of_average_length_does(
     monkeypatch.setattr(measure.time, "monotonic", lambda: now[0])
     assert measure.seconds_each(work, lengths, 64) == pytest.approx(28 * per_token)
     assert counts == asked
+
+
+class Packer:
+    """An engine whose steps of so many candidates take `seconds`, None: no memory, or `row` where they have one row."""
+
+    def __init__(self, seconds: dict[int, float | None], row: float, packing: int | None = None) -> None:
+        self.layout, self.levers = SimpleNamespace(layer_count=12), SimpleNamespace(packing=packing)
+        self.now, self.asked, self._seconds, self._row = 0.0, set[int](), seconds, row
+        self.rows: dict[str, int] = {}
+
+    def admit(self, candidate: Candidate, fidelity: Fidelity) -> str:
+        assert candidate.layers == tuple(range(6, 12))
+        name = str(len(self.rows))
+        self.rows[name] = fidelity.batch_size
+        return name
+
+    def evict(self, session: str) -> None:
+        self.rows.pop(session, None)
+
+    def train_together(self, sessions: list[str]) -> dict[str, Exception]:
+        self.asked.add(len(sessions))
+        seconds = self._row if self.rows[sessions[0]] == 1 else self._seconds[len(sessions)]
+        if seconds is None:
+            return {session: OutOfMemoryError("full") for session in sessions}
+        self.now += seconds
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "row", "packing", "share", "asked"),
+    [
+        pytest.param({1: 1.0, 2: 1.2, 4: 1.6, 8: 3.1}, 0.9, 4, 0.4, {1, 2, 4, 8}, id="to-where-it-pays-no-more"),
+        pytest.param({1: 1.0, 2: 1.95}, 0.9, 1, 1.0, {1, 2}, id="less-than-is-worthwhile"),
+        pytest.param({1: 1.0, 2: 1.1, 4: 1.3, 8: 1.7}, 0.9, 8, 1.7 / 8, {1, 2, 4, 8}, id="at-most-eight"),
+        pytest.param({1: 1.0, 2: 1.2, 4: None}, 0.9, 2, 0.6, {1, 2, 4}, id="as-memory-has-room"),
+        pytest.param({1: 1.0}, 0.125, 1, 1.0, {1}, id="all-time-goes-into-rows"),
+    ],
+)
+def test_as_many_share_a_pass_as_are_cheaper_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: dict[int, float | None],
+    row: float,
+    packing: int,
+    share: float,
+    asked: set[int],
+) -> None:
+    engine = Packer(seconds, row)
+    monkeypatch.setattr(measure.time, "monotonic", lambda: engine.now)
+    assert measure.best_packing(engine, 8) == (packing, pytest.approx(share))  # type: ignore[arg-type]
+    assert engine.asked == asked
+    assert engine.rows == {}
+
+
+def test_of_one_row_nothing_beside_it_is_known_and_packs_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Packer({}, 1.0)
+    monkeypatch.setattr(measure.time, "monotonic", lambda: engine.now)
+    assert measure.best_packing(engine, 1) == (8, pytest.approx(1 / 8))  # type: ignore[arg-type]
+
+
+def test_as_many_share_a_pass_as_a_person_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Packer({1: 1.0, 3: 2.7}, 0.5, packing=3)
+    monkeypatch.setattr(measure.time, "monotonic", lambda: engine.now)
+    assert measure.best_packing(engine, 8) == (3, pytest.approx(0.9))  # type: ignore[arg-type]
+    assert engine.asked == {1, 3}

@@ -12,9 +12,11 @@ import pytest
 import torch
 from trainings import NARROW, SHORT, WIDE
 
+from bandsearch.engine import session as session_module
 from bandsearch.engine.conductor import Conductor
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.failures import DivergedError
+from bandsearch.engine.session import Session
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate, Init, Method
 from bandsearch.values.fidelity import Fidelity
@@ -72,6 +74,29 @@ def test_a_pack_trains_each_as_if_it_were_alone(family: str, load: Callable[[str
         point = points[session]
         assert isinstance(point, Point)
         assert_alike((engine.train_losses(session), point.loss, engine.adapter(session)), wanted)
+
+
+def test_each_of_a_pack_is_clipped_by_its_own_norm(
+    load: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip, norms, right = 0.6, list[float](), Session.clip
+
+    def watched(self: Session) -> torch.Tensor:
+        norms.append(float(right(self)))
+        return torch.tensor(norms[-1])
+
+    monkeypatch.setattr(session_module, "CLIP", clip)
+    monkeypatch.setattr(Session, "clip", watched)
+    engine = load("llama")
+    expected = [alone(engine, *each) for each in PACK]
+    sessions = [engine.admit(*each) for each in PACK]
+    norms.clear()
+    for _ in range(SHORT.steps):
+        assert engine.train_together(sessions) == {}
+        # Some are clipped and some are not, or clipping them as one would do the same.
+        assert min(norms[-len(PACK) :]) < clip < max(norms[-len(PACK) :])
+    for session, wanted in zip(sessions, expected, strict=True):
+        assert_alike((engine.train_losses(session), wanted[1], engine.adapter(session)), wanted)
 
 
 def test_one_that_diverges_ends_alone(engine: Engine) -> None:

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from trainings import NARROW, SHORT
 
+from bandsearch.engine import machine
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.prefix import PrefixCache, Shelf, cache_key
 from bandsearch.engine.setup import EngineSetup
+from bandsearch.models.aliases import resolve
+from bandsearch.models.loading import load_model
 from bandsearch.values.band import Band
+from bandsearch.values.spec import ModelSpec
 
 
 def test_a_boundary_starts_from_the_nearest_one_below(engine: Engine, tmp_path: Path) -> None:
@@ -153,6 +161,63 @@ def test_the_key_names_tokens_and_facts(load: Callable[[str], Engine]) -> None:
     assert cache_key(dataset, "model", "fp32") == cache_key(dataset, "model", "fp32")
     assert cache_key(dataset, "model", "fp32") != cache_key(dataset, "model", "bf16")
     assert cache_key(dataset) != cache_key(load("gpt2").dataset)
+
+
+@pytest.fixture
+def kept_under(setup_of: Callable[[str], EngineSetup], tmp_path: Path) -> Callable[..., str]:
+    """`kept_under(**changes)`: the key under which an engine of such a setup keeps states in `tmp_path`."""
+
+    def key(**changes: Any) -> str:
+        Engine.load(setup_of("qwen2").model_copy(update={"cache_directory": str(tmp_path)} | changes)).close()
+        (folder,) = tmp_path.iterdir()
+        return folder.name
+
+    return key
+
+
+def test_states_are_kept_under_all_that_they_depend_on(
+    kept_under: Callable[..., str],
+    setup_of: Callable[[str], EngineSetup],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine_module = "bandsearch.engine.engine"
+    usual = kept_under()
+    assert kept_under() == usual
+    keys = [usual, kept_under(source=setup_of("llama").source), kept_under(dtype="bfloat16")]
+    with monkeypatch.context() as four_bits:
+        # A base in 4 bits names the type that it computes in as its own.
+        four_bits.setattr(f"{engine_module}.load_model", lambda source, _, device: load_model(source, "bf16", device))
+        keys.append(kept_under(dtype="nf4"))
+    for changed in ("torch", "transformers"):
+        with monkeypatch.context() as upgraded:
+            versions = {"torch": version("torch"), "transformers": version("transformers"), changed: "99"}
+            upgraded.setattr(f"{engine_module}.version", versions.__getitem__)
+            keys.append(kept_under())
+    with monkeypatch.context() as restarted:
+        restarted.setattr(machine, "BOOT", tmp_path.parent / "boot")
+        keys.append(kept_under())
+        machine.BOOT.write_text("another\n")
+        keys.append(kept_under())
+    assert len(set(keys)) == len(keys) == 8
+
+
+def test_an_engine_of_other_weights_reads_nothing_of_the_first(
+    setup_of: Callable[[str], EngineSetup], tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    other = shutil.copytree(tiny_model("qwen2"), tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    save_file({name: 1.1 * each for name, each in weights.items()}, other / "model.safetensors", {"format": "pt"})
+    source = resolve(ModelSpec(name=str(other)))
+    apart = setup_of("qwen2").model_copy(update={"source": source})
+    shared = {"cache_directory": str(tmp_path / "prefix")}
+    losses = []
+    for setup in (setup_of("qwen2").model_copy(update=shared), apart.model_copy(update=shared), apart):
+        engine = Engine.load(setup)
+        losses.append(engine.advance(engine.admit(NARROW, SHORT), SHORT.steps).loss)
+    first, second, expected = losses
+    assert second == expected
+    assert second != first
 
 
 def test_a_second_engine_computes_no_prefix_again(

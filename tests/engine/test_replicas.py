@@ -17,9 +17,10 @@ import ray
 import torch
 from trainings import NARROW, SHORT
 
+from bandsearch.engine import engine as module_of_engine
 from bandsearch.engine import replicas
 from bandsearch.engine.engine import Engine
-from bandsearch.engine.failures import DivergedError, LostEngineError
+from bandsearch.engine.failures import DivergedError, LostEngineError, OutOfMemoryError
 from bandsearch.engine.pool import EnginePool
 from bandsearch.engine.setup import EngineSetup
 from bandsearch.engine.team import Team, form_teams
@@ -151,6 +152,27 @@ def test_where_one_fails_at_meeting_the_others_do_not_wait_for_it(pool: EnginePo
     assert [team.size for team in form_teams(pool, 1, 3)] == [3]
 
 
+def deal_wrongly_once(engine: Engine) -> None:
+    """In the next step that it shares this engine takes the first one's rows."""
+    usual = engine.replicate
+
+    def wrong(session: str) -> None:
+        engine.replicate = usual  # type: ignore[method-assign]
+        engine._replicas._rank = 0
+        usual(session)
+
+    engine.replicate = wrong  # type: ignore[method-assign]
+
+
+def test_engines_that_together_do_not_train_as_one_does_train_apart(pool: EnginePool, tmp_path: Path) -> None:
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    pool.apply(1, deal_wrongly_once)
+    assert pool.get_all([pool.submit(rank, "join", tmp_path / "store", rank, 2) for rank in range(2)]) == [False, False]
+    pool.apply(1, deal_wrongly_once)
+    assert [team.size for team in form_teams(pool, 1, 2)] == [1]
+    assert [team.size for team in form_teams(pool, 1, 2)] == [2]
+
+
 def meet_nobody(engine: Engine) -> int:
     replicas.leave()
     with TemporaryDirectory() as folder, suppress(RuntimeError):
@@ -184,6 +206,32 @@ def test_where_one_fails_in_training_the_others_do_not_wait_for_it(pool: EngineP
     with pytest.raises((LostEngineError, ray.exceptions.RayTaskError)):
         team.advance(SHORT.steps, None)
     assert len(ray.get([pool.apply_async(index, number_of) for index in range(3)], timeout=60)) == 3
+    team.evict()
+
+
+def lack_memory_once(engine: Engine, method: str) -> None:
+    """The next step or validation of this engine finds no memory for a single example."""
+    at_work, name = (engine._trainer, "_backward") if method == "step" else (module_of_engine, "split_losses")
+    work = getattr(at_work, name)
+
+    def failing(*_: Any) -> None:
+        setattr(at_work, name, work)
+        raise OutOfMemoryError("One example does not fit into memory.")
+
+    setattr(at_work, name, failing)
+
+
+@pytest.mark.parametrize("method", ["step", "validation"])
+def test_where_one_lacks_memory_nobody_takes_it_for_a_rate_that_is_too_high(pool: EnginePool, method: str) -> None:
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    (team,) = form_teams(pool, 1, 2)
+    team.begin(NARROW, SHORT)
+    pool.apply(1, lack_memory_once, method)
+    for advancing in [pool.submit(place, "advance", session, 2) for place, session in enumerate(team._sessions)]:
+        with pytest.raises(OutOfMemoryError):
+            pool.get(advancing)
+    team.begin(NARROW, SHORT)
+    assert team.advance(2, None).steps == 2
     team.evict()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft
 from plain_batches import padded
 
 from bandsearch.adapters.lora import initial_tensors, module_paths
+from bandsearch.engine import session as session_module
 from bandsearch.engine.batches import examples_at
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.setup import EngineSetup
@@ -24,8 +25,16 @@ FIDELITY = Fidelity(steps=6, batch_size=20, seed=3, schedule=Schedule.LINEAR, wa
 RATES = (0.001, 0.002, 0.003, 0.00225, 0.0015, 0.00075)
 
 
-def plain_training(setup: EngineSetup, engine: Engine) -> tuple[list[float], dict[str, torch.Tensor], Any]:
-    """Per-step losses, final factors and the trained model."""
+class Plain(NamedTuple):
+    """`losses` and `norms` (of the gradients, before they are clipped) per step; the final factors."""
+
+    losses: list[float]
+    norms: list[float]
+    factors: dict[str, torch.Tensor]
+    model: Any
+
+
+def plain_training(setup: EngineSetup, engine: Engine, clip: float = 1.0) -> Plain:
     from transformers import AutoModelForCausalLM
 
     base = AutoModelForCausalLM.from_pretrained(setup.source.location, dtype=torch.float32)
@@ -44,18 +53,26 @@ def plain_training(setup: EngineSetup, engine: Engine) -> tuple[list[float], dic
     optimizer = torch.optim.AdamW(trained, lr=1.0, weight_decay=0.0, foreach=False)
     data = engine.dataset.train
     lengths = tuple(len(example.input_ids) for example in data)
-    losses = []
+    losses, norms = [], []
     for step, rate in enumerate(RATES):
         rows = examples_at(step, lengths, FIDELITY.batch_size, FIDELITY.seed)
         batch = padded([data[index] for index in rows], engine.tokenizer.pad_token_id)
         optimizer.param_groups[0]["lr"] = rate
         loss = model(**batch).loss
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        norms.append(float(torch.nn.utils.clip_grad_norm_(trained, clip)))
         optimizer.step()
         optimizer.zero_grad()
         losses.append(float(loss.detach()))
-    return losses, get_peft_model_state_dict(model, save_embedding_layers=False), model
+    return Plain(losses, norms, get_peft_model_state_dict(model, save_embedding_layers=False), model)
+
+
+def assert_trained_alike(engine: Engine, session: str, plain: Plain) -> None:
+    assert engine.train_losses(session) == pytest.approx(plain.losses, abs=1e-5)
+    adapter = engine.adapter(session)
+    assert adapter.keys() == plain.factors.keys()
+    for name, factor in plain.factors.items():
+        assert float((adapter[name] - factor).norm()) <= 1e-4 * float(factor.norm()), name
 
 
 def plain_loss(model: Any, examples: Sequence[Any], pad: int) -> tuple[float, list[float]]:
@@ -73,21 +90,30 @@ def test_training_is_what_a_plain_loop_does(
     family: str, setup_of: Callable[[str], EngineSetup], load: Callable[[str], Engine]
 ) -> None:
     engine = load(family)
-    losses, factors, model = plain_training(setup_of(family), engine)
+    plain = plain_training(setup_of(family), engine)
     session = engine.admit(CANDIDATE, FIDELITY)
     point = engine.advance(session, FIDELITY.steps)
-    assert engine.train_losses(session) == pytest.approx(losses, abs=1e-5)
-    adapter = engine.adapter(session)
-    assert adapter.keys() == factors.keys()
-    for name, factor in factors.items():
-        assert float((adapter[name] - factor).norm()) <= 1e-4 * float(factor.norm()), name
-    expected, means = plain_loss(model, engine.dataset.validation[:10], engine.tokenizer.pad_token_id)
+    assert_trained_alike(engine, session, plain)
+    expected, means = plain_loss(plain.model, engine.dataset.validation[:10], engine.tokenizer.pad_token_id)
     assert point.loss == pytest.approx(expected, abs=1e-5)
     found = engine.losses("validation", session, 10)
     assert [example.loss for example in found] == pytest.approx(means, abs=1e-5)
     assert [example.supervised_tokens for example in found] == [
         sum(example.supervised) for example in engine.dataset.validation[:10]
     ]
+
+
+def test_gradients_are_clipped_as_a_plain_loop_does(
+    setup_of: Callable[[str], EngineSetup], load: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = 1.1
+    monkeypatch.setattr(session_module, "CLIP", clip)
+    engine = load("llama")
+    plain = plain_training(setup_of("llama"), engine, clip)
+    assert min(plain.norms) < clip < max(plain.norms)
+    session = engine.admit(CANDIDATE, FIDELITY)
+    engine.advance(session, FIDELITY.steps)
+    assert_trained_alike(engine, session, plain)
 
 
 def test_the_base_is_whole_again_after_training(load: Callable[[str], Engine]) -> None:

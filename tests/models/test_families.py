@@ -10,8 +10,9 @@ from bandsearch.models import families
 from bandsearch.models.families import layout_of
 from bandsearch.values.errors import AdapterError, ModelError
 
-ATTENTION = {"qwen2": 4, "phi3": 2, "gpt2": 2, "gpt_neox": 2, "mixtral": 4, "opt": 4, "falcon": 2}
-MLP = {"phi3": 2, "gpt2": 2, "gpt_neox": 2, "mixtral": 0, "opt": 2, "falcon": 2}
+ATTENTION = {"phi3": 2, "gpt2": 2, "gpt_neox": 2, "falcon": 2, "bloom": 2}
+MLP = {"phi3": 2, "gpt2": 2, "gpt_neox": 2, "opt": 2, "falcon": 2, "phi": 2, "bloom": 2, "gptj": 2}
+MLP |= {"mixtral": 0, "qwen2_moe": 0, "qwen3_moe": 0}
 
 
 def on_meta(config):
@@ -22,6 +23,10 @@ def on_meta(config):
 @pytest.fixture
 def meta_model(tiny_model, family: str):
     return on_meta(AutoConfig.from_pretrained(tiny_model(family)))
+
+
+def test_every_row_of_the_table_is_tried(all_families: tuple[str, ...]):
+    assert sorted(all_families) == sorted(families.FAMILIES)
 
 
 def test_layout_describes_the_modules_of_every_layer(meta_model, family: str):

@@ -15,7 +15,7 @@ from bandsearch.data import dataset
 from bandsearch.data.kept import keep
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.failures import LostEngineError
-from bandsearch.run import main
+from bandsearch.run import engines, main
 from bandsearch.run.engines import engine_setups
 from bandsearch.run.job import prepare_job
 from bandsearch.rundir import RunDirectory
@@ -251,3 +251,19 @@ def test_a_space_that_the_model_cannot_have_is_refused_before_anything_is_done(
 def test_what_is_no_path_is_left_as_it_was_given() -> None:
     spec = prepare_job(SPEC.model_copy(update={"data": DataSpec(name="demo:swap")})).spec
     assert (spec.model.name, spec.data.name, spec.retention, spec.atlas) == ("demo", "demo:swap", None, None)
+
+
+def test_where_the_system_does_not_say_when_it_started_no_earlier_state_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut may have left a state's flag on the disk and not the state."""
+    kept = tmp_path / "prefix" / "key"
+    found = []
+    pool = SimpleNamespace(apply=lambda *_: ())
+    monkeypatch.setattr(engines, "engine_setups", lambda *_: [SimpleNamespace(device="cpu")])
+    monkeypatch.setattr(engines.EnginePool, "start", lambda _: found.append(kept.exists()) or pool)
+    for boot in ("boot", None):
+        kept.mkdir(parents=True, exist_ok=True)
+        monkeypatch.setattr(engines, "boot_id", lambda boot=boot: boot)
+        engines.start_engines(SimpleNamespace(source=SOURCE), lambda _: None, tmp_path / "data", tmp_path / "prefix")
+    assert found == [True, False]
