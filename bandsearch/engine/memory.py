@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from bandsearch.engine.failures import OutOfMemoryError
+from bandsearch.engine.failures import LESS_MEMORY, OutOfMemoryError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -23,9 +23,9 @@ def within_memory(work: Callable[[], Result]) -> Result | None:
         return None
 
 
-def too_much() -> OutOfMemoryError:
+def too_much(what: str = "One example") -> OutOfMemoryError:
     """What to raise where one example at a time is too much."""
-    return OutOfMemoryError("One example does not fit into memory.", "Lower --max-length.")
+    return OutOfMemoryError(f"{what} does not fit into memory.", LESS_MEMORY)
 
 
 def in_halves(work: Callable[[Sequence[Item]], Result], items: Sequence[Item]) -> list[Result]:
