@@ -38,7 +38,7 @@ class Group:
 
 class _Pass:
     def __init__(self, groups: Sequence[Group], stop: int, again: Again | None) -> None:
-        self.groups, self.stop, self._again = tuple(groups), stop, again
+        self.groups, self.stop, self.again = tuple(groups), stop, again
         self.total = sum(group.rows for group in groups)
         self.reached: Tensor | None = None
 
@@ -58,20 +58,6 @@ class _Pass:
             parts.append(rows)
             offset += group.rows
         return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def run(self, layer: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        again = self._again
-        if again is None:
-            return layer(*args, **kwargs)
-        # Random numbers need no keeping: in evaluation mode none are drawn.
-        return checkpoint(
-            layer,
-            *args,
-            use_reentrant=False,
-            preserve_rng_state=False,
-            context_fn=lambda: (nullcontext(), again()),
-            **kwargs,
-        )
 
     def narrowed(self, value: Any, rows: int) -> Any:
         """What belongs to the first `rows` rows of a layer's other arguments: masks, positions, rotary tables."""
@@ -122,8 +108,8 @@ class Decoder:
             if rows == 0 or index >= at.stop:
                 return (hidden_states, None) if self._tuples else hidden_states
             hidden_states = at.joined(index, hidden_states)
-            output = at.run(
-                original,
+            run = original if at.again is None else recomputed(original, at.again)
+            output = run(
                 hidden_states,
                 *at.narrowed(args, rows),
                 **{name: at.narrowed(value, rows) for name, value in kwargs.items()},
@@ -134,6 +120,18 @@ class Decoder:
             return output
 
         return forward
+
+
+def recomputed(layer: Callable[..., Any], again: Again = nullcontext) -> Callable[..., Any]:
+    """`layer`, keeping no more for gradients than what goes into it; for them it runs again, inside `again()`."""
+    # Random numbers need no keeping: in evaluation mode none are drawn.
+    return partial(
+        checkpoint,
+        layer,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=lambda: (nullcontext(), again()),
+    )
 
 
 def _puts_out_tuples(model: nn.Module, layer: nn.Module) -> bool:

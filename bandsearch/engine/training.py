@@ -112,7 +112,7 @@ class Trainer:
             self._longest_kept = tokens - 1
             self._most_tokens = min(self._most_tokens, self._longest_kept)
         else:
-            raise too_much(f"One example, of {tokens:,} tokens,")
+            raise too_much(tokens)
 
     def _portions(self, sessions: Sequence[Session], batches: Batches) -> list[Portion]:
         """What goes through the base together: sessions with equal numbers of rows, as many tokens as memory is known
