@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from ray.exceptions import RayTaskError
 
-from bandsearch.engine.failures import LostEngineError
+from bandsearch.engine.failures import DivergedError, LostEngineError
 from bandsearch.engine.handles import EngineHandles
 from bandsearch.engine.measure import seconds_together
 from bandsearch.values.candidate import Candidate
@@ -69,7 +69,16 @@ class Team:
 
     def advance(self, steps: int, deadline: float | None) -> Point:
         """As Engine.advance."""
-        point, *_ = self._ask("advance", ((session, steps, deadline) for session in self._sessions))
+        advances = self._submitted("advance", ((session, steps, deadline) for session in self._sessions))
+        try:
+            point, *_ = self._pool.get_all(advances)
+        except DivergedError:
+            # What one lacks the memory for is no number in the sum they share: the others, who take that for
+            # divergence, may be heard before it.
+            for advance in advances:
+                with suppress(DivergedError):
+                    self._pool.get(advance)
+            raise
         return cast(Point, point)
 
     def halt(self) -> None:
@@ -100,7 +109,7 @@ class Team:
 
     def _ask(self, method: str, arguments: Iterable[tuple[Any, ...]]) -> list[Any]:
         """Of every engine at once, with arguments of its own. Who fails ends the waiting for the others."""
-        references = [
-            self._pool.submit(engine, method, *own) for engine, own in zip(self._engines, arguments, strict=False)
-        ]
-        return self._pool.get_all(references)
+        return self._pool.get_all(self._submitted(method, arguments))
+
+    def _submitted(self, method: str, arguments: Iterable[tuple[Any, ...]]) -> list[Any]:
+        return [self._pool.submit(engine, method, *own) for engine, own in zip(self._engines, arguments, strict=False)]

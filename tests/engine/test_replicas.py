@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from datetime import timedelta
@@ -19,7 +19,8 @@ from trainings import NARROW, SHORT
 
 from bandsearch.engine import replicas
 from bandsearch.engine.engine import Engine
-from bandsearch.engine.failures import DivergedError, LostEngineError
+from bandsearch.engine.failures import DivergedError, LostEngineError, OutOfMemoryError
+from bandsearch.engine.handles import EngineHandles
 from bandsearch.engine.pool import EnginePool
 from bandsearch.engine.setup import EngineSetup
 from bandsearch.engine.team import Team, form_teams
@@ -197,3 +198,35 @@ def test_a_team_of_one_needs_no_others(pool: EnginePool) -> None:
     team.begin(NARROW, SHORT)
     assert team.advance(2, None).steps == 2
     team.evict()
+
+
+class Answered(EngineHandles):
+    """Engines whose answers to an advance are known; the first is there before the others."""
+
+    def __init__(self, *answers: Exception) -> None:
+        self._answers = answers
+
+    def submit(self, index: int, method: str, *args: Any) -> Any:
+        return index if method == "advance" else "session"
+
+    def get(self, reference: Any) -> Any:
+        if reference == "session":
+            return reference
+        raise self._answers[reference]
+
+    def get_all(self, references: Sequence[Any]) -> list[Any]:
+        return [self.get(reference) for reference in references]
+
+
+def test_what_one_lacks_memory_for_does_not_pass_for_divergence() -> None:
+    """Or else the final training would begin again at a third of its rate."""
+    diverged, full = DivergedError("It diverged."), OutOfMemoryError("It does not fit.")
+    for answers in ((diverged, full), (full, diverged)):
+        team = Team(Answered(*answers), [0, 1])
+        team.begin(NARROW, SHORT)
+        with pytest.raises(OutOfMemoryError):
+            team.advance(2, None)
+    team = Team(Answered(diverged, diverged), [0, 1])
+    team.begin(NARROW, SHORT)
+    with pytest.raises(DivergedError):
+        team.advance(2, None)
