@@ -66,6 +66,12 @@ class Trainer:
                 failures[session.name] = error
         return failures
 
+    def try_longest(self, session: Session) -> None:
+        """Take the gradients of the longest training example, and forget them. Raises OutOfMemoryError."""
+        longest = max(range(len(self._lengths)), key=self._lengths.__getitem__)
+        self._backward([session], {session.name: (longest,)})
+        session.optimizer.zero_grad(set_to_none=True)
+
     def _examples(self, session: Session) -> tuple[int, ...]:
         fidelity = session.fidelity
         return tuple(examples_at(session.step, self._lengths, fidelity.batch_size, fidelity.seed, self._window))

@@ -16,6 +16,7 @@ from trainings import NARROW, SHORT, WIDE
 
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.failures import OutOfMemoryError
+from bandsearch.engine.measure import measure_costs
 from bandsearch.engine.passes import Part
 from bandsearch.engine.training import part_of
 from bandsearch.values.candidate import Candidate
@@ -115,8 +116,33 @@ def test_less_is_held_at_a_time(engine: Engine) -> None:
     assert most(recompute=True) < 0.6 * most(recompute=False)
 
 
-def test_what_does_not_fit_even_so_ends_with_a_remedy(engine: Engine) -> None:
+def test_what_does_not_fit_even_so_ends_with_a_remedy(load: Callable[[str], Engine]) -> None:
+    engine = load("qwen2")
     session = engine.admit(FULL, SHORT)
     remedy = r"of \d+ tokens, does not fit .* --max-length.*--dtype nf4"
     with memory(engine, kept=0, recomputed=10), pytest.raises(OutOfMemoryError, match=remedy):
         engine.advance(session, 1)
+
+
+def test_who_cannot_train_the_longest_example_hears_it_before_anything_is_timed(
+    load: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = load("qwen2")
+    longest, trained = max(engine.dataset.train.lengths.tolist()), list[object]()
+    monkeypatch.setattr(engine, "train_together", trained.append)
+    too_much = pytest.raises(OutOfMemoryError, match=f"of {longest} tokens")
+    with memory(engine, kept=longest - 1, recomputed=longest - 1), too_much:
+        measure_costs(engine, 1, 4)
+    assert trained == []
+    assert engine._sessions == {}
+
+
+def test_the_longest_example_is_tried_at_full_depth_and_nothing_is_trained(engine: Engine) -> None:
+    session = engine.admit(FULL, SHORT)
+    before = engine.adapter(session)
+    with memory(engine, kept=10**6) as fitted:
+        engine.try_longest(session)
+    assert fitted == [(1, max(engine.dataset.train.lengths.tolist()), False)]
+    assert all(torch.equal(factor, before[name]) for name, factor in engine.adapter(session).items())
+    assert all(factor.grad is None for factor in engine._sessions[session].factors.values())
+    assert engine.progress(session)[0] == 0
