@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from pydantic import Field
 
 from bandsearch.engine.machine import usable_cores, usable_memory
 from bandsearch.values.value import Value
@@ -18,6 +19,7 @@ class DeviceInventory(Value):
     gpus: tuple[str, ...]
     cores: int
     memory_bytes: int
+    gpu_memory_bytes: int = Field(default=0, ge=0, description="of the smallest GPU")
 
 
 class Placement(Value):
@@ -26,8 +28,13 @@ class Placement(Value):
 
 
 def devices() -> DeviceInventory:
-    gpus = tuple(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
-    return DeviceInventory(gpus=gpus, cores=usable_cores(), memory_bytes=usable_memory())
+    gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    return DeviceInventory(
+        gpus=tuple(gpu.name for gpu in gpus),
+        cores=usable_cores(),
+        memory_bytes=usable_memory(),
+        gpu_memory_bytes=min((gpu.total_memory for gpu in gpus), default=0),
+    )
 
 
 def engine_layout(inventory: DeviceInventory, parameters: int) -> tuple[Placement, ...]:

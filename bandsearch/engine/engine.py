@@ -150,6 +150,11 @@ class Engine:
         self._charge(states, started)
         return failures
 
+    def try_longest(self, session: str) -> None:
+        """Find out whether the longest training example fits into memory; nothing is trained. Raises OutOfMemoryError
+        where it does not, even by itself with layers that run twice."""
+        self._trainer.try_longest(self._sessions[session])
+
     def validate_together(self, sessions: Sequence[str]) -> dict[str, Point | Failure]:
         """A reading of each session on the validation split; one without a finite loss is gone."""
         started = time.monotonic()

@@ -2,6 +2,9 @@
 
 from bandsearch.values.errors import TRY_AGAIN, BandsearchError
 
+# What to do where an accelerator's memory does not do.
+LESS_MEMORY = "Lower --max-length, keep the base in 4 bits (--dtype nf4), or use a smaller model."
+
 
 class DivergedError(BandsearchError):
     """The loss or a gradient became NaN or infinite."""

@@ -10,12 +10,12 @@ import ray
 from ray import exceptions
 from ray.actor import ActorHandle
 
-from bandsearch.engine.failures import LostEngineError
+from bandsearch.engine.failures import LESS_MEMORY, LostEngineError
 from bandsearch.values.errors import BandsearchError
 
 Result = TypeVar("Result")
 
-_LESS_MEMORY = "Free memory on this machine, or take a smaller --batch-size or --max-length."
+_REMEDY = f"Free memory on this machine, or take a smaller --batch-size. {LESS_MEMORY}"
 
 
 class EngineHandles:
@@ -82,7 +82,7 @@ def _failure(error: BaseException) -> BaseException:
     # PyTorch says either in a RuntimeError, and Ray's watch over the memory in an error of its own.
     told = isinstance(cause, RuntimeError) and ("out of memory" in words or "allocate memory" in words)
     if told or isinstance(cause, MemoryError | exceptions.OutOfMemoryError):
-        return LostEngineError(f"An engine ran out of memory ({_reason(words)}).", _LESS_MEMORY)
+        return LostEngineError(f"An engine ran out of memory ({_reason(words)}).", _REMEDY)
     if isinstance(cause, RuntimeError) and "CUDA error" in words:
         return LostEngineError(f"The accelerator of an engine failed ({_reason(words)}).", "Look at `nvidia-smi`.")
     # Ray puts a plain RayError where a cause does not pickle.

@@ -29,7 +29,11 @@ GENERATED = 16
 
 
 def measure_costs(engine: Engine, batch_size: int, validation_examples: int) -> Costs:
-    """Time real full-depth steps of one candidate and of packs, a validation and a few generations. Leaves no trace."""
+    """Time real full-depth steps of one candidate and of packs, a validation and a few generations. Leaves no trace.
+
+    Raises OutOfMemoryError where not every training example can be trained on at full depth.
+    """
+    _try_longest(engine, batch_size)
     alone = _seconds_per_step(engine, batch_size)
     # Of a pass that takes long nothing is saved by having fewer of them.
     packing, share = (engine.levers.packing or 1, 1.0) if alone > PATIENCE else best_packing(engine, batch_size)
@@ -53,6 +57,16 @@ def measure_costs(engine: Engine, batch_size: int, validation_examples: int) -> 
         load_seconds=0.0,
         peak_memory_bytes=_peak_memory(engine.device),
     )
+
+
+def _try_longest(engine: Engine, batch_size: int) -> None:
+    """Raises OutOfMemoryError where a training would, once it came to its longest example: that may be when the budget
+    is spent. Less work than a few average steps, and its peak is that of the plan."""
+    session = engine.admit(_full_depth(engine), Fidelity(steps=1, batch_size=batch_size, seed=0))
+    try:
+        engine.try_longest(session)
+    finally:
+        engine.evict(session)
 
 
 def best_packing(engine: Engine, batch_size: int) -> tuple[int, float]:

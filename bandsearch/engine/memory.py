@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from bandsearch.engine.failures import OutOfMemoryError
+from bandsearch.engine.failures import LESS_MEMORY, OutOfMemoryError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -23,9 +23,10 @@ def within_memory(work: Callable[[], Result]) -> Result | None:
         return None
 
 
-def too_much() -> OutOfMemoryError:
-    """What to raise where one example at a time is too much."""
-    return OutOfMemoryError("One example does not fit into memory.", "Lower --max-length.")
+def too_much(tokens: int | None = None) -> OutOfMemoryError:
+    """What to raise where one example at a time, of so many tokens, is too much."""
+    long = "" if tokens is None else f", of {tokens:,} tokens,"
+    return OutOfMemoryError(f"One example{long} does not fit into memory.", LESS_MEMORY)
 
 
 def in_halves(work: Callable[[Sequence[Item]], Result], items: Sequence[Item]) -> list[Result]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -82,10 +83,11 @@ class Passes:
         for part in (self._decoder, self._linears, self._head):
             part.release()
 
-    def token_losses(self, split: str, parts: Sequence[Part]) -> list[Tensor]:
+    def token_losses(self, split: str, parts: Sequence[Part], *, recompute: bool = False) -> list[Tensor]:
         """Per part, the negative log-likelihood of its supervised tokens, row by row; fp32, each (tokens,).
 
-        Parts of one pass have equal numbers of rows. Gradients reach every part's factors.
+        Parts of one pass have equal numbers of rows. Gradients reach every part's factors; with `recompute` no more is
+        kept for them than what goes into each decoder layer (activation checkpointing).
         """
         order = sorted(range(len(parts)), key=lambda index: self._start(parts[index]))
         ascending = [parts[index] for index in order]
@@ -103,7 +105,8 @@ class Passes:
         supervised = keep.flatten().nonzero().squeeze(1).to(self.device)
         labels = batch.labels[keep].to(self.device)
         narrow = supervised if self._narrow_last_layer else None
-        with self._decoder.running(groups), self._linears.applied(members, length, narrow):
+        applied = partial(self._linears.applied, members, length, narrow)
+        with self._decoder.running(groups, again=applied if recompute else None), applied():
             if self._only_supervised:
                 with self._head.taking() as taken:
                     self._forward(batch)

@@ -6,18 +6,22 @@ hidden states are put in place. Layer indices, rotary tables, sliding windows an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from bandsearch.engine.forwards import Forwards
 from bandsearch.values.layout import Layout
+
+# In what a layer has to run where it runs a second time.
+Again = Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,8 @@ class Group:
 
 
 class _Pass:
-    def __init__(self, groups: Sequence[Group], stop: int, heads: int) -> None:
-        self.groups, self.stop, self._heads = tuple(groups), stop, heads
+    def __init__(self, groups: Sequence[Group], stop: int, heads: int, again: Again | None) -> None:
+        self.groups, self.stop, self._heads, self.again = tuple(groups), stop, heads, again
         self.total = sum(group.rows for group in groups)
         self.reached: Tensor | None = None
 
@@ -88,13 +92,14 @@ class Decoder:
         self._forwards.release()
 
     @contextmanager
-    def running(self, groups: Sequence[Group], stop: int | None = None) -> Iterator[_Pass]:
+    def running(self, groups: Sequence[Group], stop: int | None = None, again: Again | None = None) -> Iterator[_Pass]:
         """Inside, a forward of the model runs `groups`, ascending by start, up to layer `stop` (excluded).
 
         The rows of its input are the groups' rows, in order. Where `stop` is given, `reached` of the yielded pass is
-        what layer `stop - 1` put out, and the logits mean nothing.
+        what layer `stop - 1` put out, and the logits mean nothing. Where `again` is given, no more of a layer is kept
+        for gradients than what goes into it, and when they are computed it runs a second time, inside `again()`.
         """
-        self._pass = _Pass(groups, len(self.layers) if stop is None else stop, self._heads)
+        self._pass = _Pass(groups, len(self.layers) if stop is None else stop, self._heads, again)
         try:
             yield self._pass
         finally:
@@ -109,7 +114,8 @@ class Decoder:
             if rows == 0 or index >= at.stop:
                 return (hidden_states, None) if self._tuples else hidden_states
             hidden_states = at.joined(index, hidden_states)
-            output = original(
+            run = original if at.again is None else recomputed(original, at.again)
+            output = run(
                 hidden_states,
                 *at.narrowed(args, rows),
                 **{name: at.narrowed(value, rows) for name, value in kwargs.items()},
@@ -120,6 +126,18 @@ class Decoder:
             return output
 
         return forward
+
+
+def recomputed(layer: Callable[..., Any], again: Again = nullcontext) -> Callable[..., Any]:
+    """`layer`, keeping no more for gradients than what goes into it; for them it runs again, inside `again()`."""
+    # Random numbers need no keeping: in evaluation mode none are drawn.
+    return partial(
+        checkpoint,
+        layer,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=lambda: (nullcontext(), again()),
+    )
 
 
 def _puts_out_tuples(model: nn.Module, layer: nn.Module) -> bool:

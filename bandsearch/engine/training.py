@@ -33,6 +33,8 @@ class Trainer:
         self._supervised = tuple(dataset.train.learned.tolist())
         # Of a pass, padding included; less once memory was too small for more.
         self._most_tokens: float = math.inf
+        # The longest sequence, in tokens, of which all that its gradients need is kept; of longer ones it is too much.
+        self._longest_kept: float = math.inf
 
     def next_length(self, session: Session) -> int:
         """The longest sequence of the session's next step, in tokens."""
@@ -64,6 +66,12 @@ class Trainer:
                 failures[session.name] = error
         return failures
 
+    def try_longest(self, session: Session) -> None:
+        """Take the gradients of the longest training example, and forget them. Raises OutOfMemoryError."""
+        longest = max(range(len(self._lengths)), key=self._lengths.__getitem__)
+        self._backward([session], {session.name: (longest,)})
+        session.optimizer.zero_grad(set_to_none=True)
+
     def _examples(self, session: Session) -> tuple[int, ...]:
         fidelity = session.fidelity
         return tuple(examples_at(session.step, self._lengths, fidelity.batch_size, fidelity.seed, self._window))
@@ -72,7 +80,8 @@ class Trainer:
         """Gradients of each session's mean loss per supervised token, and that loss; of replicas each one's part.
 
         Out of memory halves the tokens of a pass from then on and begins again: sessions are taken apart, then the rows
-        of one are accumulated. Raises OutOfMemoryError where one row is too much.
+        of one are accumulated, and at last the layers run twice for a row that is too long by itself. Raises
+        OutOfMemoryError where even so it is too much.
         """
         tokens = {name: sum(self._supervised[index] for index in rows) for name, rows in batches.items()}
         while True:
@@ -83,9 +92,7 @@ class Trainer:
                     for session in sessions:
                         session.optimizer.zero_grad(set_to_none=True)
                     torch.cuda.empty_cache()
-                    if sum(len(rows) for _, rows in portion) == 1:
-                        raise too_much()
-                    self._most_tokens = self._padded_tokens(portion) // 2
+                    self._take_less(portion)
                     break
                 for (session, _), mean in zip(portion, means, strict=True):
                     losses[session.name] += mean
@@ -94,10 +101,24 @@ class Trainer:
 
     def _accumulate(self, portion: Portion, tokens: Mapping[str, int]) -> list[Tensor]:
         """Gradients of a pass, and its sessions' losses."""
-        found = self._passes.token_losses("train", [part_of(each, rows) for each, rows in portion])
+        parts = [part_of(each, rows) for each, rows in portion]
+        recompute = self._padded_tokens(portion) > self._longest_kept
+        found = self._passes.token_losses("train", parts, recompute=recompute)
         means = [one.sum() / tokens[each.name] for (each, _), one in zip(portion, found, strict=True)]
         torch.stack(means).sum().backward()
         return [mean.detach() for mean in means]
+
+    def _take_less(self, portion: Portion) -> None:
+        """Have passes ask for less than `portion` did. Raises OutOfMemoryError where there is nothing less."""
+        tokens = self._padded_tokens(portion)
+        if sum(len(rows) for _, rows in portion) > 1:
+            self._most_tokens = tokens // 2
+        elif tokens <= self._longest_kept:
+            # Shorter rows in one pass are no more than this one was: rows are halved before any layer runs twice.
+            self._longest_kept = tokens - 1
+            self._most_tokens = min(self._most_tokens, self._longest_kept)
+        else:
+            raise too_much(tokens)
 
     def _portions(self, sessions: Sequence[Session], batches: Batches) -> list[Portion]:
         """What goes through the base together: sessions with equal numbers of rows, as many tokens as memory is known

@@ -95,7 +95,10 @@ def _explain(error: BaseException, source: Source, part: str) -> ModelError:
             "Read that code; if you trust it, allow it with --trust-remote-code.",
         )
     if caused_by(MemoryError, torch.OutOfMemoryError):
-        return ModelError(f"There is not enough memory to load {source}.", "Use a smaller model or dtype bf16.")
+        return ModelError(
+            f"There is not enough memory to load {source}.",
+            "Keep it in fewer bits (--dtype nf4, or bf16 instead of fp32), or use a smaller model.",
+        )
     if caused_by(SafetensorError):
         return ModelError(
             f"A safetensors file of {source} is damaged ({_first_sentence(message)}).", "Download it again."

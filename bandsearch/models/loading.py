@@ -10,6 +10,7 @@ import torch
 from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from bandsearch.models.config import load_config
 from bandsearch.models.failures import explained, quiet
@@ -48,6 +49,11 @@ class ModelSummary(Value):
     context_length: int | None
     parameters: int
     bytes_by_dtype: dict[str, int]
+
+    def weight_bytes(self, dtype: str, device: str) -> int:
+        """What the weights take on `device` in what a person names `dtype`. Raises UsageError for what is none."""
+        name = NF4 if dtype == NF4 else str(resolve_dtype(dtype, device)).removeprefix("torch.")
+        return self.bytes_by_dtype[name]
 
 
 def resolve_dtype(name: str, device: str) -> torch.dtype:
@@ -154,6 +160,9 @@ def summarize(source: Source) -> ModelSummary:
     with explained(source, "configuration"), quiet(), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=source.trust_remote_code)
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    head = model.get_output_embeddings()
+    linears = (module for module in model.modules() if isinstance(module, nn.Linear | Conv1D) and module is not head)
+    linear = sum(module.weight.numel() for module in linears)
     text = config.get_text_config()
     return ModelSummary(
         source=source,
@@ -162,7 +171,13 @@ def summarize(source: Source) -> ModelSummary:
         vocabulary=text.vocab_size,
         context_length=getattr(text, "max_position_embeddings", None),
         parameters=parameters,
-        bytes_by_dtype={"float32": 4 * parameters, "bfloat16": 2 * parameters, "float16": 2 * parameters},
+        bytes_by_dtype={
+            "float32": 4 * parameters,
+            "bfloat16": 2 * parameters,
+            "float16": 2 * parameters,
+            # Linear modules but for the output layer; their scales are a thirtieth more.
+            NF4: 2 * (parameters - linear) + linear // 2,
+        },
     )
 
 

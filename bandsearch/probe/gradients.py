@@ -10,7 +10,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from bandsearch.adapters.lora import PREFIX
 from bandsearch.data.dataset import Encoded
+from bandsearch.engine.forwards import Forwards
+from bandsearch.engine.memory import too_much, within_memory
+from bandsearch.engine.stage import recomputed
 from bandsearch.probe.factors import b_factors
 from bandsearch.probe.forward import token_losses
 from bandsearch.values.layout import Layout
@@ -33,7 +37,8 @@ def module_sensitivities(
       is estimated without bias, (n ||mean||^2 - mean ||g_i||^2) / (n - 1), so it does not depend on the number
       of examples; an estimate below zero counts as 0.
 
-    Stops after `seconds`, but not before two examples. Needs at least two examples.
+    Stops after `seconds`, but not before two examples. Needs at least two examples. Raises OutOfMemoryError where one
+    is too much for memory.
     """
     factors = b_factors(model)
     sums = [torch.zeros_like(factor) for factor in factors.values()]
@@ -42,7 +47,7 @@ def module_sensitivities(
     for example in examples:
         if seconds is not None and count >= 2 and time.monotonic() - started > seconds:
             break
-        gradients = torch.autograd.grad(token_losses(model, [example]).mean(), list(factors.values()))
+        gradients = _gradients(model, layout, example, list(factors.values()))
         for total, gradient in zip(sums, gradients, strict=True):
             total += gradient
         squares += _squared_norms(gradients)
@@ -59,6 +64,30 @@ def module_sensitivities(
             strict=True,
         )
     )
+
+
+def _gradients(
+    model: PreTrainedModel, layout: Layout, example: Encoded, factors: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """Of the example's mean loss; where memory does not do for all that they need, layers run twice."""
+
+    def work() -> tuple[Tensor, ...]:
+        gradients: tuple[Tensor, ...] = torch.autograd.grad(token_losses(model, [example]).mean(), factors)
+        return gradients
+
+    if (found := within_memory(work)) is not None:
+        return found
+    torch.cuda.empty_cache()
+    forwards = Forwards()
+    for layer in model.get_submodule(PREFIX + layout.layers_path).children():
+        forwards.replace(layer, recomputed)
+    try:
+        found = within_memory(work)
+    finally:
+        forwards.release()
+    if found is None:
+        raise too_much(len(example.input_ids))
+    return found
 
 
 def coherence(energy_of_mean: float, mean_energy: float, count: int) -> float:

@@ -23,8 +23,11 @@ from bandsearch.models.tokenizer import load_tokenizer
 from bandsearch.search.candidates import require_fit
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.environment import Environment
+from bandsearch.values.errors import ModelError
 from bandsearch.values.spec import RunSpec
 
+# In which weights take less than in what they are loaded in by default, the more exact first.
+SMALL_DTYPES = ("bf16", "nf4")
 REPORTED_PACKAGES = ("torch", "transformers", "peft", "optuna", "ray", "datasets", "lm-eval")
 
 
@@ -68,6 +71,8 @@ def prepare_job(spec: RunSpec, *, hold: bool = True, known: Path | None = None) 
         wall = spec.budget.wall_seconds(len(inventory.gpus), inventory.cores)
     source = resolve(spec.model)
     summary = summarize(source)
+    if hold:
+        _require_memory(summary, spec.model.dtype, inventory)
     require_fit(spec.space, summary.layout)
     check_tasks(spec.tasks, spec.task_directory)
     tokenizer = load_tokenizer(source)
@@ -81,6 +86,22 @@ def prepare_job(spec: RunSpec, *, hold: bool = True, known: Path | None = None) 
         # Before the budget is charged: of a large model they come for longer than a small budget lasts.
         fetch_weights(source)
     return Job(_anchored(spec, source), source, summary, tokenizer, dataset, retention, inventory, held, wall)
+
+
+def _require_memory(summary: ModelSummary, dtype: str, inventory: DeviceInventory) -> None:
+    """Raises ModelError where the weights alone, in `dtype`, are more than a device holds: they need not be fetched."""
+    device, holder, room = "cpu", "this machine", inventory.memory_bytes
+    if inventory.gpus:
+        device, holder, room = "cuda", "a GPU here", inventory.gpu_memory_bytes
+    needed = summary.weight_bytes(dtype, device)
+    if needed <= room:
+        return
+    fitting = [name for name in SMALL_DTYPES if summary.weight_bytes(name, device) <= room]
+    less = f"Keep the base in fewer bits (--dtype {fitting[0]}), or use a smaller model." if fitting else ""
+    raise ModelError(
+        f"The weights of {summary.source} take {needed / 1e9:.1f} GB, and {holder} has {room / 1e9:.1f} GB of memory.",
+        less or "Use a smaller model; not even 4 bits (--dtype nf4) would do.",
+    )
 
 
 def environment(job: Job) -> Environment:

@@ -10,7 +10,7 @@ from statistics import fmean
 
 from bandsearch.adapters.lora import trainable_parameters
 from bandsearch.data.dataset import Encoded
-from bandsearch.engine.failures import DivergedError, OutOfMemoryError
+from bandsearch.engine.failures import LESS_MEMORY, DivergedError, OutOfMemoryError
 from bandsearch.evaluate.retention import divergence_of
 from bandsearch.search.clock import Clock
 from bandsearch.search.decision import LOWEST_LOSS, SEEDS_NEEDED, Aim, Contender, decide, tuned_baseline
@@ -56,7 +56,7 @@ def confirm(
     not fit into `wall_left()` seconds is left out in the order of `next_training`. A finalist that diverges gives
     its place to the next of its kind. With the objective `retention` every adapter's divergence from the base is taken
     on the texts `retention`, and decides between those within noise. When `stop()` turns true, decides on what there
-    is. Raises BandsearchError where an engine is lost.
+    is. Raises BandsearchError where an engine is lost, and OutOfMemoryError where memory does not do for full depth.
     """
     texts = tuple(retention) if aim.objective is Objective.RETENTION else ()
     clock = Clock(wall_left, plan.costs.with_divergence(len(texts)))
@@ -80,7 +80,9 @@ class _Confirmation:
     listen: Listener
 
     def __post_init__(self) -> None:
-        self.readings = [result for result in self.records.results() if result.stage is STAGE]
+        known = [result for result in self.records.results() if result.stage is STAGE]
+        # Memory that was lacking may be there by now.
+        self.readings = [result for result in known if result.state is not TrialState.OUT_OF_MEMORY]
         self.begun = {(result.candidate.identity, result.seed) for result in self.readings}
         self.running: dict[Future[TrialResult | None], int] = {}
         # The same engine once for each candidate that it trains side by side.
@@ -183,6 +185,11 @@ class _Confirmation:
                 divergences.setdefault(identity, []).append(result.divergence)
         finalists = pick_finalists(self.results, self.layout.layer_count, self.plan.finalists, failed, losses)
         if not finalists or finalists[0].role is not Role.FULL_DEPTH:
+            if any(_lacked_memory(result) for result in (*self.results, *self.readings)):
+                # At a lower rate it takes as much.
+                raise OutOfMemoryError(
+                    "Full depth, which bands are compared with, does not fit into memory.", LESS_MEMORY
+                )
             finalists.insert(0, _retreat(self.results, self.layout, self.profile))
         contenders = []
         for proposal in finalists:
@@ -197,7 +204,9 @@ class _Confirmation:
         self.readings.append(result)
         contenders = self._contenders()
         most = max(len(each.losses) for each in contenders)
-        means = [fmean(each.losses.values()) for each in contenders if len(each.losses) >= min(most, SEEDS_NEEDED)]
+        # The first to end may have failed.
+        enough = max(1, min(most, SEEDS_NEEDED))
+        means = [fmean(each.losses.values()) for each in contenders if len(each.losses) >= enough]
         base = tuned_baseline(contenders).losses
         loss = f"loss {result.last_loss:.4f}" if result.points else result.state.value.replace("_", " ")
         complete = sum(reading.state is TrialState.COMPLETE for reading in self.readings)
@@ -213,6 +222,10 @@ class _Confirmation:
                 failed=len(self.readings) - complete,
             )
         )
+
+
+def _lacked_memory(result: TrialResult) -> bool:
+    return result.role is Role.FULL_DEPTH and result.state is TrialState.OUT_OF_MEMORY
 
 
 def _retreat(results: Sequence[TrialResult], layout: Layout, profile: SensitivityProfile) -> Proposal:

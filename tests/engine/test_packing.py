@@ -186,12 +186,12 @@ def test_out_of_memory_takes_passes_apart_and_changes_nothing(engine: Engine, mo
     seen: list[int] = []
     usual = engine._passes.token_losses
 
-    def small(split: str, parts: Any) -> Any:
+    def small(split: str, parts: Any, **how: Any) -> Any:
         rows = sum(len(part.indices) for part in parts)
         seen.append(rows)
         if rows > most_rows:
             raise torch.OutOfMemoryError("full")
-        return usual(split, parts)
+        return usual(split, parts, **how)
 
     monkeypatch.setattr(engine._passes, "token_losses", small)
     sessions = [engine.admit(*each) for each in PACK]
@@ -225,9 +225,9 @@ def test_a_pass_that_runs_out_of_memory_backward_is_gone_before_the_next(
     made: list[weakref.ref[torch.Tensor]] = []
     usual = engine._passes.token_losses
 
-    def small(split: str, parts: Any) -> Any:
+    def small(split: str, parts: Any, **how: Any) -> Any:
         assert all(each() is None for each in made)
-        found = usual(split, parts)
+        found = usual(split, parts, **how)
         made.extend(map(weakref.ref, found))
         return [FailsBackward.apply(each) for each in found] if sum(len(part.indices) for part in parts) > 3 else found
 
@@ -249,14 +249,14 @@ def test_memory_that_a_long_batch_lacked_is_no_limit_on_the_rows_of_short_ones(
     passed: list[int] = []
     usual = engine._passes.token_losses
 
-    def small(split: str, parts: Any) -> Any:
+    def small(split: str, parts: Any, **how: Any) -> Any:
         rows = [index for part in parts for index in part.indices]
         if len(rows) * max(lengths[index] for index in rows) >= 8 * max(lengths):
             failed.append(len(rows))
             raise torch.OutOfMemoryError("full")
         if failed:
             passed.append(len(rows))
-        return usual(split, parts)
+        return usual(split, parts, **how)
 
     monkeypatch.setattr(engine._passes, "token_losses", small)
     session = engine.admit(NARROW, Fidelity(steps=18, batch_size=8, seed=0))

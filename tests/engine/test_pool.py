@@ -77,7 +77,7 @@ def test_memory_and_accelerator_are_a_sentence(pool: EnginePool, words: str, sen
 def test_rays_watch_over_the_memory_is_a_sentence() -> None:
     words = "Task was killed due to the node running low on memory.\nMemory on the node was 7.9GB / 8GB"
     with (
-        pytest.raises(LostEngineError, match=r"memory \(Task was .* low on memory\)\. .*--batch-size"),
+        pytest.raises(LostEngineError, match=r"memory \(Task was .* low on memory\)\. .*--batch-size.*--dtype nf4"),
         engine_errors(),
     ):
         raise exceptions.OutOfMemoryError(words)

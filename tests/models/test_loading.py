@@ -37,7 +37,10 @@ def test_a_model_loads_frozen_and_its_summary_counts_it(tiny_model, family: str)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     summary = summarize(source)
     assert summary.parameters == sum(parameter.numel() for parameter in model.parameters())
-    assert summary.bytes_by_dtype["bfloat16"] == 2 * summary.parameters
+    assert summary.bytes_by_dtype["bfloat16"] == summary.weight_bytes("bf16", "cpu") == 2 * summary.parameters
+    assert summary.weight_bytes("auto", "cpu") == 4 * summary.parameters
+    # Embeddings and norms stay as they are.
+    assert summary.parameters / 2 < summary.weight_bytes("nf4", "cpu") < 2 * summary.parameters
     assert (summary.layout.layer_count, summary.layout.hidden_size, summary.vocabulary) == (4, 32, 384)
     assert summary.architecture == type(model).__name__
     assert "attention" in summary.layout.target_names
@@ -183,7 +186,7 @@ def hub_error(kind: type[Exception]) -> Exception:
         (hub_error(RepositoryNotFoundError), "no model org/name"),
         (hub_error(RevisionNotFoundError), "no revision 'v9'"),
         (OSError(errno.ENOSPC, "No space left on device"), "disk is full"),
-        (MemoryError(), "not enough memory"),
+        (MemoryError(), "not enough memory.*--dtype nf4"),
         (torch.OutOfMemoryError("CUDA out of memory"), "not enough memory"),
     ],
 )

@@ -7,10 +7,12 @@ from threading import Barrier
 from typing import Any
 
 import numpy as np
+import pytest
 from bench import planted_search
 from surface import LAYERS, LAYOUT, MemoryRecords, PlantedPool, Surface, plan, profile
 
 from bandsearch.data.dataset import Encoded
+from bandsearch.engine.failures import OutOfMemoryError
 from bandsearch.evaluate.retention import divergence_of
 from bandsearch.search.confirm import confirm
 from bandsearch.search.correlation import signals
@@ -230,6 +232,19 @@ def test_full_depth_is_made_up_where_the_search_left_none() -> None:
     nothing, readings = confirmed(PlantedPool(Surface()), [])
     assert nothing.choice is Choice.UNCOMPARED
     assert len(readings) == 3
+
+
+def test_full_depth_that_lacks_memory_is_not_tried_at_a_lower_rate() -> None:
+    results, records = planted_search(Surface(), 0, 30), MemoryRecords()
+    scarce = PlantedPool(Surface(out_of_memory_above=LAYERS - 1))
+    with pytest.raises(OutOfMemoryError, match=r"Full depth.* does not fit into memory\. Lower --max-length"):
+        confirmed(scarce, results, records)
+    tried = {result.candidate.learning_rate for result in results if result.role is Role.FULL_DEPTH}
+    failed = [result for result in records.results() if result.role is Role.FULL_DEPTH]
+    assert failed
+    assert {result.candidate.learning_rate for result in failed} <= tried
+    winner, _ = confirmed(PlantedPool(Surface()), results, records)
+    assert winner.choice is not Choice.UNCOMPARED
 
 
 @dataclass
