@@ -72,6 +72,7 @@ class Decoder:
     def __init__(self, model: nn.Module, layout: Layout) -> None:
         self._pass: _Pass | None = None
         self.layers: nn.ModuleList = model.get_submodule(layout.layers_path)
+        self.highest_start = _highest_start(model, len(self.layers))
         self._tuples = _puts_out_tuples(model, self.layers[0])
         self._forwards = Forwards()
         for index, layer in enumerate(self.layers):
@@ -83,7 +84,8 @@ class Decoder:
 
     @contextmanager
     def running(self, groups: Sequence[Group], stop: int | None = None) -> Iterator[_Pass]:
-        """Inside, a forward of the model runs `groups`, ascending by start, up to layer `stop` (excluded).
+        """Inside, a forward of the model runs `groups`, ascending by start, none above `highest_start`, up to layer
+        `stop` (excluded).
 
         The rows of its input are the groups' rows, in order. Where `stop` is given, `reached` of the yielded pass is
         what layer `stop - 1` put out, and the logits mean nothing.
@@ -114,6 +116,12 @@ class Decoder:
             return output
 
         return forward
+
+
+def _highest_start(model: nn.Module, layers: int) -> int:
+    """The highest layer that rows may join at: keys and values that higher layers share are computed from there on."""
+    modes = getattr(model.config.get_text_config(), "kv_sharing_modes", [])
+    return modes.index("store") if "reuse" in modes else layers - 1
 
 
 def _puts_out_tuples(model: nn.Module, layer: nn.Module) -> bool:

@@ -26,9 +26,13 @@ RATES = (0.001, 0.002, 0.003, 0.00225, 0.0015, 0.00075)
 
 def plain_training(setup: EngineSetup, engine: Engine) -> tuple[list[float], dict[str, torch.Tensor], Any]:
     """Per-step losses, final factors and the trained model."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig
 
-    base = AutoModelForCausalLM.from_pretrained(setup.source.location, dtype=torch.float32)
+    from bandsearch.models.config import auto_class
+
+    base = auto_class(AutoConfig.from_pretrained(setup.source.location)).from_pretrained(
+        setup.source.location, dtype=torch.float32
+    )
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=CANDIDATE.rank,

@@ -22,7 +22,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 # Mixtral is not among them: vLLM runs adapters on mixtures of experts through Triton, which has no CPU backend.
-FAMILIES = ("qwen2", "qwen3", "llama", "mistral", "gemma2", "gemma3", "phi3", "opt", "gpt_neox", "olmo2")
+FAMILIES = ("qwen2", "qwen3", "llama", "mistral", "gemma2", "gemma3_text", "phi3", "opt", "gpt_neox", "olmo2")
 
 # With Gemma 2's capping of attention logits vLLM's CPU engine and transformers differ, on the base too. Without it
 # they agree, which is a case of its own.
