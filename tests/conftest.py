@@ -45,6 +45,19 @@ FAMILIES = (
     "gemma3_text",
     "gemma3",
     "olmo",
+    "gemma4",
+    "gemma4_text",
+    "qwen3_5",
+    "qwen3_5_text",
+    "qwen3_5_moe",
+    "qwen3_5_moe_text",
+    "qwen3_next",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "mistral3",
+    "ministral3",
+    "olmo_hybrid",
+    "lfm2",
     "olmo2",
     "olmo3",
     "stablelm",
@@ -116,18 +129,23 @@ def build_tiny_model(family: str, directory: Path, seed: int = 0, width: int = W
     Four heads, so that the size of a head is a quarter of `width`.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+
+    from bandsearch.models.config import auto_class
 
     tokenizer = _tokenizer(family)
     tokenizer.save_pretrained(directory)
     state = torch.get_rng_state()
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(_config(family, width), dtype=torch.float32)
+    config = _config(family, width)
+    model = auto_class(config).from_config(config, dtype=torch.float32)
     # The default 0.02 leaves a model this narrow almost linear; larger weights make every layer matter.
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 2 and "embed" not in name and "wte" not in name:
                 parameter.normal_(0.0, 0.85 / width**0.5)
+            # Keys are normalised behind it: of very small ones only rounding would be left.
+            if parameter.ndim == 3 and "conv" in name:
+                parameter.normal_(0.0, 0.25)
     torch.set_rng_state(state)
     model.save_pretrained(directory)
 
@@ -135,12 +153,42 @@ def build_tiny_model(family: str, directory: Path, seed: int = 0, width: int = W
 def _config(family: str, width: int) -> Any:
     from transformers import AutoConfig
 
+    from bandsearch.models.config import MULTIMODAL
+
     ids = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     sizes = {"num_hidden_layers": LAYERS, "hidden_size": width, "num_attention_heads": 4}
     modern = {**sizes, "intermediate_size": width * 3 // 2, "num_key_value_heads": 2, "max_position_embeddings": 256}
     gemma = {**modern, "head_dim": width // 4, "query_pre_attn_scalar": width // 4, "sliding_window": 16}
     experts = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": width * 3 // 2}
-    eyes = {**sizes, "intermediate_size": width, "num_hidden_layers": 1, "image_size": 16, "patch_size": 8}
+    delta = {
+        **modern,
+        "head_dim": width // 4,
+        "linear_key_head_dim": width // 4,
+        "linear_value_head_dim": width // 4,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "layer_types": ["linear_attention", "full_attention"] * 2,
+    }
+    small_experts = {
+        "num_experts": 2,
+        "num_experts_per_tok": 1,
+        "moe_intermediate_size": width // 2,
+        "shared_expert_intermediate_size": width // 2,
+    }
+    # The last layer takes the keys and values of the one below it, and the heads of the second differ in size.
+    gemma4 = {
+        **modern,
+        "head_dim": width // 4,
+        "global_head_dim": width // 2,
+        "sliding_window": 16,
+        "use_double_wide_mlp": True,
+        "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": VOCABULARY,
+        "num_kv_shared_layers": 1,
+        "layer_types": ["full_attention", "sliding_attention", "full_attention", "full_attention"],
+    }
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
+    qwen_vl = {**modern, "head_dim": width // 4, "rope_parameters": rope}
     by_family: dict[str, dict[str, Any]] = {
         "qwen2": {**modern, "tie_word_embeddings": True},
         "qwen3": {**modern, "head_dim": width // 4},
@@ -148,8 +196,21 @@ def _config(family: str, width: int) -> Any:
         "mistral": {**modern, "sliding_window": None},
         "gemma": {**modern, "head_dim": width // 4},
         "gemma2": gemma,
+        "gemma3": gemma,
         "gemma3_text": gemma,
-        "gemma3": {"text_config": {**gemma, **ids}, "vision_config": eyes, "mm_tokens_per_image": 4},
+        "gemma4": gemma4,
+        "gemma4_text": gemma4,
+        "qwen3_5": delta,
+        "qwen3_5_text": delta,
+        "qwen3_5_moe": delta | small_experts,
+        "qwen3_5_moe_text": delta | small_experts,
+        "qwen3_next": delta | small_experts,
+        "qwen2_5_vl": qwen_vl,
+        "qwen3_vl": qwen_vl,
+        "mistral3": {**modern, "model_type": "ministral3", "head_dim": width // 4},
+        "ministral3": {**modern, "head_dim": width // 4},
+        "olmo_hybrid": {**delta, "layer_types": ["full_attention", "linear_attention"] * 2},
+        "lfm2": {**modern, "layer_types": ["conv", "full_attention"] * 2},
         "olmo": modern,
         "olmo2": modern,
         "olmo3": {**modern, "sliding_window": 16},
@@ -166,7 +227,27 @@ def _config(family: str, width: int) -> Any:
         "falcon": {**sizes, "new_decoder_architecture": True, "num_kv_heads": 2},
         "bloom": {"hidden_size": width, "n_layer": LAYERS, "n_head": 4},
     }
-    return AutoConfig.for_model(family, **(by_family[family] | ids))
+    chosen = by_family[family] | ids
+    if family in MULTIMODAL:
+        return AutoConfig.for_model(family, text_config=chosen, vision_config=_VISION, **ids)
+    return AutoConfig.for_model(family, **chosen)
+
+
+# By every name that the sizes of a vision tower have.
+_VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "depth": 1,
+    "num_heads": 2,
+    "head_dim": 8,
+    "image_size": 32,
+    "patch_size": 16,
+    "out_hidden_size": WIDTH,
+    "fullatt_block_indexes": [0],
+    "deepstack_visual_indexes": [],
+}
 
 
 def _tokenizer(family: str) -> Any:

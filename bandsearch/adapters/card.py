@@ -55,7 +55,7 @@ def model_card(
     parts += [
         "## Use",
         _prompts(template, chat_template),
-        "```python\n" + _python(source, adapter, chat_template) + "\n```",
+        "```python\n" + _python(layout, source, adapter, chat_template) + "\n```",
         _serving(winner, layout, source, adapter, chat_template),
         f"The scale of the update is folded into the B factors (`lora_alpha` = `r` = {winner.candidate.rank}), so that "
         "every PEFT and vLLM release computes the same update.",
@@ -107,7 +107,7 @@ def _choice(winner: Winner, layout: Layout) -> str:
     candidate, trained = winner.as_trained(winner.candidate), winner.trained(winner.candidate)
     rows = [
         ("layers", f"{_layers(candidate)} of {layout.layer_count} ({layout.family})"),
-        ("modules", ", ".join(linear.leaf for linear in layout.targets(candidate.targets))),
+        ("modules", ", ".join(_modules(candidate, layout))),
         ("rank", str(candidate.rank)),
         ("scale", f"{candidate.scale:.4g} ({candidate.method}, alpha {candidate.alpha:g})"),
         ("learning rate", f"{candidate.learning_rate:.3g}"),
@@ -119,6 +119,12 @@ def _choice(winner: Winner, layout: Layout) -> str:
     if trained is not None:
         rows.append(("training", f"{trained.steps} steps; this is the adapter of step {trained.kept_step}"))
     return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
+
+
+def _modules(candidate: Candidate, layout: Layout) -> tuple[str, ...]:
+    """The names of what is adapted in any of its layers, each once."""
+    linears = layout.targets(candidate.targets)
+    return tuple(dict.fromkeys(each.leaf for each in linears if any(map(each.is_in, candidate.layers))))
 
 
 def _layers(candidate: Candidate) -> str:
@@ -178,14 +184,15 @@ def _plain(text: str) -> str:
     return " ".join(text.split()).replace("`", "'").replace("<", "&lt;").replace("|", "\\|")
 
 
-def _python(source: Source, adapter: Path, chat_template: Path | None) -> str:
+def _python(layout: Layout, source: Source, adapter: Path, chat_template: Path | None) -> str:
     options = f", revision={source.revision!r}" if source.revision else ""
     options += ", trust_remote_code=True" if source.trust_remote_code else ""
+    auto_class = "AutoModelForImageTextToText" if layout.is_part else "AutoModelForCausalLM"
     lines = [
         "from peft import PeftModel",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        f"from transformers import {auto_class}, AutoTokenizer",
         "",
-        f"base = AutoModelForCausalLM.from_pretrained({source.location!r}{options})",
+        f"base = {auto_class}.from_pretrained({source.location!r}{options})",
         f"tokenizer = AutoTokenizer.from_pretrained({source.location!r}{options})",
         f"model = PeftModel.from_pretrained(base, {str(adapter)!r})",
     ]

@@ -29,9 +29,11 @@ _INIT_LABELS: dict[Init, bool | str] = {
 
 
 def modules_of(candidate: Candidate, layout: Layout) -> dict[str, Linear]:
-    """Full module path -> the linear module, for every place the candidate adapts, in the model's order.
+    """Full module path -> the linear module, for every place the candidate adapts, layer by layer: in each what it has
+    of the targets.
 
-    Raises AdapterError for a band that ends outside the model and for a target it does not have.
+    Raises AdapterError for a band that ends outside the model, for a target it does not have, and where none of the
+    layers has any of them.
     """
     last = candidate.bands[-1]
     if last.stop > layout.layer_count:
@@ -40,11 +42,24 @@ def modules_of(candidate: Candidate, layout: Layout) -> dict[str, Linear]:
             f"Choose bands inside 0-{layout.layer_count - 1}.",
         )
     linears = layout.targets(candidate.targets)
-    return {f"{layout.layers_path}.{layer}.{linear.name}": linear for layer in candidate.layers for linear in linears}
+    found = {
+        f"{layout.layers_path}.{layer}.{linear.name}": linear
+        for layer in candidate.layers
+        for linear in linears
+        if linear.is_in(layer)
+    }
+    if not found:
+        having = sorted({layer for linear in linears for layer in linear.layers})
+        raise AdapterError(
+            f"Band {'+'.join(map(str, candidate.bands))} has no {' or '.join(candidate.targets)} in its layers; "
+            f"of this {layout.family} model layers {', '.join(map(str, having))} have.",
+            "Choose a band with one of those, or other targets.",
+        )
+    return found
 
 
 def module_paths(candidate: Candidate, layout: Layout) -> tuple[str, ...]:
-    """The full paths of the adapted modules, in the model's order. Raises AdapterError, see `modules_of`."""
+    """The full paths of the adapted modules, layer by layer. Raises AdapterError, see `modules_of`."""
     return tuple(modules_of(candidate, layout))
 
 

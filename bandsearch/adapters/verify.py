@@ -199,7 +199,6 @@ def _check_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], lay
             f"{len(broken)} tensors hold NaN or Inf ({broken[0]}); served once, they poison later requests too.",
             "Train again with a lower learning rate.",
         )
-    linears = {linear.name: linear for linear in layout.linears}
     factors: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         match = _TENSOR.fullmatch(name)
@@ -213,13 +212,14 @@ def _check_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], lay
             factors.setdefault(match["module"], {})[match["factor"]] = tensor
     sound: list[str] = []
     for module, pair in factors.items():
-        problem = _place_problem(module, layout, linears)
+        problem = _place_problem(module, layout)
         if problem is not None:
             yield problem
         elif len(pair) < 2:
             yield _error(Code.MISSING_PAIR, f"{module} has only one of the factors A and B.")
         else:
-            linear = linears[_inside_layer(module, layout)[1]]
+            index, inside = _inside_layer(module, layout)
+            linear = next(each for each in layout.linears_of(int(index)) if each.name == inside)
             yield from _check_shapes(module, pair["A"], pair["B"], linear, config)
             sound.append(module)
     yield from _check_targets([module.removeprefix(PREFIX) for module in sound], config)
@@ -230,7 +230,7 @@ def _check_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], lay
     yield from _check_rank(max((min(pair["A"].shape) for pair in factors.values() if "A" in pair), default=0), config)
 
 
-def _place_problem(module: str, layout: Layout, linears: Mapping[str, Linear]) -> Finding | None:
+def _place_problem(module: str, layout: Layout) -> Finding | None:
     if not module.startswith(f"{PREFIX}{layout.layers_path}."):
         return _error(
             Code.WRONG_PREFIX,
@@ -238,7 +238,7 @@ def _place_problem(module: str, layout: Layout, linears: Mapping[str, Linear]) -
             "vLLM would load them, list the adapter and serve the base.",
         )
     index, inside = _inside_layer(module, layout)
-    if not index.isdecimal() or inside not in linears:
+    if not index.isdecimal() or all(linear.name != inside for linear in layout.linears):
         return _unknown(module, layout)
     if int(index) >= layout.layer_count:
         return _error(
@@ -246,6 +246,8 @@ def _place_problem(module: str, layout: Layout, linears: Mapping[str, Linear]) -
             f"{module} is in layer {index} of a model with {layout.layer_count} layers; vLLM would drop it.",
             "Use the model it was trained on.",
         )
+    if all(linear.name != inside for linear in layout.linears_of(int(index))):
+        return _error(Code.UNKNOWN_MODULE, f"Layer {index} of this {layout.family} model has no {inside}.", _EXPORT)
     return None
 
 
@@ -256,7 +258,7 @@ def _inside_layer(module: str, layout: Layout) -> tuple[str, str]:
 
 
 def _unknown(name: str, layout: Layout) -> Finding:
-    known = ", ".join(linear.name for linear in layout.linears)
+    known = ", ".join(dict.fromkeys(linear.name for linear in layout.linears))
     return _error(
         Code.UNKNOWN_MODULE, f"{name} is not a LoRA factor of a linear module of {layout.family} ({known}).", _EXPORT
     )

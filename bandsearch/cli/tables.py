@@ -118,10 +118,11 @@ def model_table(summary: ModelSummary) -> RenderableType:
         "vLLM serves LoRA": layout.serving.value,
     }
     modules = Table(box=box.SIMPLE_HEAD)
-    for name in ("module of a layer", "group", "in", "out"):
+    for name in ("module of a layer", "group", "in", "out", "layers"):
         modules.add_column(name, justify="right" if name in ("in", "out") else "left")
     for linear in layout.linears:
-        modules.add_row(linear.name, linear.group, f"{linear.in_features:,}", f"{linear.out_features:,}")
+        size = f"{linear.in_features:,}", f"{linear.out_features:,}"
+        modules.add_row(linear.name, linear.group, *size, ", ".join(map(str, linear.layers)) or "all")
     return Group(facts_table(facts), modules)
 
 

@@ -108,7 +108,7 @@ class AdaptedLinears:
         self._forwards = Forwards()
         last = layout.layer_count - 1
         for layer in range(layout.layer_count):
-            for linear in layout.linears:
+            for linear in layout.linears_of(layer):
                 path = f"{layout.layers_path}.{layer}.{linear.name}"
                 narrow = layer == last and linear.positionwise
                 self._take(path, model.get_submodule(path), linear.out_features, narrow=narrow)

@@ -32,11 +32,11 @@ def onednn_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
 
 
 def onednn_is_faster(model: nn.Module, layout: Layout) -> bool:
-    """Whether oneDNN multiplies by the model's largest layer weight clearly faster, forward and backward together.
+    """Whether oneDNN multiplies by the largest weight of the first layer clearly faster, forward and backward together.
 
     False for anything but fp32 on a CPU: other types use oneDNN anyway.
     """
-    paths = [f"{layout.layers_path}.0.{linear.name}" for linear in layout.linears]
+    paths = [f"{layout.layers_path}.0.{linear.name}" for linear in layout.linears_of(0)]
     linears = [module for path in paths if type(module := model.get_submodule(path)) is nn.Linear]
     if not linears or not torch.backends.mkldnn.is_available():
         return False

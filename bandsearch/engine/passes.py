@@ -118,7 +118,7 @@ class Passes:
         return [found[index] for index in range(len(parts))]
 
     def _start(self, part: Part) -> int:
-        return 0 if self._cache is None else part.start
+        return 0 if self._cache is None else min(part.start, self._decoder.highest_start)
 
     def _group(self, split: str, part: Part, length: int) -> Group:
         start = self._start(part)

@@ -51,10 +51,10 @@ def faithful_levers(
     """`wanted` without what does not reproduce plain Transformers + PEFT on `model`, and a sentence on each such lever.
     Sets `passes` to it.
 
-    Two candidates of different start, rank and targets, with B away from zero, on a few short training examples, fewer
-    where memory does not do: losses and gradients of all factors, with all levers at once, and where that fails with
-    one after the other. Raises ModelError where even the engine's own adapter layer, with every lever off, does not
-    reproduce them, and OutOfMemoryError where one example does not fit.
+    Candidates of different start, rank and targets, up to the last layer alone, with B away from zero, on a few short
+    training examples, fewer where memory does not do: losses and gradients of all factors, with all levers at once, and
+    where that fails with one after the other. Raises ModelError where even the engine's own adapter layer, with every
+    lever off, does not reproduce them, and OutOfMemoryError where one example does not fit.
     """
     possible = {
         "fast_linear": wanted.fast_linear and onednn_is_faster(model, layout),
@@ -76,7 +76,7 @@ def _checked(
 ) -> tuple[Levers, tuple[str, ...]]:
     # A try before this one may have ended with levers on.
     passes.use(Levers.none())
-    candidates = _candidates(layout.layer_count)
+    candidates = _candidates(layout)
     tensors = [_away_from_zero(initial_tensors(each, layout, 0)) for each in candidates]
     reference = [
         _plain(model, layout, passes, each, factors, rows) for each, factors in zip(candidates, tensors, strict=True)
@@ -131,18 +131,19 @@ def _rows(passes: Passes) -> tuple[int, ...]:
     return tuple(dict.fromkeys([*order[: max(1, min(enough, light, MOST_ROWS))], longer]))
 
 
-def _candidates(layers: int) -> tuple[Candidate, Candidate]:
-    upper = Candidate(
-        bands=(Band(start=layers // 2, stop=layers),), rank=4, alpha=8, targets=("all",), learning_rate=1e-3
+def _candidates(layout: Layout) -> list[Candidate]:
+    """The last layer alone is as far as a prefix can reach, and so the most that may have been left out below it."""
+    layers = layout.layer_count
+    bands = (
+        (Band(start=layers // 2, stop=layers), 4, "all"),
+        (Band(start=layers // 4, stop=max(layers // 4 + 1, layers - 1)), 2, "attention"),
+        (Band(start=layers - 1, stop=layers), 1, "all"),
     )
-    lower = Candidate(
-        bands=(Band(start=layers // 4, stop=max(layers // 4 + 1, layers - 1)),),
-        rank=2,
-        alpha=4,
-        targets=("attention",),
-        learning_rate=1e-3,
-    )
-    return upper, lower
+    return [
+        Candidate(bands=(band,), rank=rank, alpha=2 * rank, targets=(targets,), learning_rate=1e-3)
+        for band, rank, targets in bands
+        if layout.adapts(band.layers, (targets,))
+    ]
 
 
 def _away_from_zero(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -82,6 +82,7 @@ class Decoder:
         self._pass: _Pass | None = None
         self._heads: int = getattr(model.config.get_text_config(), "num_attention_heads", 1)
         self.layers: nn.ModuleList = model.get_submodule(layout.layers_path)
+        self.highest_start = _highest_start(model, len(self.layers))
         self._tuples = _puts_out_tuples(model, self.layers[0])
         self._forwards = Forwards()
         for index, layer in enumerate(self.layers):
@@ -93,7 +94,8 @@ class Decoder:
 
     @contextmanager
     def running(self, groups: Sequence[Group], stop: int | None = None, again: Again | None = None) -> Iterator[_Pass]:
-        """Inside, a forward of the model runs `groups`, ascending by start, up to layer `stop` (excluded).
+        """Inside, a forward of the model runs `groups`, ascending by start, none above `highest_start`, up to layer
+        `stop` (excluded).
 
         The rows of its input are the groups' rows, in order. Where `stop` is given, `reached` of the yielded pass is
         what layer `stop - 1` put out, and the logits mean nothing. Where `again` is given, no more of a layer is kept
@@ -138,6 +140,12 @@ def recomputed(layer: Callable[..., Any], again: Again = nullcontext) -> Callabl
         preserve_rng_state=False,
         context_fn=lambda: (nullcontext(), again()),
     )
+
+
+def _highest_start(model: nn.Module, layers: int) -> int:
+    """The highest layer that rows may join at: keys and values that higher layers share are computed from there on."""
+    modes = getattr(model.config.get_text_config(), "kv_sharing_modes", [])
+    return modes.index("store") if "reuse" in modes else layers - 1
 
 
 def _puts_out_tuples(model: nn.Module, layer: nn.Module) -> bool:

@@ -17,7 +17,7 @@ Group = Literal["attention", "mlp"]
 
 
 class Family(Value):
-    """One row: the path to the layers, and the linear modules of a layer by group.
+    """One row: the path to the layers, and the linear modules of a layer by group; a layer may lack some of them.
 
     `mlp` is empty for mixtures of experts: their experts are not plain linear modules and vLLM serves no LoRA on them.
     """
@@ -31,6 +31,11 @@ class Family(Value):
 _QKVO = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
 _GATED = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 _PLAIN = ("mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
+# Without what says how fast each head forgets and learns: with as many outputs as heads, a low rank is none.
+_DELTA = ("linear_attn.in_proj_qkv", "linear_attn.in_proj_z", "linear_attn.out_proj")
+_OLMO_DELTA = tuple(f"linear_attn.{letter}_proj" for letter in "qkvgo")
+# Of a model that takes images and the like too.
+_TEXT_PART = "model.language_model.layers"
 
 
 def _llama_like(
@@ -47,13 +52,22 @@ FAMILIES: Mapping[str, Family] = {
     "mistral": _llama_like(Serving.NATIVE),
     "qwen2": _llama_like(Serving.NATIVE),
     "qwen3": _llama_like(Serving.NATIVE),
+    "qwen3_5_text": _llama_like(Serving.UNKNOWN, attention=_QKVO + _DELTA),
+    "qwen3_5": _llama_like(Serving.NATIVE, layers=_TEXT_PART, attention=_QKVO + _DELTA),
+    "qwen2_5_vl": _llama_like(Serving.NATIVE, layers=_TEXT_PART),
+    "qwen3_vl": _llama_like(Serving.NATIVE, layers=_TEXT_PART),
+    "mistral3": _llama_like(Serving.NATIVE, layers=_TEXT_PART),
+    "ministral3": _llama_like(Serving.UNKNOWN),
     "gemma": _llama_like(Serving.NATIVE),
     "gemma2": _llama_like(Serving.NATIVE),
     "gemma3_text": _llama_like(Serving.NATIVE),
-    "gemma3": _llama_like(Serving.NATIVE, layers="model.language_model.layers"),
+    "gemma3": _llama_like(Serving.NATIVE, layers=_TEXT_PART),
+    "gemma4_text": _llama_like(Serving.UNKNOWN),
+    "gemma4": _llama_like(Serving.NATIVE, layers=_TEXT_PART),
     "olmo": _llama_like(Serving.TRANSFORMERS),
     "olmo2": _llama_like(Serving.TRANSFORMERS),
     "olmo3": _llama_like(Serving.TRANSFORMERS),
+    "olmo_hybrid": _llama_like(Serving.UNKNOWN, attention=_QKVO + _OLMO_DELTA),
     "stablelm": _llama_like(Serving.NONE),
     "phi": _llama_like(
         Serving.TRANSFORMERS,
@@ -68,6 +82,21 @@ FAMILIES: Mapping[str, Family] = {
     "mixtral": _EXPERTS,
     "qwen2_moe": _EXPERTS,
     "qwen3_moe": _EXPERTS,
+    "qwen3_next": _llama_like(
+        Serving.NATIVE,
+        attention=(*_QKVO, "linear_attn.in_proj_qkvz", "linear_attn.out_proj"),
+        mlp=(),
+    ),
+    "qwen3_5_moe_text": _llama_like(Serving.UNKNOWN, attention=_QKVO + _DELTA, mlp=()),
+    "qwen3_5_moe": _llama_like(Serving.NATIVE, layers=_TEXT_PART, attention=_QKVO + _DELTA, mlp=()),
+    "lfm2": _llama_like(
+        Serving.UNKNOWN,
+        attention=(
+            *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"),
+            *("conv.in_proj", "conv.out_proj"),
+        ),
+        mlp=("feed_forward.w1", "feed_forward.w3", "feed_forward.w2"),
+    ),
     "opt": Family(
         layers="model.decoder.layers",
         attention=("self_attn.k_proj", "self_attn.v_proj", "self_attn.q_proj", "self_attn.out_proj"),
@@ -116,7 +145,7 @@ def layout_of(model: PreTrainedModel) -> Layout:
     if family is None:
         return _detect(model)
     layers = _layers_at(model, family.layers)
-    found = dict(_linear_modules(layers[0]))
+    found = dict.fromkeys(name for layer in layers for name, _ in _linear_modules(layer))
     rows: tuple[tuple[Group, tuple[str, ...]], ...] = (("attention", family.attention), ("mlp", family.mlp))
     groups = {name: group for group, names in rows for name in names}
     missing = [name for name in groups if name not in found]
@@ -132,26 +161,27 @@ def layout_of(model: PreTrainedModel) -> Layout:
 def _layout(
     model: PreTrainedModel, family: str, path: str, layers: nn.ModuleList, groups: Mapping[str, Group], serving: Serving
 ) -> Layout:
-    first = {name: module for name, module in _linear_modules(layers[0]) if name in groups}
-    shapes = {name: features(module) for name, module in first.items()}
-    for index, layer in enumerate(layers):
-        here = {name: features(module) for name, module in _linear_modules(layer) if name in groups}
-        if here != shapes:
-            different = sorted(name for name in shapes.keys() | here.keys() if shapes.get(name) != here.get(name))
-            raise ModelError(
-                f"Layers 0 and {index} of this {family} model differ in {', '.join(different)}.",
-                "Bands are compared across equal layers; use a decoder whose layers are all alike.",
-            )
+    modules = [[each for each in _linear_modules(layer) if each[0] in groups] for layer in layers]
+    having: dict[tuple[str, tuple[int, int]], list[int]] = {}
+    for index, layer in enumerate(modules):
+        for name, module in layer:
+            having.setdefault((name, features(module)), []).append(index)
     return Layout(
         family=family,
         layers_path=path,
         layer_count=len(layers),
         hidden_size=model.config.get_text_config().hidden_size,
         linears=tuple(
-            Linear(name=name, group=groups[name], in_features=size[0], out_features=size[1])
-            for name, size in shapes.items()
+            Linear(
+                name=name,
+                group=groups[name],
+                in_features=size[0],
+                out_features=size[1],
+                layers=tuple(indices) if len(indices) < len(layers) else (),
+            )
+            for (name, size), indices in having.items()
         ),
-        transposed=all(isinstance(module, Conv1D) for module in first.values()),
+        transposed=all(isinstance(module, Conv1D) for layer in modules for _, module in layer),
         serving=serving,
     )
 
@@ -191,27 +221,26 @@ _EXPERT_WORDS = ("expert", "router", "moe")
 
 
 def _detect(model: PreTrainedModel) -> Layout:
-    """Find the longest list of equal layers and sort its linear modules into attention and mlp by name."""
+    """Find the longest list of layers and sort their linear modules into attention and mlp by name."""
     lists = [
-        (path, module)
-        for path, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) and len({type(layer) for layer in module}) == 1
+        (path, module) for path, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module)
     ]
     best: tuple[str, nn.ModuleList] | None = None
     groups: dict[str, Group] = {}
     for path, layers in lists:
-        named = {name: group for name, _ in _linear_modules(layers[0]) if (group := _group_of(name)) is not None}
+        names = [name for layer in layers for name, _ in _linear_modules(layer)]
+        named = {name: group for name in names if (group := _group_of(name)) is not None}
         if "attention" in named.values() and (best is None or len(layers) > len(best[1])):
             best, groups = (path, layers), named
     if best is None:
         found = "; ".join(
-            f"{len(layers)} x {type(layers[0]).__name__} at {path} with "
+            f"{len(layers)} x {'/'.join(sorted({type(layer).__name__ for layer in layers}))} at {path} with "
             f"{', '.join(name for name, _ in _linear_modules(layers[0])) or 'no linear modules'}"
             for path, layers in lists
         )
         raise ModelError(
             f"The decoder layers of model type {model.config.model_type!r} were not recognised; "
-            f"found {found or 'no list of equal layers'}.",
+            f"found {found or 'no list of layers'}.",
             "Add a row for it to FAMILIES in bandsearch/models/families.py.",
         )
     return _layout(model, model.config.model_type, best[0], best[1], groups, Serving.UNKNOWN)

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from bandsearch.models.config import load_config
+from bandsearch.models.config import auto_class, load_config
 from bandsearch.models.failures import explained, quiet
 from bandsearch.models.families import layout_of
 from bandsearch.values.errors import ModelError, UsageError
@@ -106,7 +106,7 @@ def load_model(source: Source, dtype: str = "auto", device: str = "cpu") -> PreT
         torch.backends.cuda.enable_cudnn_sdp(False)
     config = load_config(source)
     with explained(source, "weights"), quiet(bars=not source.is_local):
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = auto_class(config).from_pretrained(
             source.location,
             config=config,
             revision=source.revision,
@@ -158,7 +158,7 @@ def summarize(source: Source) -> ModelSummary:
     """Layout, size and names from the configuration alone: the model is built without memory for its weights."""
     config = load_config(source)
     with explained(source, "configuration"), quiet(), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=source.trust_remote_code)
+        model = auto_class(config).from_config(config, trust_remote_code=source.trust_remote_code)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     head = model.get_output_embeddings()
     linears = (module for module in model.modules() if isinstance(module, nn.Linear | Conv1D) and module is not head)

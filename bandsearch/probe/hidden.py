@@ -40,7 +40,8 @@ def hidden_states(model: nn.Module, layout: Layout, examples: Sequence[Encoded])
     with _recording(layers, states), torch.no_grad():
         for example in examples:
             ids = torch.tensor(example.input_ids[None], dtype=torch.long, device=next(model.parameters()).device)
-            model(input_ids=ids, use_cache=False, logits_to_keep=1)
+            # As a number it has Gemma 4 leave all other tokens out of the layers that share keys and values.
+            model(input_ids=ids, use_cache=False, logits_to_keep=ids.new_zeros(1))
     return states
 
 
@@ -73,16 +74,17 @@ def _views_of(layer: int, base: list[Tensor], tuned: list[Tensor], change: float
 def relative_changes(
     model: nn.Module, layout: Layout, tensors: Mapping[str, Tensor], scale: float
 ) -> tuple[float, ...]:
-    """Per layer, the mean over its adapted modules of ||scale B A||_F / ||W||_F, W from the bare `model`."""
+    """Per layer, the mean over its adapted modules of ||scale B A||_F / ||W||_F, W from the bare `model`; 0 for a layer
+    without any."""
     changes = []
     for layer in range(layout.layer_count):
         ratios = []
-        for linear in layout.linears:
+        for linear in layout.linears_of(layer):
             path = f"{layout.layers_path}.{layer}.{linear.name}"
             a, b = (tensors[name] for name in tensor_names(path))
             weight = dense_weight(model.get_submodule(path))
             ratios.append(update_norm(a, b, scale) / float(torch.linalg.vector_norm(weight, dtype=torch.float32)))
-        changes.append(sum(ratios) / len(ratios))
+        changes.append(sum(ratios) / max(1, len(ratios)))
     return tuple(changes)
 
 

@@ -61,8 +61,13 @@ class CandidateCode:
             init=Init(params.get("init", self.space.inits[0])),
         )
 
+    def adapts(self, candidate: Candidate) -> bool:
+        """Whether a layer of its bands has any of its targets, which not every layer need have."""
+        return self._layout.adapts(candidate.layers, candidate.targets)
+
     def encode(self, candidate: Candidate) -> dict[str, Any] | None:
-        """Parameters that decode to `candidate`, None where it lies outside the space (as a baseline may)."""
+        """Parameters that decode to `candidate`, None where it lies outside the space (as a baseline may) or would
+        adapt nothing."""
         bands = self._bands.encode(candidate.bands)
         if bands is None or candidate.rank not in self.ranks:
             return None
@@ -76,7 +81,7 @@ class CandidateCode:
         params = {name: everything[name] for name in self.distributions}
         if not all(_allows(self.distributions[name], value) for name, value in params.items()):
             return None
-        return params if self.decode(params) == candidate else None
+        return params if self.decode(params) == candidate and self.adapts(candidate) else None
 
     def drawn(self, candidate: Candidate, numbers: random.Random) -> dict[str, Any] | None:
         """As `encode`, with values drawn from all that decode to the same bands: what does not matter says nothing."""

@@ -51,8 +51,8 @@ def propose_params(
 ) -> dict[str, Any] | None:
     """Parameters of candidate `number`. Equal arguments give equal parameters, on every call and machine.
 
-    They are never those of what has been tried or is under way, nor nearly the same rate: then the next are asked for,
-    and None says that nothing else was found in the space.
+    They are never those of what has been tried or is under way, nor nearly the same rate, nor of a band whose layers
+    have none of the targets: then the next are asked for, and None says that nothing else was found in the space.
 
     The sampler is seeded from (seed, number) and sees a study made for this one question, so nothing but the results
     decides. In that study:
@@ -74,7 +74,7 @@ def propose_params(
     known = [*(result.candidate for result in results), *pending]
     for params in _asked(code, results, pending, _seed_of(seed, number), number, sampler, objective):
         candidate = code.decode(params)
-        if not any(candidate.resembles(other) for other in known):
+        if code.adapts(candidate) and not any(candidate.resembles(other) for other in known):
             return params
     return None
 

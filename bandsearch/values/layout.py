@@ -1,7 +1,8 @@
-"""A layout: where a decoder keeps its layers and the linear modules inside one of them."""
+"""A layout: where a decoder keeps its layers and the linear modules inside each of them."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import StrEnum
 from typing import Literal
 
@@ -12,6 +13,8 @@ from bandsearch.values.value import Value
 
 # Attention modules whose output at a position concerns that position alone: queries and what the heads are joined by.
 _POSITIONWISE = ("q_proj", "o_proj", "out_proj", "c_proj", "dense")
+# Queries that a convolution over positions takes before they are used.
+_CONVOLVED = ("linear_attn.q_proj",)
 
 
 class Serving(StrEnum):
@@ -24,12 +27,17 @@ class Serving(StrEnum):
 
 
 class Linear(Value):
-    """One linear module of a decoder layer; `name` is its path inside the layer ("self_attn.q_proj")."""
+    """One linear module of a decoder layer; `name` is its path inside the layer ("self_attn.q_proj").
+
+    `attention` is all that mixes positions, be it by attention, a recurrence or a convolution. `layers`: those that
+    have the module in this size, where not all have it; in others one of the same name may have another size.
+    """
 
     name: str
     group: Literal["attention", "mlp"]
     in_features: int = Field(ge=1)
     out_features: int = Field(ge=1)
+    layers: tuple[int, ...] = Field(default=(), exclude_if=lambda layers: not layers)
 
     @property
     def leaf(self) -> str:
@@ -40,11 +48,14 @@ class Linear(Value):
         """Whether other positions of a sequence never see what the module puts out at one; false for keys and values.
 
         Also false for names that are not known."""
-        return self.group == "mlp" or self.leaf in _POSITIONWISE
+        return self.group == "mlp" or (self.leaf in _POSITIONWISE and self.name not in _CONVOLVED)
+
+    def is_in(self, layer: int) -> bool:
+        return not self.layers or layer in self.layers
 
 
 class Layout(Value):
-    """Every layer of the decoder holds the same `linears`, in the order of the model's definition.
+    """The `linears` that the decoder's layers hold, each once, in the order of the model's definition.
 
     `layers_path` leads from the model to its list of layers ("model.layers"). `transposed` is true where the weights
     are stored as (in, out) instead of (out, in), as GPT-2's Conv1D does.
@@ -59,6 +70,11 @@ class Layout(Value):
     serving: Serving = Serving.UNKNOWN
 
     @property
+    def is_part(self) -> bool:
+        """Whether the decoder is the text part of a model that takes images and the like too."""
+        return "language_model" in self.layers_path.split(".")
+
+    @property
     def groups(self) -> tuple[str, ...]:
         """The groups a candidate may ask for: those with linear modules, and "all"."""
         return (*dict.fromkeys(linear.group for linear in self.linears), "all")
@@ -69,7 +85,8 @@ class Layout(Value):
         return self.groups + tuple(dict.fromkeys(linear.leaf for linear in self.linears))
 
     def targets(self, names: tuple[str, ...]) -> tuple[Linear, ...]:
-        """The modules that groups ("attention", "mlp", "all") and names ("q_proj", "self_attn.q_proj") stand for.
+        """The modules that groups ("attention", "mlp", "all") and names ("q_proj", "self_attn.q_proj") stand for, in
+        whichever layers they are.
 
         In the layout's order, each once. Raises AdapterError for a name that this decoder does not have.
         """
@@ -85,6 +102,13 @@ class Layout(Value):
                     f"Choose from {', '.join(self.target_names)}.",
                 )
         return tuple(linear for linear in self.linears if any(_is_meant(name, linear) for name in names))
+
+    def linears_of(self, layer: int) -> tuple[Linear, ...]:
+        return tuple(linear for linear in self.linears if linear.is_in(layer))
+
+    def adapts(self, layers: Collection[int], names: tuple[str, ...]) -> bool:
+        """Whether any of these layers has any of the modules that `names` stand for. Raises AdapterError as above."""
+        return any(linear.is_in(layer) for linear in self.targets(names) for layer in layers)
 
 
 def _is_meant(name: str, linear: Linear) -> bool:

@@ -11,11 +11,12 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig
 
 from bandsearch.adapters import lora
 from bandsearch.adapters.export import export_adapter, fold, write_card
 from bandsearch.adapters.limits import chat_template_of
+from bandsearch.models.config import auto_class
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate, Init, Method
 from bandsearch.values.errors import AdapterError
@@ -26,7 +27,8 @@ IDS = torch.tensor([[5, 60, 7, 300, 9, 11, 12]])
 
 
 def read_back(exported) -> torch.Tensor:
-    base = AutoModelForCausalLM.from_pretrained(exported.source.location, dtype=torch.float32)
+    config = AutoConfig.from_pretrained(exported.source.location)
+    base = auto_class(config).from_pretrained(exported.source.location, dtype=torch.float32)
     return PeftModel.from_pretrained(base, exported.path).eval()(IDS).logits
 
 

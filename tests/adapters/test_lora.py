@@ -177,6 +177,20 @@ def test_an_unknown_target_names_the_choices(tiny_model: Models):
         lora.attach(model, a_candidate(targets=("q_proj", "qproj")), layout, 0)
 
 
+def test_a_layer_is_given_what_it_has_of_the_targets_and_a_band_with_none_is_refused(tiny_model: Models):
+    _, layout = load(tiny_model, "qwen3_5_text")
+    paths = lora.module_paths(a_candidate(targets=("q_proj", "in_proj_z", "up_proj")), layout)
+    assert set(paths) == {
+        "model.layers.1.self_attn.q_proj",
+        "model.layers.1.mlp.up_proj",
+        "model.layers.2.linear_attn.in_proj_z",
+        "model.layers.2.mlp.up_proj",
+    }
+    only_linear_attention = a_candidate(bands=(Band(start=2, stop=3),), targets=("q_proj", "v_proj"))
+    with pytest.raises(AdapterError, match=r"Band 2 has no q_proj or v_proj in its layers; .* layers 1, 3 have"):
+        lora.module_paths(only_linear_attention, layout)
+
+
 def test_experts_are_not_adapted(tiny_model: Models):
     model, layout = load(tiny_model, "mixtral")
     with pytest.raises(AdapterError, match="experts are not adapted"):

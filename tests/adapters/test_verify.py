@@ -18,7 +18,7 @@ from bandsearch.values.errors import AdapterError
 Config = dict[str, Any]
 Tensors = dict[str, torch.Tensor]
 # vLLM has no LoRA for them, or not for the model at all.
-NOT_SERVED = ("stablelm", "gpt2", "gptj", "falcon", "bloom")
+NOT_SERVED = ("stablelm", "gpt2", "gptj", "falcon", "bloom", "ministral3", "olmo_hybrid", "lfm2")
 Q = "base_model.model.model.layers.1.self_attn.q_proj"
 
 
@@ -135,6 +135,20 @@ def test_one_break_is_one_finding_with_its_extent(export):
     rewrite(exported.path, BREAKS["the inner model instead of the causal one"][0])
     (finding,) = verify_adapter(exported.path, exported.layout)
     assert "for 7 more" in finding.message
+
+
+def test_a_module_in_a_layer_that_has_none_of_its_name(export):
+    exported = export("qwen3_5")
+    prefix = "base_model.model.model.language_model.layers"
+
+    def swap(_: Config, tensors: Tensors) -> None:
+        for factor in ("lora_A", "lora_B"):
+            name = f"{prefix}.1.self_attn.q_proj.{factor}.weight"
+            tensors[name.replace(".1.", ".2.")] = tensors.pop(name)
+
+    rewrite(exported.path, swap)
+    findings = verify_adapter(exported.path, exported.layout)
+    assert "Layer 2 of this qwen3_5 model has no self_attn.q_proj." in [finding.message for finding in findings]
 
 
 def test_a_rank_above_the_default_says_what_to_pass(export):

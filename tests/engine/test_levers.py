@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from trainings import NARROW, SHORT
 
-from bandsearch.engine import head, selfcheck
+from bandsearch.engine import head, selfcheck, stage
 from bandsearch.engine.adapted import AdaptedLinears, Member
 from bandsearch.engine.batches import Batch
 from bandsearch.engine.engine import Engine
@@ -152,6 +152,20 @@ def test_attention_that_only_a_mask_makes_causal_keeps_its_mask(load: Callable[[
     engine = Engine(first.model, first.layout, first.tokenizer, first.dataset)
     assert "unmasked_attention" in engine.notes[0]
     assert not engine.levers.unmasked_attention
+
+
+def test_keys_and_values_that_higher_layers_share_are_no_prefix(
+    load: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the last layer of this one needs what another has computed, which a prefix below it would leave out."""
+    first = load("gemma4_text")
+    first.close()
+    assert first.notes == ()
+    assert first.levers.prefix_cache
+    assert first._passes._decoder.highest_start == 1
+    monkeypatch.setattr(stage, "_highest_start", lambda _, layers: layers - 1)
+    engine = Engine(first.model, first.layout, first.tokenizer, first.dataset)
+    assert [note.split()[0] for note in engine.notes] == ["prefix_cache"]
 
 
 def test_what_a_refused_lever_has_cached_is_not_read(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:

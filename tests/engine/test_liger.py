@@ -80,6 +80,8 @@ def _readings(engine: Engine) -> list[float]:
         ("llama", 2, "swiglu"),
         ("qwen3", 4, "swiglu"),
         ("olmo2", 4, "swiglu"),
+        # Half of its layers have two norms more, and half one that is gated.
+        ("qwen3_5_text", 3, "swiglu"),
         ("gemma2", 4, "geglu"),
         ("phi3", 2, None),
         ("gpt2", 0, None),

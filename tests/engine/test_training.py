@@ -35,9 +35,13 @@ class Plain(NamedTuple):
 
 
 def plain_training(setup: EngineSetup, engine: Engine, clip: float = 1.0) -> Plain:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig
 
-    base = AutoModelForCausalLM.from_pretrained(setup.source.location, dtype=torch.float32)
+    from bandsearch.models.config import auto_class
+
+    base = auto_class(AutoConfig.from_pretrained(setup.source.location)).from_pretrained(
+        setup.source.location, dtype=torch.float32
+    )
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=CANDIDATE.rank,

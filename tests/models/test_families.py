@@ -7,17 +7,25 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bandsearch.models import families
+from bandsearch.models.config import MULTIMODAL, auto_class
 from bandsearch.models.families import layout_of
 from bandsearch.values.errors import AdapterError, ModelError
+from bandsearch.values.layout import Layout
 
-ATTENTION = {"phi3": 2, "gpt2": 2, "gpt_neox": 2, "falcon": 2, "bloom": 2}
+# By name, in whichever layers.
+ATTENTION = {"phi3": 2, "gpt2": 2, "gpt_neox": 2, "falcon": 2, "bloom": 2, "lfm2": 6, "olmo_hybrid": 9, "qwen3_next": 6}
+ATTENTION |= dict.fromkeys(("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"), 7)
 MLP = {"phi3": 2, "gpt2": 2, "gpt_neox": 2, "opt": 2, "falcon": 2, "phi": 2, "bloom": 2, "gptj": 2}
-MLP |= {"mixtral": 0, "qwen2_moe": 0, "qwen3_moe": 0}
+MLP |= dict.fromkeys(("mixtral", "qwen2_moe", "qwen3_moe", "qwen3_next", "qwen3_5_moe", "qwen3_5_moe_text"), 0)
 
 
 def on_meta(config):
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+        return auto_class(config).from_config(config)
+
+
+def alike(layout):
+    return [linear for linear in layout.linears if not linear.name.startswith(("linear_attn.", "conv."))]
 
 
 @pytest.fixture
@@ -32,13 +40,17 @@ def test_every_row_of_the_table_is_tried(all_families: tuple[str, ...]):
 def test_layout_describes_the_modules_of_every_layer(meta_model, family: str):
     layout = layout_of(meta_model)
     assert (layout.layer_count, layout.hidden_size) == (4, 32)
-    assert sum(linear.group == "attention" for linear in layout.linears) == ATTENTION.get(family, 4)
-    assert sum(linear.group == "mlp" for linear in layout.linears) == MLP.get(family, 3)
+    names = {group: {each.name for each in layout.linears if each.group == group} for group in ("attention", "mlp")}
+    assert len(names["attention"]) == ATTENTION.get(family, 4)
+    assert len(names["mlp"]) == MLP.get(family, 3)
+    known = names["attention"] | names["mlp"]
     for layer in range(layout.layer_count):
-        for linear in layout.linears:
-            module = meta_model.get_submodule(f"{layout.layers_path}.{layer}.{linear.name}")
+        inside = meta_model.get_submodule(f"{layout.layers_path}.{layer}")
+        there = {name: module for name, module in inside.named_modules() if name in known}
+        assert {linear.name for linear in layout.linears_of(layer)} == there.keys() != set()
+        for linear in layout.linears_of(layer):
             shape = (linear.in_features, linear.out_features)
-            assert tuple(module.weight.shape) == (shape if layout.transposed else shape[::-1])
+            assert tuple(there[linear.name].weight.shape) == (shape if layout.transposed else shape[::-1])
     assert layout.transposed == (family == "gpt2")
 
 
@@ -46,11 +58,9 @@ def test_structure_alone_finds_the_same(meta_model, monkeypatch):
     known = layout_of(meta_model)
     monkeypatch.setattr(families, "FAMILIES", {})
     found = layout_of(meta_model)
-    assert (found.layers_path, found.layer_count, found.linears) == (
-        known.layers_path,
-        known.layer_count,
-        known.linears,
-    )
+    assert (found.layers_path, found.layer_count) == (known.layers_path, known.layer_count)
+    # By its name alone nobody can tell what else mixes positions.
+    assert alike(found) == alike(known)
     assert found.serving is families.Serving.UNKNOWN
 
 
@@ -83,16 +93,34 @@ def test_a_network_without_attention_is_refused_with_what_was_found():
         layout_of(on_meta(config))
 
 
-def test_layers_that_differ_are_refused(tiny_model):
+def test_every_model_that_is_loaded_whole_has_a_row_that_leads_to_its_text_part():
+    assert {kind for kind, row in families.FAMILIES.items() if "language_model" in row.layers} == MULTIMODAL
+
+
+def test_layers_that_differ_are_told_apart(tiny_model):
     model = AutoModelForCausalLM.from_pretrained(tiny_model("llama"))
+    alike = layout_of(model)
+    model.model.layers[1].self_attn = torch.nn.Identity()
     model.model.layers[2].mlp.up_proj = torch.nn.Linear(32, 40)
-    with pytest.raises(ModelError, match=r"Layers 0 and 2 .* differ in mlp\.up_proj"):
-        layout_of(model)
+    layout = layout_of(model)
+    found = [(linear.name, linear.out_features, linear.layers) for linear in layout.targets(("q_proj", "up_proj"))]
+    assert found == [
+        ("self_attn.q_proj", 32, (0, 2, 3)),
+        ("mlp.up_proj", 48, (0, 1, 3)),
+        ("mlp.up_proj", 40, (2,)),
+    ]
+    assert [linear.leaf for linear in layout.linears_of(1)] == ["gate_proj", "up_proj", "down_proj"]
+    assert layout.adapts((1, 2), ("q_proj",))
+    assert not layout.adapts((1,), ("q_proj",))
+    assert Layout.model_validate_json(layout.model_dump_json()) == layout
+    # As it was written before layers could differ.
+    assert "layers" not in alike.model_dump()["linears"][0]
 
 
 def test_replaced_modules_are_refused_with_what_was_found(tiny_model):
     model = AutoModelForCausalLM.from_pretrained(tiny_model("llama"))
-    model.model.layers[0].mlp = torch.nn.Identity()
+    for layer in model.model.layers:
+        layer.mlp = torch.nn.Identity()
     with pytest.raises(ModelError, match=r"no mlp\.gate_proj.*found: self_attn\.q_proj"):
         layout_of(model)
 

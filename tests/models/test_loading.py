@@ -13,6 +13,7 @@ import pytest
 import torch
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from bandsearch.models import config, loading
 from bandsearch.models.aliases import resolve
@@ -44,6 +45,17 @@ def test_a_model_loads_frozen_and_its_summary_counts_it(tiny_model, family: str)
     assert (summary.layout.layer_count, summary.layout.hidden_size, summary.vocabulary) == (4, 32, 384)
     assert summary.architecture == type(model).__name__
     assert "attention" in summary.layout.target_names
+
+
+@pytest.mark.parametrize("family", ["qwen3_5", "gemma4"])
+def test_a_model_that_sees_reads_text_as_its_text_part_does(tiny_model, family: str):
+    whole = load_model(source_of(tiny_model(family)))
+    config = whole.config.get_text_config()
+    part = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    inner = {name.replace("language_model.", ""): tensor for name, tensor in whole.state_dict().items()}
+    assert not part.load_state_dict(inner, strict=False).missing_keys
+    ids = torch.tensor([[5, 60, 7, 300, 9, 11]])
+    assert torch.allclose(whole(ids).logits, part(ids).logits, atol=1e-6)
 
 
 def test_a_tokenizer_loads_with_padding(tiny_model, family: str):
@@ -133,7 +145,8 @@ NORM = "model.layers.1.input_layernorm.weight"
         (change_config(model_type="t5"), "encoder-decoder"),
         (change_config(model_type="bert"), "'bert' model.*not a causal language model"),
         (change_config(model_type="vit"), "'vit' model"),
-        (change_config(quantization_config={"quant_method": "gptq", "bits": 4}), "quantised"),
+        (change_config(quantization_config={"quant_method": "mxfp4"}), r"quantised .*\(mxfp4\).*BF16; --dtype nf4"),
+        (change_config(model_type="llava"), r"takes images too .*'llava'.*one of gemma3, gemma4"),
         (
             change_config(model_type="own", auto_map={"AutoConfig": "x.C", "AutoModelForCausalLM": "x.M"}),
             "--trust-remote-code",

@@ -10,6 +10,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from surface import LAYOUT, RATES
 
 from bandsearch.search.candidates import CandidateCode, rate_bounds
+from bandsearch.search.proposer import Sampler, propose_params
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate, Init, Method
 from bandsearch.values.errors import SpaceError
@@ -222,6 +223,20 @@ def test_groups_the_decoder_lacks_are_left_out_and_equal_targets_are_one() -> No
         CandidateCode(SearchSpace(name="x", targets=("mlp",)), attention_only, RATES)
     with pytest.raises(SpaceError, match="gate_proj"):
         CandidateCode(SearchSpace(name="x", targets=("gate_proj",)), attention_only, RATES)
+
+
+def test_a_band_whose_layers_have_none_of_the_targets_is_never_proposed() -> None:
+    attention, *others = LAYOUT.linears
+    some = attention.model_copy(update={"layers": (3,)})
+    layout = LAYOUT.model_copy(update={"linears": (some, *others)})
+    space = SearchSpace(name="x", targets=(attention.leaf,), ranks=(8,), bands=BandSpace(split=False))
+    code = CandidateCode(space, layout, RATES)
+    below = Candidate(bands=(Band(start=0, stop=3),), rank=8, alpha=32, targets=(attention.leaf,), learning_rate=1e-3)
+    assert code.encode(below) is None
+    assert code.encode(below.model_copy(update={"bands": (Band(start=0, stop=4),)})) is not None
+    proposed = [propose_params(code, (), (), seed=0, number=n, sampler=Sampler.RANDOM) for n in range(20)]
+    assert all(3 in code.decode(params).layers for params in proposed if params is not None)
+    assert any(proposed)
 
 
 def test_the_space_overrules_the_probe_on_learning_rates() -> None:
