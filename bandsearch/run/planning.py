@@ -10,6 +10,7 @@ import bisect
 import itertools
 import math
 import operator
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from bandsearch.run.budgets import least_budget
@@ -21,6 +22,8 @@ from bandsearch.values.spec import Objective, RunSpec
 
 PROBE_SHARE = 0.03
 CONFIRM_SHARE, SEARCH_SHARE = 0.35, 0.40
+# Lengths of a confirmation, of that which the search is made for.
+CONFIRM_FRACTIONS = (1.0, 2 / 3, 1 / 2)
 # Full depth at two rates, and its better one and a rival on two seeds: with fewer trainings nothing can be compared, so
 # a small budget gives the confirmation more of what is left.
 LEAST_TRAININGS, LARGEST_CONFIRM_SHARE = 5, 0.6
@@ -59,10 +62,12 @@ def make_plan(
     wall_seconds: float | None,
     adapter_bytes: int,
     known: Plan | None = None,
+    confirm_steps: int | None = None,
 ) -> Plan:
     """The plan of a run. `wall_seconds` is what is left for it, None for a run bounded by its number of trials.
 
     `known` is the plan that the run began with: candidates are read at its rungs, and the costs are its own.
+    `confirm_steps` is how long finalists are confirmed where that is settled.
 
     Raises BudgetError naming the smallest budget that works where even the final training does not fit.
     """
@@ -113,10 +118,12 @@ def make_plan(
 
     rungs = _rungs(searched) if known is None else known.rungs
     retrain = full_steps * step + _validations(costs, final.engines)
+    fractions = CONFIRM_FRACTIONS if confirm_steps is None else (confirm_steps / searched,)
     confirm_choice, confirm, search, probe = _share(
         spec,
         costs,
         confirm_costs(spec, costs, size.retained),
+        confirm_choices(bounded=bounded, fractions=fractions),
         searched,
         rungs,
         engines,
@@ -130,7 +137,7 @@ def make_plan(
         while known is None and expected < ENOUGH_CANDIDATES and rungs[0] / ETA >= SMALLEST_RUNG:
             rungs = tuple(round(rung / ETA) for rung in rungs)
             expected = candidates_for(device_seconds, rungs, costs)
-    confirm_steps = max(rungs[-1], round(searched * confirm_choice.fraction))
+    confirm_steps = confirm_steps or max(rungs[-1], round(searched * confirm_choice.fraction))
     final_length = f"{full_steps} steps"
     if full_steps < wanted:
         final_length = f"{full_steps} of {wanted} steps{', more if time is left' if bounded else ''}"
@@ -217,6 +224,7 @@ def _share(
     spec: RunSpec,
     costs: Costs,
     confirming: Costs,
+    choices: list[ConfirmChoice],
     searched: int,
     rungs: tuple[int, ...],
     engines: int,
@@ -225,7 +233,6 @@ def _share(
     fixed: float,
 ) -> tuple[ConfirmChoice, float, float, float]:
     """How to confirm, and the seconds of confirm, search and probe, made for a training of `searched` steps."""
-    choices = confirm_choices(bounded=wall_seconds is not None and spec.trials is None)
     costs_of = {
         choice: confirm_seconds(choice.trainings, choice.fraction * searched, confirming, engines) for choice in choices
     }
@@ -262,13 +269,13 @@ class ConfirmChoice(NamedTuple):
         return self.seeds * (self.finalists + self.baselines)
 
 
-def confirm_choices(*, bounded: bool) -> list[ConfirmChoice]:
+def confirm_choices(*, bounded: bool, fractions: Sequence[float] = CONFIRM_FRACTIONS) -> list[ConfirmChoice]:
     """The most telling first. Seeds beyond the third are given where they are needed (`next_training`), so more time
     buys more finalists."""
     if not bounded:
         return [ConfirmChoice(2 / 3, 2, 3, BASELINES)]
     return sorted(
-        itertools.starmap(ConfirmChoice, itertools.product((1.0, 2 / 3, 1 / 2), (3, 2), (12, 8, 6, 4))),
+        itertools.starmap(ConfirmChoice, itertools.product(fractions, (3, 2), (12, 8, 6, 4))),
         key=lambda choice: choice.fraction * choice.trainings * (1.5 if choice.seeds > 2 else 1.0),
         reverse=True,
     )

@@ -82,7 +82,12 @@ class _Confirmation:
     listen: Listener
 
     def __post_init__(self) -> None:
-        self.readings = [result for result in self.records.results() if result.stage is STAGE]
+        # Of a plan with other steps only the failures count: its losses do not compare.
+        self.readings = [
+            result
+            for result in self.records.results()
+            if result.stage is STAGE and result.steps in (0, self.plan.confirm_steps)
+        ]
         self.begun = {(result.candidate.identity, result.seed) for result in self.readings}
         self.running: dict[Future[TrialResult | None], int] = {}
         # The same engine once for each candidate that it trains side by side.

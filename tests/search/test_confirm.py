@@ -152,6 +152,25 @@ def test_with_a_little_more_time_further_candidates_come_before_the_other_baseli
     assert set(roles) == {Role.FULL_DEPTH, Role.SEARCHED}
 
 
+def test_trainings_of_another_length_are_not_compared() -> None:
+    """A resumed run has been given more: half of its finalists were trained for fewer steps, when all losses were
+    higher."""
+    results = planted_search(Surface(), 0, 30)
+    records, pool = MemoryRecords(), PlantedPool(Surface())
+    confirmed(pool, results, records, stop=lambda: pool.trainings >= 4, confirm_steps=90)
+    before = pool.trainings
+    assert 0 < before == len(records.results())
+    fresh_pool = PlantedPool(Surface())
+    winner, readings = confirmed(pool, results, records, confirm_steps=180)
+    alone, wanted = confirmed(fresh_pool, results, confirm_steps=180)
+    assert winner == alone
+    assert readings[before:] == wanted
+    # What is done at one length stays so after a detour to another.
+    again, _ = confirmed(pool, results, records, confirm_steps=180)
+    assert again == winner
+    assert pool.trainings == len(readings)
+
+
 class Rising(Surface):
     """What is best after a few steps is too low a rate for a whole training."""
 
