@@ -92,7 +92,7 @@ def larger_plan(job: Job, plan: Plan, *, confirming: bool) -> Plan:
     plan_of = partial(_plan_of, job, plan.costs, plan.engines, job.wall_seconds, plan)
     larger = plan_of()
     if confirming and larger.confirm_steps < WORTH_AGAIN * plan.confirm_steps:
-        return plan_of(confirm_steps=plan.confirm_steps)
+        return plan_of(confirming=True)
     return larger
 
 
@@ -102,7 +102,7 @@ def _plan_of(
     engines: int,
     wall_seconds: float | None,
     known: Plan | None = None,
-    confirm_steps: int | None = None,
+    confirming: bool = False,
 ) -> Plan:
     return make_plan(
         job.spec,
@@ -115,7 +115,7 @@ def _plan_of(
         wall_seconds=wall_seconds,
         adapter_bytes=job.adapter_bytes,
         known=known,
-        confirm_steps=confirm_steps,
+        confirming=confirming,
     )
 
 

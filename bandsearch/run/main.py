@@ -297,7 +297,7 @@ def _winner(at: _Run, profile: SensitivityProfile) -> Winner:
             records=records,
             wall_left=at.wall_left("retrain", "evaluate"),
             objective=at.job.spec.objective,
-            retention=at.job.retention.texts[: at.plan.retention_texts],
+            retention=at.job.retention.texts[: at.plan.confirm_texts],
             listen=at.listen,
             stop=at.stop,
         )

@@ -70,6 +70,7 @@ class Page:
     prior: tuple[PriorRow, ...]
     finalists: tuple[FinalistRow, ...]
     confirm_steps: int
+    divergences: bool
     rates: Markup | None
     signals: tuple[Signal, ...]
     budget: Markup
@@ -124,6 +125,7 @@ def make_page(facts: ReportFacts) -> Page:
         prior=tuple(prior_rows(facts)),
         finalists=tuple(finalist_rows(winner)),
         confirm_steps=max(finalist.steps for finalist in winner.finalists) if winner.finalists else 0,
+        divergences=any(finalist.divergence is not None for finalist in winner.finalists),
         rates=_rates(facts),
         signals=signals(facts.trials, facts.profile, facts.plan.rungs),
         budget=charts.budget_bars(stages, lambda seconds: charged(seconds, unit)),

@@ -54,12 +54,13 @@ def confirm(
 
     Every finished training is in `records` (stage "confirm") at once and is not done again by a later call. What does
     not fit into `wall_left()` seconds is left out in the order of `next_training`. A finalist that diverges gives
-    its place to the next of its kind. With the objective `retention` every adapter's divergence from the base is taken
-    on the texts `retention`, and decides between those within noise. When `stop()` turns true, decides on what there
+    its place to the next of its kind. Every adapter's divergence from the base is taken on the texts `retention`; with
+    the objective of that name it decides between those within noise. When `stop()` turns true, decides on what there
     is. Raises BandsearchError where an engine is lost.
     """
-    texts = tuple(retention) if objective is Objective.RETENTION else ()
-    clock = Clock(wall_left, plan.costs.with_divergence(len(texts)))
+    texts = tuple(retention)
+    # What is trained side by side is read one after the other.
+    clock = Clock(wall_left, plan.costs.with_divergence(plan.packing * len(texts)))
     return _Confirmation(pool, results, layout, profile, plan, seed, records, clock, objective, texts, listen).winner(
         stop
     )
@@ -143,7 +144,7 @@ class _Confirmation:
         return contenders[index].proposal.model_copy(update={"seed": seeds[place]})
 
     def _train(self, engine: int, proposal: Proposal) -> TrialResult | None:
-        """One training, and its divergence where that is asked for; None where time ran out before its last step."""
+        """One training, and its divergence where there are texts; None where time ran out before its last step."""
         plan = self.plan
         # As the final training, but shorter.
         fidelity = Fidelity.final(

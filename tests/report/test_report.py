@@ -318,6 +318,24 @@ def test_the_failed_are_counted_and_marked(tmp_path: Path) -> None:
     assert {trial.role for trial in facts.trials} == set(Role)
 
 
+def test_what_each_finalist_forgets_is_a_column_where_it_was_read(tmp_path: Path) -> None:
+    facts = plausible_facts()
+    assert "divergence" not in html_of(facts, tmp_path)
+    first, *others = facts.winner.finalists
+    finalists = (first.model_copy(update={"divergence": 0.1234}), *others)
+    facts = dataclasses.replace(facts, winner=facts.winner.model_copy(update={"finalists": finalists}))
+    html = Reader(html_of(facts, tmp_path)).text
+    markdown = (tmp_path / "report.md").read_text()
+    for text in (html, markdown):
+        assert "0.1234" in text
+        assert "what each forgets" in text
+    table = markdown.split("## Confirmation")[1].split("##")[0]
+    rows = [line for line in table.splitlines() if line.startswith("|")]
+    assert len(rows) == len(finalists) + 2
+    assert {line.count("|") for line in rows} == {8}
+    assert table.count("| – |") == len(others)
+
+
 def test_a_local_path_is_shown_by_its_last_part(tmp_path: Path) -> None:
     facts = plausible_facts(model="/srv/models/mine", data="/home/someone/my.jsonl")
     reader = Reader(html_of(facts, tmp_path))

@@ -209,10 +209,18 @@ def test_what_is_forgotten_decides_between_equals_where_that_is_asked() -> None:
     assert winner.choice is Choice.CLOSEST_WITHIN_NOISE
     chosen = next(each for each in winner.finalists if each.candidate == winner.candidate)
     assert chosen.divergence == len(winner.candidate.layers) / LAYERS
-    pool = KeepingPool(Level())
-    _, readings = confirmed(pool, results, retention=(text,))
-    assert pool.measured == 0
-    assert all(reading.divergence is None for reading in readings)
+
+
+def test_what_is_forgotten_is_told_of_every_finalist_and_otherwise_decides_nothing() -> None:
+    results = planted_search(Level(), 0, 40)
+    pool, text = KeepingPool(Level()), Encoded(np.array([1, 2], np.int32), np.array([False, True]), 0, "", "here")
+    winner, readings = confirmed(pool, results, retention=(text,))
+    assert pool.measured == len(readings) > 0
+    assert all(each.divergence == len(each.candidate.layers) / LAYERS for each in winner.finalists)
+    without, _ = confirmed(KeepingPool(Level()), results)
+    assert all(each.divergence is None for each in without.finalists)
+    unread = tuple(each.model_copy(update={"divergence": None}) for each in winner.finalists)
+    assert winner.model_copy(update={"finalists": unread}) == without
 
 
 def test_without_any_time_the_baseline_is_handed_over() -> None:
