@@ -25,8 +25,10 @@ from bandsearch.run.publish import publish
 from bandsearch.run.record import leave_record
 from bandsearch.run.rest import ended_in_time, enlarged, require_rest
 from bandsearch.run.retrain import full_fidelity, retrain
+from bandsearch.run.words import agreed
 from bandsearch.rundir import Events, Records, RunDirectory, disk_errors, require_disk
 from bandsearch.search.confirm import confirm
+from bandsearch.search.correlation import signals
 from bandsearch.search.search import run_search, searched
 from bandsearch.values.environment import Environment
 from bandsearch.values.errors import (
@@ -304,6 +306,8 @@ def _winner(at: _Run, profile: SensitivityProfile) -> Winner:
     at.heed()
     at.home.write(at.home.winner, winner)
     at.listen(Update(stage="confirm", message=winner.reason))
+    for signal in signals(results, winner.finalists, profile, at.plan.rungs):
+        at.listen(Update(stage="confirm", message=agreed(signal)))
     return winner
 
 

@@ -11,6 +11,7 @@ from bandsearch.values.candidate import Candidate, Role
 from bandsearch.values.evaluation import Choice, Finalist, Interval, Winner
 from bandsearch.values.layout import Layout
 from bandsearch.values.profile import RateRange
+from bandsearch.values.signal import Signal
 from bandsearch.values.value import Value
 
 
@@ -40,6 +41,9 @@ class AtlasRecord(Value):
     layer_scores: tuple[float, ...]
     rates: RateRange
     tried: tuple[BandReading, ...]
+    signals: tuple[Signal, ...] = Field(
+        default=(), description="how well probe and short trainings predicted longer ones"
+    )
     full_steps: int
     winner: Winner
     gain: Interval | None = Field(description="test loss, winner minus tuned full depth; None where they are one")

@@ -113,8 +113,8 @@ def test_every_finalist_has_two_seeds_and_those_that_are_hard_to_tell_apart_have
     assert again == winner
     assert pool.trainings == len(readings)
     # Full depth at its second rate did not get to the last rung.
-    judged = {signal.predictor: signal.pairs for signal in signals([*results, *readings], profile(), (30, 90))}
-    assert judged["loss after 90 steps"] == len(finalists) - 1
+    judged = {signal.predictor: signal.across for signal in signals(results, winner.finalists, profile(), (30, 90))}
+    assert judged["loss after 90 steps"].pairs == len(finalists) - 1
 
 
 def test_short_of_time_full_depth_is_tuned_and_compared_with_one_other() -> None:
