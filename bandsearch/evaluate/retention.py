@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from bandsearch.data.dataset import Encoded
 from bandsearch.engine.batches import collate
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.measure import seconds_each
+from bandsearch.engine.memory import in_halves
 from bandsearch.values.retention import Retention
 
 # Numbers in one tensor of log-probabilities, of which about four are held at a time; 16 Mi are 64 MiB in fp32. An
@@ -25,16 +27,17 @@ def measure_retention(model: Any, pad_token_id: int, texts: Sequence[Encoded]) -
     """`model` against itself with its adapter switched off, on the supervised tokens of `texts`.
 
     `model` is a PEFT model, or a bare base, whose divergence is zero. Both passes see the same batch, so that an
-    adapter that changes nothing diverges by exactly zero. `texts`: one or more.
+    adapter that changes nothing diverges by exactly zero. `texts`: one or more. Raises OutOfMemoryError where one is
+    too much.
     """
     losses: list[float] = []
     divergences: list[float] = []
     on_cpu = next(model.parameters()).device.type == "cpu"
     most = (MOST_LOGITS if on_cpu else ACCELERATOR_MOST_LOGITS) // model.config.get_text_config().vocab_size
     for batch in _batches(texts, most):
-        of_loss, of_divergence = _measured(model, pad_token_id, batch)
-        losses += of_loss
-        divergences += of_divergence
+        for of_loss, of_divergence in in_halves(partial(_measured, model, pad_token_id), batch):
+            losses += of_loss
+            divergences += of_divergence
     return Retention(losses=tuple(losses), divergences=tuple(divergences))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bandsearch.run.budgets import least_budget
-from bandsearch.run.planning import LEAST_TRAININGS, confirm_costs, confirm_seconds
+from bandsearch.run.planning import LEAST_TRAININGS, confirm_seconds
 from bandsearch.values.plan import Plan
 from bandsearch.values.spec import RunSpec
 
@@ -31,6 +31,5 @@ def _is_enough(plan: Plan, spec: RunSpec) -> bool:
 
 def _trainings(plan: Plan, spec: RunSpec) -> int:
     """How many trainings the confirmation has time for."""
-    costs = confirm_costs(spec, plan.costs, plan.retention_texts)
-    together = confirm_seconds(plan.engines, plan.confirm_steps, costs, plan.engines)
+    together = confirm_seconds(spec, plan.costs, plan.engines, plan.confirm_steps, plan.retention_texts, plan.engines)
     return plan.engines * int(plan.seconds_of("confirm") / together)

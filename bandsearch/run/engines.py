@@ -24,6 +24,8 @@ from bandsearch.values.plan import Costs, Plan, SharedStep
 from bandsearch.values.progress import Listener, Update
 
 VALIDATION_EXAMPLES = 256
+# So many times as long a confirmation tells enough more to give up the trainings of a shorter one.
+WORTH_AGAIN = 2
 
 
 def engine_setups(job: Job, data: Path, cache: Path | None = None) -> list[EngineSetup]:
@@ -86,12 +88,27 @@ def measured_plan(job: Job, pool: EnginePool, listen: Listener, *, spent: Callab
     return with_advice(plan_of(job.wall_seconds), job.spec, plan_of)
 
 
-def larger_plan(job: Job, plan: Plan) -> Plan:
-    """For a job that has been given more than when `plan` was made. Candidates go on to be read at its rungs."""
-    return _plan_of(job, plan.costs, plan.engines, job.wall_seconds, plan)
+def larger_plan(job: Job, plan: Plan, *, confirming: bool) -> Plan:
+    """For a job that has been given more than when `plan` was made. Candidates go on to be read at its rungs.
+
+    Where finalists are being trained, `confirming`, the others are trained as long, since losses after different
+    numbers of steps do not compare. Only where the job pays for twice as many do all begin again.
+    """
+    plan_of = partial(_plan_of, job, plan.costs, plan.engines, job.wall_seconds, plan)
+    larger = plan_of()
+    if confirming and larger.confirm_steps < WORTH_AGAIN * plan.confirm_steps:
+        return plan_of(confirming=True)
+    return larger
 
 
-def _plan_of(job: Job, costs: Costs, engines: int, wall_seconds: float | None, known: Plan | None = None) -> Plan:
+def _plan_of(
+    job: Job,
+    costs: Costs,
+    engines: int,
+    wall_seconds: float | None,
+    known: Plan | None = None,
+    confirming: bool = False,
+) -> Plan:
     return make_plan(
         job.spec,
         costs,
@@ -103,6 +120,7 @@ def _plan_of(job: Job, costs: Costs, engines: int, wall_seconds: float | None, k
         wall_seconds=wall_seconds,
         adapter_bytes=job.adapter_bytes,
         known=known,
+        confirming=confirming,
     )
 
 

@@ -25,8 +25,10 @@ from bandsearch.run.publish import publish
 from bandsearch.run.record import leave_record
 from bandsearch.run.rest import ended_in_time, enlarged, require_rest
 from bandsearch.run.retrain import full_fidelity, retrain
+from bandsearch.run.words import agreed
 from bandsearch.rundir import Events, Records, RunDirectory, disk_errors, require_disk
 from bandsearch.search.confirm import confirm
+from bandsearch.search.correlation import signals
 from bandsearch.search.decision import Aim
 from bandsearch.search.search import run_search, searched
 from bandsearch.values.environment import Environment
@@ -230,7 +232,7 @@ def _plan(home: RunDirectory, job: Job, pool: EnginePool, ledger: Ledger, known:
     elif home.winner.exists() or known.engines != pool.size or not _has_more(job, known):
         return known
     else:
-        plan = larger_plan(job, known)
+        plan = larger_plan(job, known, confirming=bool(searched(Records(home.trials))))
     require_disk(home.path, plan.disk_bytes)
     home.write(home.plan, plan)
     for stage in plan.stages:
@@ -298,13 +300,15 @@ def _winner(at: _Run, profile: SensitivityProfile) -> Winner:
             records=records,
             wall_left=at.wall_left("retrain", "evaluate"),
             aim=Aim(at.job.spec.objective, at.job.spec.tolerance),
-            retention=at.job.retention.texts[: at.plan.retention_texts],
+            retention=at.job.retention.texts[: at.plan.confirm_texts],
             listen=at.listen,
             stop=at.stop,
         )
     at.heed()
     at.home.write(at.home.winner, winner)
     at.listen(Update(stage="confirm", message=winner.reason))
+    for signal in signals(results, winner.finalists, profile, at.plan.rungs):
+        at.listen(Update(stage="confirm", message=agreed(signal)))
     return winner
 
 

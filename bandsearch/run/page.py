@@ -28,10 +28,11 @@ from bandsearch.run.rows import (
     tiles_of,
 )
 from bandsearch.run.words import CHOICE_WORDS, charged, percent, place_of, short_name
-from bandsearch.search.correlation import Signal, signals
+from bandsearch.search.correlation import signals
 from bandsearch.values.band import Band
 from bandsearch.values.budget import Unit
 from bandsearch.values.evaluation import Arm, ArmScores, Choice, Evaluation, Metric, Winner
+from bandsearch.values.signal import Signal
 from bandsearch.values.trial import TrialResult, TrialStage, TrialState
 
 
@@ -70,6 +71,7 @@ class Page:
     prior: tuple[PriorRow, ...]
     finalists: tuple[FinalistRow, ...]
     confirm_steps: int
+    divergences: bool
     rates: Markup | None
     signals: tuple[Signal, ...]
     budget: Markup
@@ -124,8 +126,9 @@ def make_page(facts: ReportFacts) -> Page:
         prior=tuple(prior_rows(facts)),
         finalists=tuple(finalist_rows(winner)),
         confirm_steps=max(finalist.steps for finalist in winner.finalists) if winner.finalists else 0,
+        divergences=any(finalist.divergence is not None for finalist in winner.finalists),
         rates=_rates(facts),
-        signals=signals(facts.trials, facts.profile, facts.plan.rungs),
+        signals=signals(search, winner.finalists, facts.profile, facts.plan.rungs),
         budget=charts.budget_bars(stages, lambda seconds: charged(seconds, unit)),
         budget_rows=tuple(
             BudgetRow(stage, "" if plan is None else charged(plan, unit), charged(seconds, unit))

@@ -10,6 +10,7 @@ import bisect
 import itertools
 import math
 import operator
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from bandsearch.run.budgets import least_budget
@@ -21,6 +22,10 @@ from bandsearch.values.spec import Objective, RunSpec
 
 PROBE_SHARE = 0.03
 CONFIRM_SHARE, SEARCH_SHARE = 0.35, 0.40
+# Lengths of a confirmation, of that which the search is made for.
+CONFIRM_FRACTIONS = (1.0, 2 / 3, 1 / 2)
+# Texts on which a confirmation is read for what it forgets where that decides nothing, and what they may take of it.
+MOST_TEXTS, FEWEST_TEXTS, TEXTS_SHARE = 32, 16, 0.05
 # Full depth at two rates, and its better one and a rival on two seeds: with fewer trainings nothing can be compared, so
 # a small budget gives the confirmation more of what is left.
 LEAST_TRAININGS, LARGEST_CONFIRM_SHARE = 5, 0.6
@@ -59,10 +64,13 @@ def make_plan(
     wall_seconds: float | None,
     adapter_bytes: int,
     known: Plan | None = None,
+    confirming: bool = False,
 ) -> Plan:
     """The plan of a run. `wall_seconds` is what is left for it, None for a run bounded by its number of trials.
 
     `known` is the plan that the run began with: candidates are read at its rungs, and the costs are its own.
+    Where finalists are being trained as it says, `confirming`, the others are trained as long and read on as many
+    texts.
 
     Raises BudgetError naming the smallest budget that works where even the final training does not fit.
     """
@@ -86,9 +94,8 @@ def make_plan(
         needed = least * step + _validations(costs, final.engines)
         if spec.trials is not None:
             needed += _search_seconds(spec.trials, _rungs(wanted), costs, engines=1)
-            confirming = confirm_costs(spec, costs, size.retained)
             (choice,) = confirm_choices(bounded=False)
-            needed += confirm_seconds(choice.trainings, choice.fraction * wanted, confirming, engines)
+            needed += confirm_seconds(spec, costs, choice.trainings, choice.fraction * wanted, size.retained, engines)
         return free, needed
 
     full_steps = searched = wanted
@@ -113,10 +120,13 @@ def make_plan(
 
     rungs = _rungs(searched) if known is None else known.rungs
     retrain = full_steps * step + _validations(costs, final.engines)
+    settled = known if confirming else None
+    fractions = CONFIRM_FRACTIONS if settled is None else (settled.confirm_steps / searched,)
     confirm_choice, confirm, search, probe = _share(
         spec,
         costs,
-        confirm_costs(spec, costs, size.retained),
+        confirm_choices(bounded=bounded, fractions=fractions),
+        size.retained,
         searched,
         rungs,
         engines,
@@ -131,6 +141,7 @@ def make_plan(
             rungs = tuple(round(rung / ETA) for rung in rungs)
             expected = candidates_for(device_seconds, rungs, costs)
     confirm_steps = max(rungs[-1], round(searched * confirm_choice.fraction))
+    texts = confirm_texts(spec, costs, confirm_steps, size.retained) if settled is None else settled.confirm_texts
     final_length = f"{full_steps} steps"
     if full_steps < wanted:
         final_length = f"{full_steps} of {wanted} steps{', more if time is left' if bounded else ''}"
@@ -147,7 +158,7 @@ def make_plan(
             name="confirm",
             seconds=confirm,
             detail=f"{confirm_choice.finalists} finalists and {baselines}, {confirm_steps} steps, "
-            f"{confirm_choice.seeds} seeds",
+            f"{confirm_choice.seeds} seeds{f', {texts} texts for forgetting' if texts else ''}",
         ),
         StagePlan(
             name="retrain",
@@ -176,6 +187,7 @@ def make_plan(
         expected_trials=expected,
         confirm_steps=confirm_steps,
         confirm_seeds=confirm_choice.seeds,
+        confirm_texts=texts,
         finalists=confirm_choice.finalists,
         validation_examples=min(validation_examples, 256),
         test_examples=size.test,
@@ -216,7 +228,8 @@ def least_rest(plan: Plan) -> float:
 def _share(
     spec: RunSpec,
     costs: Costs,
-    confirming: Costs,
+    choices: list[ConfirmChoice],
+    retained: int,
     searched: int,
     rungs: tuple[int, ...],
     engines: int,
@@ -225,9 +238,9 @@ def _share(
     fixed: float,
 ) -> tuple[ConfirmChoice, float, float, float]:
     """How to confirm, and the seconds of confirm, search and probe, made for a training of `searched` steps."""
-    choices = confirm_choices(bounded=wall_seconds is not None and spec.trials is None)
     costs_of = {
-        choice: confirm_seconds(choice.trainings, choice.fraction * searched, confirming, engines) for choice in choices
+        choice: confirm_seconds(spec, costs, choice.trainings, choice.fraction * searched, retained, engines)
+        for choice in choices
     }
     if wall_seconds is None or spec.trials is not None:
         search = _search_seconds(spec.trials or 1, rungs, costs, engines=1)
@@ -236,7 +249,7 @@ def _share(
     probe = PROBE_SHARE * wall_seconds
     free = max(0.0, wall_seconds * (1 - SLACK_SHARE) - SLACK_SECONDS - fixed - probe)
     shortest = min(choice.fraction for choice in choices)
-    least = confirm_seconds(LEAST_TRAININGS, shortest * searched, confirming, engines)
+    least = confirm_seconds(spec, costs, LEAST_TRAININGS, shortest * searched, retained, engines)
     share = confirm_share(free, least)
     fitting = [choice for choice in choices if costs_of[choice] <= share]
     choice = fitting[0] if fitting else choices[-1]
@@ -262,26 +275,37 @@ class ConfirmChoice(NamedTuple):
         return self.seeds * (self.finalists + self.baselines)
 
 
-def confirm_choices(*, bounded: bool) -> list[ConfirmChoice]:
+def confirm_choices(*, bounded: bool, fractions: Sequence[float] = CONFIRM_FRACTIONS) -> list[ConfirmChoice]:
     """The most telling first. Seeds beyond the third are given where they are needed (`next_training`), so more time
     buys more finalists."""
     if not bounded:
         return [ConfirmChoice(2 / 3, 2, 3, BASELINES)]
     return sorted(
-        itertools.starmap(ConfirmChoice, itertools.product((1.0, 2 / 3, 1 / 2), (3, 2), (12, 8, 6, 4))),
+        itertools.starmap(ConfirmChoice, itertools.product(fractions, (3, 2), (12, 8, 6, 4))),
         key=lambda choice: choice.fraction * choice.trainings * (1.5 if choice.seeds > 2 else 1.0),
         reverse=True,
     )
 
 
-def confirm_costs(spec: RunSpec, costs: Costs, texts: int) -> Costs:
-    """Where what is forgotten decides, it is measured at the end of every confirmation too."""
-    return costs.with_divergence(texts) if spec.objective is Objective.RETENTION else costs
+def confirm_texts(spec: RunSpec, costs: Costs, steps: float, retained: int) -> int:
+    """Texts that a confirmation of so many steps is read on at its end, of those `retained` for the evaluation.
+
+    All of them where what is forgotten decides. Otherwise it is told beside the losses: on as many as cost little, or
+    on none where those say nothing.
+    """
+    if spec.objective is Objective.RETENTION:
+        return retained
+    most = min(MOST_TEXTS, retained)
+    seconds = TEXTS_SHARE * steps * costs.seconds_per_candidate_step
+    paid = most if costs.seconds_per_retention * most <= seconds else int(seconds / costs.seconds_per_retention)
+    return paid if paid >= min(FEWEST_TEXTS, most) else 0
 
 
-def confirm_seconds(trainings: int, steps: float, costs: Costs, engines: int) -> float:
+def confirm_seconds(spec: RunSpec, costs: Costs, trainings: int, steps: float, retained: int, engines: int) -> float:
+    """Wall seconds of so many confirmations, with what is read at their end."""
     training = steps * costs.seconds_per_candidate_step * MARGIN
-    return math.ceil(trainings / engines) * (training + costs.seconds_per_validation)
+    reading = costs.with_divergence(confirm_texts(spec, costs, steps, retained)).seconds_per_validation
+    return math.ceil(trainings / engines) * (training + reading)
 
 
 def _rungs(searched: int) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from bandsearch.run.finished import Finished
 from bandsearch.run.job import Job
 from bandsearch.run.words import short_name
 from bandsearch.rundir import Records, RunDirectory
+from bandsearch.search.correlation import signals
 from bandsearch.values.atlas import AtlasRecord, BandReading
 from bandsearch.values.band import Band
 from bandsearch.values.evaluation import Arm, Metric, Winner
@@ -34,6 +35,7 @@ def record_of(home: RunDirectory, job: Job) -> AtlasRecord:
     winner, facts = done.winner, done.environment.facts
     compared = winner.candidate != winner.baseline
     gain = done.evaluation.comparison(Arm.WINNER, Arm.FULL_DEPTH, Metric.LOSS) if compared else None
+    results = Records(home.trials).results()
     return AtlasRecord(
         date=facts.get("started", datetime.now(UTC).isoformat(timespec="seconds")),
         model=job.source.slug if job.source.is_local else job.source.location,
@@ -45,7 +47,8 @@ def record_of(home: RunDirectory, job: Job) -> AtlasRecord:
         shape=job.dataset.shape,
         layer_scores=done.profile.layer_scores,
         rates=done.profile.rate_range.model_copy(update={"points": ()}),
-        tried=tuple(readings(Records(home.trials).results())),
+        tried=tuple(readings(results)),
+        signals=signals(results, winner.finalists, done.profile, done.plan.rungs),
         full_steps=winner.steps_trained or done.plan.full_steps,
         winner=as_trained(winner),
         gain=None if gain is None else gain.difference,

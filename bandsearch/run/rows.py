@@ -202,7 +202,7 @@ def finalist_rows(winner: Winner) -> Iterable[FinalistRow]:
             parameters=f"{finalist.trainable_parameters:,}",
             loss=f"{finalist.loss:.4f}",
             seeds=tuple(f"{loss:.4f}" for loss in finalist.losses),
-            divergence="" if finalist.divergence is None else f"{finalist.divergence:.4f}",
+            divergence="–" if finalist.divergence is None else f"{finalist.divergence:.4f}",
             drawing=charts.finalist_dots(finalist, min(losses) - air, max(losses) + air, class_),
         )
 

@@ -10,6 +10,7 @@ from bandsearch.values.band import Band
 from bandsearch.values.budget import Unit
 from bandsearch.values.candidate import Role
 from bandsearch.values.evaluation import Arm, Choice, Interval, Metric, Winner
+from bandsearch.values.signal import Agreement, Signal
 
 ARM_NAMES = {
     Arm.BASE: "base model",
@@ -64,8 +65,17 @@ def percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
-def correlation(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}".replace("-", "−")
+def correlation(agreement: Agreement | None) -> str:
+    if agreement is None:
+        return "–"
+    value = f"{agreement.correlation:.2f}".replace("-", "−")
+    return f"{value} (n = {agreement.pairs}, chance ±{agreement.chance:.2f})"
+
+
+def agreed(signal: Signal) -> str:
+    """For the log."""
+    within = "" if signal.within is None else f", within width classes {correlation(signal.within)}"
+    return f"{signal.predictor} against {signal.outcome}: rank correlation {correlation(signal.across)}{within}"
 
 
 def charged(seconds: float, unit: Unit) -> str:

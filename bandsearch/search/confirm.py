@@ -24,7 +24,6 @@ from bandsearch.values.layout import Layout
 from bandsearch.values.plan import Plan
 from bandsearch.values.profile import SensitivityProfile
 from bandsearch.values.progress import Listener, Stop, Update, never, silent
-from bandsearch.values.spec import Objective
 from bandsearch.values.trial import Point, TrialResult, TrialStage, TrialState
 
 STAGE = TrialStage.CONFIRM
@@ -54,12 +53,13 @@ def confirm(
 
     Every finished training is in `records` (stage "confirm") at once and is not done again by a later call. What does
     not fit into `wall_left()` seconds is left out in the order of `next_training`. A finalist that diverges gives
-    its place to the next of its kind. With the objective `retention` every adapter's divergence from the base is taken
-    on the texts `retention`, and decides between those within noise. When `stop()` turns true, decides on what there
+    its place to the next of its kind. Every adapter's divergence from the base is taken on the texts `retention`; with
+    the objective of that name it decides between those within noise. When `stop()` turns true, decides on what there
     is. Raises BandsearchError where an engine is lost, and OutOfMemoryError where memory does not do for full depth.
     """
-    texts = tuple(retention) if aim.objective is Objective.RETENTION else ()
-    clock = Clock(wall_left, plan.costs.with_divergence(len(texts)))
+    texts = tuple(retention)
+    # What is trained side by side is read one after the other.
+    clock = Clock(wall_left, plan.costs.with_divergence(plan.packing * len(texts)))
     return _Confirmation(pool, results, layout, profile, plan, seed, records, clock, aim, texts, listen).winner(stop)
 
 
@@ -80,9 +80,15 @@ class _Confirmation:
     listen: Listener
 
     def __post_init__(self) -> None:
-        known = [result for result in self.records.results() if result.stage is STAGE]
-        # Memory that was lacking may be there by now.
-        self.readings = [result for result in known if result.state is not TrialState.OUT_OF_MEMORY]
+        # Of a plan with other steps only the failures count: its losses do not compare. Memory that was lacking may be
+        # there by now.
+        self.readings = [
+            result
+            for result in self.records.results()
+            if result.stage is STAGE
+            and result.steps in (0, self.plan.confirm_steps)
+            and result.state is not TrialState.OUT_OF_MEMORY
+        ]
         self.begun = {(result.candidate.identity, result.seed) for result in self.readings}
         self.running: dict[Future[TrialResult | None], int] = {}
         # The same engine once for each candidate that it trains side by side.
@@ -138,7 +144,7 @@ class _Confirmation:
         return contenders[index].proposal.model_copy(update={"seed": seeds[place]})
 
     def _train(self, engine: int, proposal: Proposal) -> TrialResult | None:
-        """One training, and its divergence where that is asked for; None where time ran out before its last step."""
+        """One training, and its divergence where there are texts; None where time ran out before its last step."""
         plan = self.plan
         # As the final training, but shorter.
         fidelity = Fidelity.final(

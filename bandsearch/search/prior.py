@@ -34,10 +34,11 @@ def prior_from(
     """At most MOST candidates of `code`'s space that earlier runs on this model, or on siblings, recommend.
 
     Runs on the very model come first (on the same data before others), then those on decoders of its family, the most
-    alike in depth and width first; of equals the one that stands first in `records`. Each recommends its best band at
+    alike in depth and width first; of equals the one that stands first in `records`. Each recommends what won it at
     the same relative depth, with its rank, targets and learning rate brought into the space; what does not fit there
-    is left out. The last place goes to the first such band at `rate`, which the probe found on this data: the best rate
-    depends on the data, and where a band is good need not.
+    is left out. The last place goes to the first of these at `rate`, which the probe found on this data: the best rate
+    depends on the data, and where a band is good need not. A place that is left goes to full depth at the rate that was
+    the best for it in the first run that compared any.
     """
     known = sorted(
         (record for record in records if record.fingerprint == fingerprint or record.layout.family == layout.family),
@@ -53,6 +54,14 @@ def prior_from(
         here = first.candidate.model_copy(update={"learning_rate": min(max(rate, low), high)})
         reason = f"{first.reason} Here at the rate that the probe found."
         found = _with(found, Suggestion(candidate=here, reason=reason))
+    for record in known:
+        baseline = None if record.tuned_baseline is None else fitted(record.tuned_baseline, record.layer_count, code)
+        if baseline is not None and len(found) < MOST:
+            reason = (
+                f"{_on(record, fingerprint)} this was full depth's best rate on {record.data} ({record.date[:10]})."
+            )
+            found = _with(found, Suggestion(candidate=baseline, reason=reason))
+            break
     return Prior(suggestions=tuple(found))
 
 
@@ -72,7 +81,7 @@ def _distance(record: AtlasRecord, fingerprint: str, layout: Layout, data_finger
 
 def _recommended(records: Sequence[AtlasRecord], code: CandidateCode, fingerprint: str) -> Iterator[Suggestion]:
     for record in records:
-        best = record.best_band
+        best = record.recommended
         candidate = None if best is None else fitted(best.candidate, record.layer_count, code)
         if best is not None and candidate is not None:
             yield Suggestion(candidate=candidate, reason=_reason(record, best.candidate, fingerprint))
@@ -117,8 +126,12 @@ def _snapped(band: Band, code: CandidateCode) -> Band:
 def _reason(record: AtlasRecord, candidate: Candidate, fingerprint: str) -> str:
     layers = " and ".join(map(str, candidate.bands))
     where = f"layers {layers} of {record.layer_count}"
-    when = record.date[:10]
+    if len(candidate.layers) == record.layer_count:
+        where = f"all {record.layer_count} layers at rank {candidate.rank}"
     won = "won" if candidate == record.winner.candidate else "were the best beside full depth, which won,"
-    if record.fingerprint == fingerprint:
-        return f"On this model {where} {won} on {record.data} ({when})."
-    return f"On {record.model}, of the same family, {where} {won} on {record.data} ({when}); here by relative depth."
+    moved = "" if record.fingerprint == fingerprint else "; here by relative depth"
+    return f"{_on(record, fingerprint)} {where} {won} on {record.data} ({record.date[:10]}){moved}."
+
+
+def _on(record: AtlasRecord, fingerprint: str) -> str:
+    return "On this model" if record.fingerprint == fingerprint else f"On {record.model}, of the same family,"

@@ -7,10 +7,11 @@ from typing import Literal
 from pydantic import Field
 
 from bandsearch.values.band import Band
-from bandsearch.values.candidate import Candidate
-from bandsearch.values.evaluation import Finalist, Interval, Winner
+from bandsearch.values.candidate import Candidate, Role
+from bandsearch.values.evaluation import Choice, Finalist, Interval, Winner
 from bandsearch.values.layout import Layout
 from bandsearch.values.profile import RateRange
+from bandsearch.values.signal import Signal
 from bandsearch.values.value import Value
 
 
@@ -40,6 +41,9 @@ class AtlasRecord(Value):
     layer_scores: tuple[float, ...]
     rates: RateRange
     tried: tuple[BandReading, ...]
+    signals: tuple[Signal, ...] = Field(
+        default=(), description="how well probe and short trainings predicted longer ones"
+    )
     full_steps: int
     winner: Winner
     gain: Interval | None = Field(description="test loss, winner minus tuned full depth; None where they are one")
@@ -50,11 +54,21 @@ class AtlasRecord(Value):
         return self.layout.layer_count
 
     @property
-    def best_band(self) -> Finalist | None:
-        """The winner, or where full depth won the best confirmed candidate that leaves layers out; None without one."""
-        partial = [each for each in self.winner.finalists if len(each.candidate.layers) < self.layer_count]
-        won = [each for each in partial if each.candidate == self.winner.candidate]
-        return min(won or partial, key=lambda each: each.loss, default=None)
+    def recommended(self) -> Finalist | None:
+        """The winner, on all layers too; where the baseline won the best candidate that leaves layers out and was
+        confirmed on two seeds or more. None without one, and where nothing was compared."""
+        winner = self.winner
+        if winner.choice is Choice.UNCOMPARED:
+            return None
+        if winner.role is not Role.FULL_DEPTH:
+            return next((each for each in winner.finalists if each.candidate == winner.candidate), None)
+        partial = [each for each in winner.finalists if len(each.candidate.layers) < self.layer_count]
+        return min((each for each in partial if len(each.losses) > 1), key=lambda each: each.loss, default=None)
+
+    @property
+    def tuned_baseline(self) -> Candidate | None:
+        """Full depth at the rate that the confirmation preferred; None where nothing was compared."""
+        return None if self.winner.choice is Choice.UNCOMPARED else self.winner.baseline
 
 
 class Suggestion(Value):

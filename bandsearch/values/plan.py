@@ -74,6 +74,7 @@ class Plan(Value):
     expected_trials: int
     confirm_steps: int
     confirm_seeds: int = Field(ge=1)
+    confirm_texts: int = Field(default=0, ge=0, description="texts on which each of these is read for what it forgot")
     finalists: int = Field(ge=1)
     validation_examples: int = Field(ge=1)
     test_examples: int = Field(ge=1)

@@ -32,6 +32,24 @@ def source(tiny_model: Callable[[str], Path]) -> Source:
     return Source(location=str(tiny_model("qwen2")), is_local=True, slug="tiny")
 
 
+def test_where_memory_does_not_do_fewer_texts_go_through_at_a_time(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer, model = load_tokenizer(source), load_model(source)
+    texts, measured = retention_texts(None, tokenizer, 64).texts[:5], retention._measured
+    wanted = measure_retention(model, tokenizer.pad_token_id, texts)
+
+    def two_at_most(model: object, pad: int, batch: list[object]) -> tuple[list[float], list[float]]:
+        if len(batch) > 2:
+            raise torch.OutOfMemoryError
+        return measured(model, pad, batch)
+
+    monkeypatch.setattr(retention, "_measured", two_at_most)
+    found = measure_retention(model, tokenizer.pad_token_id, texts)
+    assert found.losses == pytest.approx(wanted.losses, abs=1e-5)
+    assert len(found.divergences) == len(texts)
+
+
 def test_an_adapter_that_changes_nothing_forgets_nothing(source: Source) -> None:
     tokenizer, model = load_tokenizer(source), load_model(source)
     texts = retention_texts(None, tokenizer, 64).texts

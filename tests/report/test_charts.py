@@ -88,7 +88,10 @@ def test_the_pareto_line_passes_under_every_point() -> None:
 
 def test_the_probe_is_judged_beside_width_alone() -> None:
     facts = plausible_facts()
-    found = {signal.predictor: signal for signal in signals(facts.trials, facts.profile, facts.plan.rungs)}
+    found = {
+        signal.predictor: signal
+        for signal in signals(facts.trials, facts.winner.finalists, facts.profile, facts.plan.rungs)
+    }
     reached = [trial for trial in facts.trials if trial.loss_at(270) is not None]
     losses = [trial.loss_at(270) for trial in reached]
     score = facts.profile.layer_scores
@@ -97,8 +100,8 @@ def test_the_probe_is_judged_beside_width_alone() -> None:
         "probe: sensitivity of the band": [-sum(score[layer] for layer in trial.candidate.layers) for trial in reached],
     }
     for predictor, values in expected.items():
-        assert found[predictor].pairs == len(reached)
-        assert found[predictor].across == pytest.approx(_pearson(_ranks(values), _ranks(losses)))
+        assert found[predictor].across.pairs == len(reached)
+        assert found[predictor].across.correlation == pytest.approx(_pearson(_ranks(values), _ranks(losses)))
     assert found["width of the band alone"].within is None
 
 

@@ -17,6 +17,7 @@ from bandsearch.run.report import ReportFacts, write_report
 from bandsearch.run.rows import difference_row
 from bandsearch.run.verdict import verdict
 from bandsearch.run.words import markdown_text
+from bandsearch.search.correlation import signals
 from bandsearch.values.atlas import Suggestion
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Role
@@ -316,6 +317,38 @@ def test_the_failed_are_counted_and_marked(tmp_path: Path) -> None:
     for trial in failed:
         assert any(title.startswith(f"#{trial.number} ") and "diverged" in title for title in reader.titles)
     assert {trial.role for trial in facts.trials} == set(Role)
+
+
+def test_a_correlation_is_shown_with_its_number_of_candidates_and_what_chance_gives(tmp_path: Path) -> None:
+    facts = plausible_facts()
+    html = Reader(html_of(facts, tmp_path)).text
+    markdown = (tmp_path / "report.md").read_text()
+    found = signals(facts.trials, facts.winner.finalists, facts.profile, facts.plan.rungs)
+    grouped = [signal for signal in found if signal.within is not None]
+    assert grouped
+    for text in (html, markdown):
+        assert "equal width" not in text
+        assert "thirds of depth" in text
+        for agreement in (*(signal.across for signal in found), *(signal.within for signal in grouped)):
+            assert f"(n = {agreement.pairs}, chance ±{agreement.chance:.2f})" in text
+
+
+def test_what_each_finalist_forgets_is_a_column_where_it_was_read(tmp_path: Path) -> None:
+    facts = plausible_facts()
+    assert "divergence" not in html_of(facts, tmp_path)
+    first, *others = facts.winner.finalists
+    finalists = (first.model_copy(update={"divergence": 0.1234}), *others)
+    facts = dataclasses.replace(facts, winner=facts.winner.model_copy(update={"finalists": finalists}))
+    html = Reader(html_of(facts, tmp_path)).text
+    markdown = (tmp_path / "report.md").read_text()
+    for text in (html, markdown):
+        assert "0.1234" in text
+        assert "what each forgets" in text
+    table = markdown.split("## Confirmation")[1].split("##")[0]
+    rows = [line for line in table.splitlines() if line.startswith("|")]
+    assert len(rows) == len(finalists) + 2
+    assert {line.count("|") for line in rows} == {8}
+    assert table.count("| – |") == len(others)
 
 
 def test_a_local_path_is_shown_by_its_last_part(tmp_path: Path) -> None:

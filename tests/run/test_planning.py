@@ -220,6 +220,7 @@ def test_what_is_forgotten_is_measured_within_its_share() -> None:
         made = make_plan(spec, dear, **splits, retention_texts=10, engines=1, wall_seconds=None, adapter_bytes=10**6)
         return made.seconds_of("confirm")
 
+    # With `loss` on none, since even ten take more than a little of a training.
     # Ten texts of half a second after each of two seeds of three finalists, full depth twice and three other baselines.
     assert confirming("retention") - confirming("loss") == pytest.approx(2 * 8 * 10 * 0.5)
     short, seconds = evaluated(300)
@@ -309,6 +310,56 @@ def test_finalists_are_confirmed_at_a_quarter_of_the_final_length_or_more(
     except BudgetError:
         return
     assert made.full_steps // 4 <= made.confirm_steps <= made.full_steps
+
+
+@settings(deadline=None)
+@given(st.floats(60, 1e5), st.floats(0.001, 5), st.integers(0, 128), st.integers(1, 4))
+def test_what_finalists_forget_is_read_where_that_takes_little_of_their_training(
+    wall: float, each: float, texts: int, engines: int
+) -> None:
+    spec = RunSpec(
+        model=ModelSpec(name="demo"),
+        data=DataSpec(name="demo:x"),
+        space=SearchSpace(name="quick"),
+        budget=Budget(seconds=wall, unit="wall"),
+    )
+    reading = costs(0.1).model_copy(update={"seconds_per_retention": each})
+    splits = {"train_examples": 2000, "validation_examples": 250, "test_examples": 250}
+    try:
+        made = make_plan(
+            spec, reading, **splits, retention_texts=texts, engines=engines, wall_seconds=wall, adapter_bytes=10**6
+        )
+    except BudgetError:
+        return
+    assert sum(stage.seconds for stage in made.stages) == pytest.approx(wall, rel=0.001)
+    read, allowed = made.confirm_texts, 0.05 * 0.1 * made.confirm_steps
+    assert read <= min(32, made.retention_texts)
+    assert read * each <= allowed + 1e-9
+    # Where there are enough of them and they are cheap enough, they are read; a few are read only where there are few.
+    assert (read > 0) == (made.retention_texts > 0 and min(16, made.retention_texts) * each <= allowed)
+    words = f"{read} texts for forgetting"
+    assert (words in next(stage.detail for stage in made.stages if stage.name == "confirm")) == (read > 0)
+
+
+def test_finalists_go_on_to_be_read_on_as_many_texts() -> None:
+    reading = costs(0.1).model_copy(update={"seconds_per_retention": 0.5})
+    sizes = {"train_examples": 2000, "validation_examples": 250, "test_examples": 250, "retention_texts": 128}
+
+    def made(wall: float, **known: object) -> Plan:
+        spec = RunSpec(
+            model=ModelSpec(name="demo"),
+            data=DataSpec(name="demo:x"),
+            space=SearchSpace(name="quick"),
+            budget=Budget(seconds=wall, unit="wall"),
+            objective="retention",
+        )
+        return make_plan(spec, reading, **sizes, engines=1, wall_seconds=wall, adapter_bytes=10**6, **known)
+
+    begun = made(600)
+    larger = made(3000, known=begun, confirming=True)
+    assert 0 < begun.confirm_texts < made(3000).confirm_texts
+    assert (larger.confirm_steps, larger.confirm_texts) == (begun.confirm_steps, begun.confirm_texts)
+    assert larger.retention_texts > begun.retention_texts
 
 
 @settings(deadline=None)

@@ -12,7 +12,7 @@ from bandsearch.atlas import read_records
 from bandsearch.run import record
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Role
-from bandsearch.values.evaluation import Trained
+from bandsearch.values.evaluation import Choice, Trained
 from bandsearch.values.progress import Update
 from bandsearch.values.trial import Point, TrialResult, TrialState
 
@@ -55,10 +55,11 @@ def test_a_rate_that_diverged_in_the_final_training_is_not_recommended(wins: boo
         Trained(candidate=each, learning_rate=each.learning_rate / 3, steps=90, kept_step=60)
         for each in (chosen.candidate, chosen.baseline)
     )
-    winner = chosen.model_copy(update={"trainings": lowered} | ({} if wins else {"candidate": chosen.baseline}))
+    fell_back = {"candidate": chosen.baseline, "role": Role.FULL_DEPTH, "choice": Choice.BASELINE}
+    winner = chosen.model_copy(update={"trainings": lowered} | ({} if wins else fell_back))
     left = a_record().model_copy(update={"winner": record.as_trained(winner)})
-    assert left.best_band is not None
-    assert left.best_band.candidate == candidate_on(4, 8, 1e-3)
+    assert left.recommended is not None
+    assert left.recommended.candidate == candidate_on(4, 8, 1e-3)
     assert left.winner.candidate == (candidate_on(4, 8, 1e-3) if wins else left.winner.baseline)
     assert left.winner.baseline.learning_rate == pytest.approx(chosen.baseline.learning_rate / 3)
 

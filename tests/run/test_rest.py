@@ -13,16 +13,19 @@ from hypothesis import strategies as st
 
 from bandsearch.engine.failures import LostEngineError, OverrunError
 from bandsearch.run import main, rest
+from bandsearch.run.engines import WORTH_AGAIN
 from bandsearch.run.planning import SMALLEST_FULL_STEPS, make_plan
 from bandsearch.run.rest import enlarged
-from bandsearch.rundir import RunDirectory
+from bandsearch.rundir import Records, RunDirectory
 from bandsearch.values.budget import Budget, Unit
+from bandsearch.values.candidate import Candidate, Role
 from bandsearch.values.environment import Environment
 from bandsearch.values.errors import BudgetError, InterruptedRunError
 from bandsearch.values.plan import Costs, Plan
 from bandsearch.values.source import Source
 from bandsearch.values.space import SearchSpace
 from bandsearch.values.spec import DataSpec, ModelSpec, RunSpec, TrainSpec
+from bandsearch.values.trial import TrialResult, TrialStage, TrialState
 
 WALL = 600.0
 SPEC = RunSpec(
@@ -242,8 +245,41 @@ def test_what_is_given_more_is_planned_for(tmp_path: Path, monkeypatch: pytest.M
     assert larger == again
     assert larger.rungs == PLAN.rungs
     assert larger.full_steps == fresh.full_steps > PLAN.full_steps
-    assert larger.confirm_steps >= PLAN.confirm_steps
+    assert larger.confirm_steps == fresh.confirm_steps > PLAN.confirm_steps
     assert 0 < seen[1][0] - seen[0][0] < 1200.0
+
+
+@pytest.mark.parametrize("budget", ["12min", "60min"])
+def test_while_finalists_are_trained_their_length_stays_until_twice_as_long_is_paid_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: str
+) -> None:
+    home, _ = begun(tmp_path / "run", monkeypatch, 500.0)
+    for stage in TrialStage:
+        Records(home.trials).append(
+            TrialResult(
+                number=0,
+                candidate=Candidate.full_depth(12, rank=16, alpha=32, learning_rate=1e-3),
+                role=Role.FULL_DEPTH,
+                seed=1,
+                state=TrialState.COMPLETE,
+                trainable_parameters=1,
+                proposed_by="baseline",
+                stage=stage,
+            )
+        )
+    monkeypatch.setattr(main, "_profile", lambda at: (_ for _ in ()).throw(LostEngineError("An engine died.")))
+    with pytest.raises(LostEngineError):
+        main.resume(home.path, budget=budget)
+    larger = home.read(home.plan, Plan)
+    assert larger is not None
+    fresh = make_plan(SPEC, COSTS, **SIZES, engines=2, wall_seconds=Budget.parse(budget).seconds, known=PLAN)
+    assert larger.full_steps == fresh.full_steps > PLAN.full_steps
+    assert PLAN.confirm_steps < fresh.confirm_steps
+    stays = fresh.confirm_steps < WORTH_AGAIN * PLAN.confirm_steps
+    assert stays == (budget == "12min")
+    assert larger.confirm_steps == (PLAN if stays else fresh).confirm_steps
+    assert sum(stage.seconds for stage in larger.stages) <= Budget.parse(budget).seconds + 1e-6
+    assert f"{larger.confirm_steps} steps" in next(stage.detail for stage in larger.stages if stage.name == "confirm")
 
 
 def test_once_there_is_a_winner_the_plan_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,6 +92,26 @@ def test_the_result_says_what_was_trained_in_the_end(finished: tuple[Path, list[
     }
 
 
+def test_how_well_cheap_signals_predicted_is_logged_and_kept_in_the_atlas(
+    finished: tuple[Path, list[dict]], options: list[str | Path]
+) -> None:
+    out, _ = finished
+    events = [json.loads(line)["message"] for line in (out / "events.jsonl").read_text().splitlines()]
+    logged = [message for message in events if "rank correlation" in message]
+    shown = bandsearch("atlas", "show", options[2], "--json").stdout.splitlines()[-1]
+    kept = [(each["predictor"], each["outcome"]) for each in json.loads(shown)["signals"]]
+    assert kept
+    assert [message.split(": rank correlation")[0] for message in logged] == [" against ".join(each) for each in kept]
+
+
+def test_what_finalists_forgot_is_read_on_as_many_texts_as_planned(finished: tuple[Path, list[dict]]) -> None:
+    out, _ = finished
+    read = json.loads((out / "plan.json").read_text())["confirm_texts"] > 0
+    finalists = json.loads((out / "winner.json").read_text())["finalists"]
+    assert all((each["divergence"] is not None) == read for each in finalists)
+    assert ("what each forgets" in (out / "report.md").read_text()) == read
+
+
 def test_the_adapter_loads_in_peft_and_scores_as_reported(
     finished: tuple[Path, list[dict]], options: list[str | Path]
 ) -> None:

@@ -135,6 +135,7 @@ def plan(
     confirm_seeds: int = 3,
     finalists: int = 4,
     seconds_per_step: float = 1e-6,
+    confirm_steps: int | None = None,
 ) -> Plan:
     costs = Costs(
         seconds_per_step=seconds_per_step,
@@ -156,7 +157,7 @@ def plan(
         rungs=rungs,
         trial_limit=trials,
         expected_trials=trials or expected,
-        confirm_steps=2 * full_steps // 3,
+        confirm_steps=confirm_steps or 2 * full_steps // 3,
         confirm_seeds=confirm_seeds,
         finalists=finalists,
         validation_examples=64,

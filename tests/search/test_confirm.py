@@ -87,14 +87,16 @@ def test_once_finalists_have_been_trained_the_search_is_over() -> None:
 
 
 def test_on_the_control_no_win_is_declared_and_something_smaller_is_handed_over() -> None:
-    choices = []
+    choices, sizes = [], []
     for seed in range(8):
         results = planted_search(Surface(), seed, 30)
         baseline = pick_finalists(results, LAYERS, 4)[0]
         winner, _ = confirmed(PlantedPool(Level()), results, confirm_seeds=3)
         choices.append(winner.choice)
-        assert winner.trainable_parameters <= baseline.trainable_parameters
+        sizes.append(winner.trainable_parameters / baseline.trainable_parameters)
     assert choices.count(Choice.BEATS_BASELINE) <= 1
+    assert max(sizes) <= 1
+    assert sum(size < 1 for size in sizes) >= 6
 
 
 def test_every_finalist_has_two_seeds_and_those_that_are_hard_to_tell_apart_have_more() -> None:
@@ -116,8 +118,8 @@ def test_every_finalist_has_two_seeds_and_those_that_are_hard_to_tell_apart_have
     assert again == winner
     assert pool.trainings == len(readings)
     # Full depth at its second rate did not get to the last rung.
-    judged = {signal.predictor: signal.pairs for signal in signals([*results, *readings], profile(), (30, 90))}
-    assert judged["loss after 90 steps"] == len(finalists) - 1
+    judged = {signal.predictor: signal.across for signal in signals(results, winner.finalists, profile(), (30, 90))}
+    assert judged["loss after 90 steps"].pairs == len(finalists) - 1
 
 
 def test_short_of_time_full_depth_is_tuned_and_compared_with_one_other() -> None:
@@ -153,6 +155,25 @@ def test_with_a_little_more_time_further_candidates_come_before_the_other_baseli
     roles = Counter(reading.role for reading in readings if trained[reading.candidate] > 1)
     assert len({r.candidate for r in readings if r.role is Role.SEARCHED}) >= 4
     assert set(roles) == {Role.FULL_DEPTH, Role.SEARCHED}
+
+
+def test_trainings_of_another_length_are_not_compared() -> None:
+    """A resumed run has been given more: half of its finalists were trained for fewer steps, when all losses were
+    higher."""
+    results = planted_search(Surface(), 0, 30)
+    records, pool = MemoryRecords(), PlantedPool(Surface())
+    confirmed(pool, results, records, stop=lambda: pool.trainings >= 4, confirm_steps=90)
+    before = pool.trainings
+    assert 0 < before == len(records.results())
+    fresh_pool = PlantedPool(Surface())
+    winner, readings = confirmed(pool, results, records, confirm_steps=180)
+    alone, wanted = confirmed(fresh_pool, results, confirm_steps=180)
+    assert winner == alone
+    assert readings[before:] == wanted
+    # What is done at one length stays so after a detour to another.
+    again, _ = confirmed(pool, results, records, confirm_steps=180)
+    assert again == winner
+    assert pool.trainings == len(readings)
 
 
 class Rising(Surface):
@@ -193,10 +214,18 @@ def test_what_is_forgotten_decides_between_equals_where_that_is_asked() -> None:
     assert winner.choice is Choice.CLOSEST_WITHIN_NOISE
     chosen = next(each for each in winner.finalists if each.candidate == winner.candidate)
     assert chosen.divergence == len(winner.candidate.layers) / LAYERS
-    pool = KeepingPool(Level())
-    _, readings = confirmed(pool, results, retention=(text,))
-    assert pool.measured == 0
-    assert all(reading.divergence is None for reading in readings)
+
+
+def test_what_is_forgotten_is_told_of_every_finalist_and_otherwise_decides_nothing() -> None:
+    results = planted_search(Level(), 0, 40)
+    pool, text = KeepingPool(Level()), Encoded(np.array([1, 2], np.int32), np.array([False, True]), 0, "", "here")
+    winner, readings = confirmed(pool, results, retention=(text,))
+    assert pool.measured == len(readings) > 0
+    assert all(each.divergence == len(each.candidate.layers) / LAYERS for each in winner.finalists)
+    without, _ = confirmed(KeepingPool(Level()), results)
+    assert all(each.divergence is None for each in without.finalists)
+    unread = tuple(each.model_copy(update={"divergence": None}) for each in winner.finalists)
+    assert winner.model_copy(update={"finalists": unread}) == without
 
 
 def test_without_any_time_the_baseline_is_handed_over() -> None:

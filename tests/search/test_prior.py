@@ -17,6 +17,7 @@ from bandsearch.search.prior import MOST, fitted, most_suggestions, prior_from
 from bandsearch.values.atlas import AtlasRecord, Prior, Suggestion
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate, Method, Role
+from bandsearch.values.evaluation import Choice
 from bandsearch.values.space import BandSpace, SearchSpace
 
 OWN = "0123456789abcdef"
@@ -89,7 +90,41 @@ def test_where_full_depth_won_the_best_band_behind_it_is_recommended() -> None:
     (first, *_) = prior([record]).suggestions
     assert first.candidate.bands == (Band(start=3, stop=9),)
     assert "best beside full depth, which won," in first.reason
-    assert prior([a_record(candidate_on(0, 12, 1e-3))]).suggestions == ()
+
+
+def test_a_winner_on_all_layers_is_recommended_as_one() -> None:
+    thin = candidate_on(0, 12, 4e-3, rank=4)
+    (first, *others) = prior([a_record(thin, others=(candidate_on(3, 9),))]).suggestions
+    assert first.candidate == thin
+    assert first.reason == "On this model all 12 layers at rank 4 won on mine.jsonl (2026-03-01)."
+    assert all(len(each.candidate.layers) == 12 for each in others)
+    opened = openings(CODE, profile(), 0, 40, [first])
+    assert (opened[1].candidate, opened[1].role) == (thin, Role.SEARCHED)
+
+
+def test_who_was_confirmed_on_one_seed_or_compared_with_nobody_is_not_recommended() -> None:
+    record = a_record(candidate_on(0, 12, 1e-3), others=(candidate_on(3, 9), candidate_on(2, 5)))
+    full, lucky, second = record.winner.finalists
+    lucky = lucky.model_copy(update={"loss": 0.1, "losses": (0.1,)})
+    winner = record.winner.model_copy(update={"finalists": (lucky, full, second)})
+    (first, *_) = prior([record.model_copy(update={"winner": winner})]).suggestions
+    assert first.candidate.bands == (Band(start=2, stop=5),)
+    nobody = winner.model_copy(update={"choice": Choice.UNCOMPARED})
+    assert prior([record.model_copy(update={"winner": nobody})]).suggestions == ()
+
+
+def test_a_place_that_is_left_goes_to_the_rate_that_was_the_best_for_full_depth() -> None:
+    won, tuned = a_record(candidate_on(0, 12, 1e-3)), candidate_on(0, 12, 5e-3)
+    record = won.model_copy(update={"winner": won.winner.model_copy(update={"candidate": tuned, "baseline": tuned})})
+    (only,) = prior([record]).suggestions
+    assert only.candidate == tuned
+    assert "On this model this was full depth's best rate on mine.jsonl" in only.reason
+    opened = openings(CODE, profile(), 0, 40, [only])
+    assert (opened[1].candidate, opened[1].role) == (only.candidate, Role.FULL_DEPTH)
+    # Of one that a band won, behind that band.
+    assert [each.candidate.learning_rate for each in prior([a_record()]).suggestions] == [3e-3, RATES.best, 1e-3]
+    several = [a_record(candidate_on(start, start + 3), data=f"{start}.jsonl") for start in range(2)]
+    assert all(len(each.candidate.layers) == 3 for each in prior(several).suggestions)
 
 
 def test_candidates_are_brought_into_the_space() -> None:
