@@ -133,18 +133,22 @@ def specify_data(
     )
 
 
-def run(spec: RunSpec, directory: Path | None = None, listen: Listener = silent, stop: Stop = never) -> RunOutcome:
+def run(
+    spec: RunSpec, directory: str | Path | None = None, listen: Listener = silent, stop: Stop = never
+) -> RunOutcome:
     """The whole job; see `bandsearch.run.main.run`."""
     from bandsearch.run import main
 
-    return main.run(spec, directory, listen, stop)
+    return main.run(spec, _path(directory), listen, stop)
 
 
-def resume(directory: Path, listen: Listener = silent, stop: Stop = never, budget: str | None = None) -> RunOutcome:
+def resume(
+    directory: str | Path, listen: Listener = silent, stop: Stop = never, budget: str | None = None
+) -> RunOutcome:
     """Go on with an interrupted run, or with a larger budget; see `bandsearch.run.main.resume`."""
     from bandsearch.run import main
 
-    return main.resume(directory, listen, stop, budget)
+    return main.resume(Path(directory), listen, stop, budget)
 
 
 def plan(spec: RunSpec, listen: Listener = silent) -> Plan:
@@ -163,52 +167,56 @@ def probe(spec: RunSpec, listen: Listener = silent) -> SensitivityProfile:
 
 def search(
     spec: RunSpec,
-    directory: Path | None = None,
+    directory: str | Path | None = None,
     listen: Listener = silent,
     stop: Stop = never,
 ) -> tuple[Path, Winner]:
     """Probe, search and confirm: the run's directory, where `resume` does the rest, and what it would hand over."""
     from bandsearch.run import main
 
-    return main.search(spec, directory, listen, stop)
+    return main.search(spec, _path(directory), listen, stop)
 
 
-def status(directory: Path) -> RunStatus:
+def status(directory: str | Path) -> RunStatus:
     """How far a run is; works beside one that is under way."""
     from bandsearch.run import outcome
 
-    return outcome.status(directory)
+    return outcome.status(Path(directory))
 
 
-def report(directory: Path) -> Path:
+def report(directory: str | Path) -> Path:
     """Write the report of a finished run again, from its files alone; where report.html is."""
     from bandsearch.run import publish
 
-    return publish.rebuild_report(directory)
+    return publish.rebuild_report(Path(directory))
 
 
-def export(directory: Path, destination: Path) -> Path:
+def export(directory: str | Path, destination: str | Path) -> Path:
     """Copy a run's adapter to `destination`, which must not exist. Raises AdapterError for one that would be served
     wrong."""
     from bandsearch.run import single
 
-    return single.export_run(directory, destination)
+    return single.export_run(Path(directory), Path(destination))
 
 
 def verify(
-    adapter: Path, model: str, *, revision: str | None = None, trust_remote_code: bool = False
+    adapter: str | Path, model: str, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> tuple[Finding, ...]:
     """What would make an adapter fail to load, or load and be silently wrong, on `model`; empty if it is sound."""
     from bandsearch.adapters.verify import verify_adapter
     from bandsearch.models.loading import summarize
 
     source = resolve(ModelSpec(name=model, revision=revision, trust_remote_code=trust_remote_code))
-    return verify_adapter(adapter, summarize(source).layout)
+    return verify_adapter(Path(adapter), summarize(source).layout)
 
 
-def evaluate(adapter: Path, spec: RunSpec, examples: int | None = None, listen: Listener = silent) -> Evaluation:
+def evaluate(adapter: str | Path, spec: RunSpec, examples: int | None = None, listen: Listener = silent) -> Evaluation:
     """Score the base of `spec` and an adapter on its test split, at most `examples` of it; see
     `bandsearch.run.single.evaluate_adapter`."""
     from bandsearch.run import single
 
-    return single.evaluate_adapter(adapter, spec, examples, listen)
+    return single.evaluate_adapter(Path(adapter), spec, examples, listen)
+
+
+def _path(name: str | Path | None) -> Path | None:
+    return None if name is None else Path(name)

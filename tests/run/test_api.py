@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bandsearch import api
-from bandsearch.values.errors import AdapterError
+from bandsearch.values.errors import AdapterError, RunDirectoryError
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference" / "demo-words"
 
@@ -23,6 +23,16 @@ def test_a_finished_run_is_looked_at_exported_and_checked(tmp_path: Path) -> Non
         api.export(run, tmp_path / "mine")
     (adapter / "adapter_model.safetensors").write_bytes(b"")
     assert api.verify(adapter, "demo")
+
+
+def test_paths_may_be_strings(tmp_path: Path) -> None:
+    run = str(shutil.copytree(REFERENCE, tmp_path / "run"))
+    assert api.status(run).next_stage is None
+    assert str(api.report(run)) == f"{run}/report.html"
+    adapter = api.export(run, str(tmp_path / "mine"))
+    assert api.verify(str(adapter), "demo") == ()
+    with pytest.raises(RunDirectoryError, match="another spec"):
+        api.run(api.specify("demo", trials=1), run)
 
 
 def test_an_adapter_is_scored_beside_its_base() -> None:
