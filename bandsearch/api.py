@@ -10,12 +10,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bandsearch.data.chat_templates import load_template
-from bandsearch.data.reading import look_for
+from bandsearch.data.reading import look_for, look_for_file
 from bandsearch.demo.corpus import CORPUS
 from bandsearch.demo.tasks import TASKS
 from bandsearch.models.aliases import DEMO, resolve
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 def specify(
     model: str,
-    dataset: str | None = None,
+    dataset: str | Sequence[str] | None = None,
     *,
     budget: str | None = None,
     trials: int | None = None,
@@ -48,9 +48,11 @@ def specify(
     trust_remote_code: bool = False,
     dataset_config: str | None = None,
     dataset_split: str | None = None,
+    validation: str | None = None,
+    test: str | None = None,
     columns: Mapping[str, str] | None = None,
     template: str | None = None,
-    max_length: int = 1024,
+    max_length: int | None = None,
     max_examples: int | None = None,
     epochs: float = 3.0,
     steps: int | None = None,
@@ -66,12 +68,13 @@ def specify(
     """Everything a person decides, checked. Raises UsageError, SpaceError or BudgetError, and ModelError or DataError
     for a model or data that cannot be meant.
 
+    The rows of several `dataset`s are joined. `validation` and `test` are files of rows for these splits.
     `dataset` may be left out for the embedded model alone, which brings its own tasks. It also brings texts of the kind
     it was pre-trained on, which take the place of the neutral ones where no `retention` is given. `columns` are
     what columns are read as, such as {"article": "prompt", "highlights": "completion"}. `template` is a jinja chat
     template's file or name, read now and kept with the specification.
     """
-    if dataset is None:
+    if not dataset:
         if model != DEMO:
             raise UsageError(
                 f"No data set was given for {model}.", "Add --dataset FILE, a hub id, or demo:<task> (see --help)."
@@ -88,7 +91,9 @@ def specify(
     named = ModelSpec(name=model, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code)
     # A typing error is said before the seconds that it takes to import torch.
     resolve(named)
-    data = specify_data(dataset, dataset_config, dataset_split, columns, template, max_length, max_examples)
+    data = specify_data(
+        dataset, dataset_config, dataset_split, columns, template, max_length, max_examples, validation, test
+    )
     if retention is not None:
         look_for(retention)
     return RunSpec(
@@ -111,19 +116,28 @@ def specify(
 
 
 def specify_data(
-    name: str,
+    dataset: str | Sequence[str],
     config: str | None = None,
     split: str | None = None,
     columns: Mapping[str, str] | None = None,
     template: str | None = None,
-    max_length: int = 1024,
+    max_length: int | None = None,
     max_examples: int | None = None,
+    validation: str | None = None,
+    test: str | None = None,
 ) -> DataSpec:
     """A data set and how it is written, as in `specify`. Raises DataError where there can be none of that name, and
     UsageError for a template."""
-    look_for(name)
+    name, *also = (dataset,) if isinstance(dataset, str) else dataset
+    for each in (name, *also):
+        look_for(each)
+    for file in filter(None, (validation, test)):
+        look_for_file(file)
     return DataSpec(
         name=name,
+        also=tuple(also),
+        validation=validation,
+        test=test,
         config=config,
         split=split,
         columns=dict(columns or {}),

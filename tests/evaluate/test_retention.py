@@ -32,6 +32,12 @@ def source(tiny_model: Callable[[str], Path]) -> Source:
     return Source(location=str(tiny_model("qwen2")), is_local=True, slug="tiny")
 
 
+def test_of_a_long_text_the_beginning_is_read(source: Source, tmp_path: Path) -> None:
+    (tmp_path / "long.txt").write_text("Begin" + " word" * 500)
+    (read,) = retention_texts(str(tmp_path / "long.txt"), load_tokenizer(source), 64).texts
+    assert load_tokenizer(source).decode(read.input_ids).startswith("Begin")
+
+
 def test_an_adapter_that_changes_nothing_forgets_nothing(source: Source) -> None:
     tokenizer, model = load_tokenizer(source), load_model(source)
     texts = retention_texts(None, tokenizer, 64).texts
