@@ -180,6 +180,7 @@ def data(
     Examples:
       bandsearch data my.jsonl --model qwen2.5-7b
       bandsearch data openai/gsm8k --dataset-config main -m llama3.2-1b
+      bandsearch data mine.jsonl more.jsonl --test test.jsonl
       bandsearch data news.csv --columns article=prompt,highlights=completion
       bandsearch data my.jsonl --model ./my-base --template chat_template.jinja
       bandsearch data demo:swap --json
@@ -197,11 +198,12 @@ def data(
     # They take seconds, which a typing error does not have to wait for.
     from bandsearch.data.dataset import prepare
     from bandsearch.data.inspection import describe, facts
+    from bandsearch.models.config import context_length, load_config
     from bandsearch.models.tokenizer import load_tokenizer
 
     with session(json, stoppable=False) as at:
         tokenizer = load_tokenizer(source)
-        dataset = prepare(spec, tokenizer, seed)
+        dataset = prepare(spec, tokenizer, seed, context=context_length(load_config(source)))
         at.write({"event": "result", **facts(dataset)})
     if not json:
         at.console.print(describe(dataset, tokenizer, samples))

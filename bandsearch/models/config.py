@@ -41,3 +41,9 @@ def load_config(source: Source) -> Any:
             f"{source} is a quantised checkpoint.", "Use the unquantised model; adapters are trained on plain weights."
         )
     return config
+
+
+def context_length(config: Any) -> int | None:
+    """How many tokens the model reads; None where its configuration does not say."""
+    length: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return length

@@ -11,7 +11,7 @@ from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
-from bandsearch.models.config import load_config
+from bandsearch.models.config import context_length, load_config
 from bandsearch.models.failures import explained, quiet
 from bandsearch.models.families import layout_of
 from bandsearch.values.errors import ModelError, UsageError
@@ -154,13 +154,12 @@ def summarize(source: Source) -> ModelSummary:
     with explained(source, "configuration"), quiet(), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=source.trust_remote_code)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    text = config.get_text_config()
     return ModelSummary(
         source=source,
         layout=layout_of(model),
         architecture=type(model).__name__,
-        vocabulary=text.vocab_size,
-        context_length=getattr(text, "max_position_embeddings", None),
+        vocabulary=config.get_text_config().vocab_size,
+        context_length=context_length(config),
         parameters=parameters,
         bytes_by_dtype={"float32": 4 * parameters, "bfloat16": 2 * parameters, "float16": 2 * parameters},
     )
