@@ -251,3 +251,14 @@ def test_a_space_that_the_model_cannot_have_is_refused_before_anything_is_done(
 def test_what_is_no_path_is_left_as_it_was_given() -> None:
     spec = prepare_job(SPEC.model_copy(update={"data": DataSpec(name="demo:swap")})).spec
     assert (spec.model.name, spec.data.name, spec.retention, spec.atlas) == ("demo", "demo:swap", None, None)
+
+
+def test_every_file_of_the_data_is_found_again_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, start in (("a", 0), ("b", 50), ("c", 100)):
+        rows = [json.dumps({"prompt": f"What is {n}?", "completion": f"{n}"}) + "\n" for n in range(start, start + 20)]
+        Path(f"{name}.jsonl").write_text("".join(rows))
+    data = DataSpec(name="a.jsonl", also=("b.jsonl", "demo:swap"), test="c.jsonl", max_length=64)
+    found = prepare_job(SPEC.model_copy(update={"data": data})).spec.data
+    assert found.names == (str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl"), "demo:swap")
+    assert (found.validation, found.test) == (None, str(tmp_path / "c.jsonl"))
