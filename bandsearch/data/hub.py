@@ -111,6 +111,9 @@ def _explained(spec: DataSpec) -> Iterator[None]:
             "Check the network and HF_HUB_OFFLINE, or give a data file.",
         ) from error
     except DatasetNotFoundError as error:
+        if str(error).startswith("Revision"):
+            name, _, revision = spec.name.partition("@")
+            raise DataError(f"{name} has no revision {revision!r}.", "Check its branches and tags.") from error
         gated = "gated" in str(error)
         raise DataError(
             f"{spec.name} is neither a file nor a hub data set you can read.",

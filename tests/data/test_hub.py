@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 import pyarrow
 import pytest
+from datasets.exceptions import DatasetNotFoundError
 from pyarrow import parquet
 from transformers import PreTrainedTokenizerBase
 
@@ -113,6 +114,14 @@ def test_a_revision_stands_behind_the_name(tmp_path: Path, monkeypatch: pytest.M
     read(DataSpec(name="org/rows"))
     assert asked == [("org/rows", "main", "v1.2"), ("org/rows", None, None)]
     assert table.train[0].place.startswith("org/rows@v1.2/main/train row ")
+
+
+def test_a_revision_that_does_not_exist_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise DatasetNotFoundError("Revision 'v9' doesn't exist for dataset 'org/rows' on the Hub.")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert "org/rows has no revision 'v9'" in refusal(name="org/rows@v9").message
 
 
 def test_of_a_large_split_only_what_is_read_becomes_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
