@@ -10,12 +10,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bandsearch.data.chat_templates import load_template
-from bandsearch.data.reading import look_for
+from bandsearch.data.reading import look_for, look_for_file
 from bandsearch.demo.corpus import CORPUS
 from bandsearch.demo.tasks import TASKS
 from bandsearch.models.aliases import DEMO, resolve
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 def specify(
     model: str,
-    dataset: str | None = None,
+    dataset: str | Sequence[str] | None = None,
     *,
     budget: str | None = None,
     trials: int | None = None,
@@ -49,9 +49,11 @@ def specify(
     trust_remote_code: bool = False,
     dataset_config: str | None = None,
     dataset_split: str | None = None,
+    validation: str | None = None,
+    test: str | None = None,
     columns: Mapping[str, str] | None = None,
     template: str | None = None,
-    max_length: int = 1024,
+    max_length: int | None = None,
     max_examples: int | None = None,
     epochs: float = 3.0,
     steps: int | None = None,
@@ -67,13 +69,14 @@ def specify(
     """Everything a person decides, checked. Raises UsageError, SpaceError or BudgetError, and ModelError or DataError
     for a model or data that cannot be meant.
 
+    The rows of several `dataset`s are joined. `validation` and `test` are files of rows for these splits.
     `dataset` may be left out for the embedded model alone, which brings its own tasks. It also brings texts of the kind
     it was pre-trained on, which take the place of the neutral ones where no `retention` is given. `columns` are
     what columns are read as, such as {"article": "prompt", "highlights": "completion"}. `tolerance` is the share of
     full depth's validation loss that does not matter. `template` is a jinja chat template's file or name, read now and
     kept with the specification.
     """
-    if dataset is None:
+    if not dataset:
         if model != DEMO:
             raise UsageError(
                 f"No data set was given for {model}.", "Add --dataset FILE, a hub id, or demo:<task> (see --help)."
@@ -92,7 +95,9 @@ def specify(
     named = ModelSpec(name=model, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code)
     # A typing error is said before the seconds that it takes to import torch.
     resolve(named)
-    data = specify_data(dataset, dataset_config, dataset_split, columns, template, max_length, max_examples)
+    data = specify_data(
+        dataset, dataset_config, dataset_split, columns, template, max_length, max_examples, validation, test
+    )
     if retention is not None:
         look_for(retention)
     return RunSpec(
@@ -116,19 +121,28 @@ def specify(
 
 
 def specify_data(
-    name: str,
+    dataset: str | Sequence[str],
     config: str | None = None,
     split: str | None = None,
     columns: Mapping[str, str] | None = None,
     template: str | None = None,
-    max_length: int = 1024,
+    max_length: int | None = None,
     max_examples: int | None = None,
+    validation: str | None = None,
+    test: str | None = None,
 ) -> DataSpec:
     """A data set and how it is written, as in `specify`. Raises DataError where there can be none of that name, and
     UsageError for a template."""
-    look_for(name)
+    name, *also = (dataset,) if isinstance(dataset, str) else dataset
+    for each in (name, *also):
+        look_for(each)
+    for file in filter(None, (validation, test)):
+        look_for_file(file)
     return DataSpec(
         name=name,
+        also=tuple(also),
+        validation=validation,
+        test=test,
         config=config,
         split=split,
         columns=dict(columns or {}),
@@ -138,18 +152,22 @@ def specify_data(
     )
 
 
-def run(spec: RunSpec, directory: Path | None = None, listen: Listener = silent, stop: Stop = never) -> RunOutcome:
+def run(
+    spec: RunSpec, directory: str | Path | None = None, listen: Listener = silent, stop: Stop = never
+) -> RunOutcome:
     """The whole job; see `bandsearch.run.main.run`."""
     from bandsearch.run import main
 
-    return main.run(spec, directory, listen, stop)
+    return main.run(spec, _path(directory), listen, stop)
 
 
-def resume(directory: Path, listen: Listener = silent, stop: Stop = never, budget: str | None = None) -> RunOutcome:
+def resume(
+    directory: str | Path, listen: Listener = silent, stop: Stop = never, budget: str | None = None
+) -> RunOutcome:
     """Go on with an interrupted run, or with a larger budget; see `bandsearch.run.main.resume`."""
     from bandsearch.run import main
 
-    return main.resume(directory, listen, stop, budget)
+    return main.resume(Path(directory), listen, stop, budget)
 
 
 def plan(spec: RunSpec, listen: Listener = silent) -> Plan:
@@ -168,52 +186,56 @@ def probe(spec: RunSpec, listen: Listener = silent) -> SensitivityProfile:
 
 def search(
     spec: RunSpec,
-    directory: Path | None = None,
+    directory: str | Path | None = None,
     listen: Listener = silent,
     stop: Stop = never,
 ) -> tuple[Path, Winner]:
     """Probe, search and confirm: the run's directory, where `resume` does the rest, and what it would hand over."""
     from bandsearch.run import main
 
-    return main.search(spec, directory, listen, stop)
+    return main.search(spec, _path(directory), listen, stop)
 
 
-def status(directory: Path) -> RunStatus:
+def status(directory: str | Path) -> RunStatus:
     """How far a run is; works beside one that is under way."""
     from bandsearch.run import outcome
 
-    return outcome.status(directory)
+    return outcome.status(Path(directory))
 
 
-def report(directory: Path) -> Path:
+def report(directory: str | Path) -> Path:
     """Write the report of a finished run again, from its files alone; where report.html is."""
     from bandsearch.run import publish
 
-    return publish.rebuild_report(directory)
+    return publish.rebuild_report(Path(directory))
 
 
-def export(directory: Path, destination: Path) -> Path:
+def export(directory: str | Path, destination: str | Path) -> Path:
     """Copy a run's adapter to `destination`, which must not exist. Raises AdapterError for one that would be served
     wrong."""
     from bandsearch.run import single
 
-    return single.export_run(directory, destination)
+    return single.export_run(Path(directory), Path(destination))
 
 
 def verify(
-    adapter: Path, model: str, *, revision: str | None = None, trust_remote_code: bool = False
+    adapter: str | Path, model: str, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> tuple[Finding, ...]:
     """What would make an adapter fail to load, or load and be silently wrong, on `model`; empty if it is sound."""
     from bandsearch.adapters.verify import verify_adapter
     from bandsearch.models.loading import summarize
 
     source = resolve(ModelSpec(name=model, revision=revision, trust_remote_code=trust_remote_code))
-    return verify_adapter(adapter, summarize(source).layout)
+    return verify_adapter(Path(adapter), summarize(source).layout)
 
 
-def evaluate(adapter: Path, spec: RunSpec, examples: int | None = None, listen: Listener = silent) -> Evaluation:
+def evaluate(adapter: str | Path, spec: RunSpec, examples: int | None = None, listen: Listener = silent) -> Evaluation:
     """Score the base of `spec` and an adapter on its test split, at most `examples` of it; see
     `bandsearch.run.single.evaluate_adapter`."""
     from bandsearch.run import single
 
-    return single.evaluate_adapter(adapter, spec, examples, listen)
+    return single.evaluate_adapter(Path(adapter), spec, examples, listen)
+
+
+def _path(name: str | Path | None) -> Path | None:
+    return None if name is None else Path(name)

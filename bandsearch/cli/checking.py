@@ -20,7 +20,9 @@ from bandsearch.cli.options import (
     ModelName,
     Revision,
     Template,
+    TestFile,
     TrustRemoteCode,
+    ValidationFile,
     takes_specification,
 )
 from bandsearch.cli.output import json_only
@@ -154,16 +156,20 @@ def evaluate(
 
 
 def data(
-    name: Annotated[str, typer.Argument(metavar="DATASET", help="A file, a hub id, or demo:<task>.")],
+    names: Annotated[
+        list[str], typer.Argument(metavar="DATASET...", help="Files, hub ids, or demo:<task>; rows are joined.")
+    ],
     model: ModelName = "demo",
     samples: Annotated[int, typer.Option(min=0, help="Masked samples to show.")] = 3,
     revision: Revision = None,
     trust_remote_code: TrustRemoteCode = False,
     dataset_config: DatasetConfig = None,
     dataset_split: DatasetSplit = None,
+    validation: ValidationFile = None,
+    test: TestFile = None,
     columns: Columns = None,
     template: Template = None,
-    max_length: MaxLength = 1024,
+    max_length: MaxLength = None,
     max_examples: MaxExamples = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of rows.")] = 0,
     json: Json = False,
@@ -174,6 +180,7 @@ def data(
     Examples:
       bandsearch data my.jsonl --model qwen2.5-7b
       bandsearch data openai/gsm8k --dataset-config main -m llama3.2-1b
+      bandsearch data mine.jsonl more.jsonl --test test.jsonl
       bandsearch data news.csv --columns article=prompt,highlights=completion
       bandsearch data my.jsonl --model ./my-base --template chat_template.jinja
       bandsearch data demo:swap --json
@@ -184,16 +191,19 @@ def data(
     from bandsearch.values.spec import ModelSpec
 
     named = parse_columns(columns) if columns else None
-    spec = specify_data(name, dataset_config, dataset_split, named, template, max_length, max_examples)
+    spec = specify_data(
+        names, dataset_config, dataset_split, named, template, max_length, max_examples, validation, test
+    )
     source = resolve(ModelSpec(name=model, revision=revision, trust_remote_code=trust_remote_code))
     # They take seconds, which a typing error does not have to wait for.
     from bandsearch.data.dataset import prepare
     from bandsearch.data.inspection import describe, facts
+    from bandsearch.models.config import context_length, load_config
     from bandsearch.models.tokenizer import load_tokenizer
 
     with session(json, stoppable=False) as at:
         tokenizer = load_tokenizer(source)
-        dataset = prepare(spec, tokenizer, seed)
+        dataset = prepare(spec, tokenizer, seed, context=context_length(load_config(source)))
         at.write({"event": "result", **facts(dataset)})
     if not json:
         at.console.print(describe(dataset, tokenizer, samples))

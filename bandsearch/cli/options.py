@@ -32,17 +32,22 @@ TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.", rich_help_panel=MODEL)
 ]
 DatasetName = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         "--dataset",
         "-d",
-        help="JSONL, JSON, CSV or parquet file, folder with train, validation and test files, hub id (its splits are "
-        "used as they are), or demo:<task>. May be left out for --model demo only, which then takes its first task.",
+        help="JSONL, JSON, CSV or parquet file, folder with train, validation and test files, hub id\\[@revision] (its "
+        "splits are used as they are), or demo:<task>; of several, the rows are joined. May be left out for --model "
+        "demo only, which then takes its first task.",
         rich_help_panel=DATA,
     ),
 ]
 DatasetConfig = Annotated[str | None, typer.Option(help="Configuration of a hub data set.", rich_help_panel=DATA)]
 DatasetSplit = Annotated[str | None, typer.Option(help="Split of a hub data set.", rich_help_panel=DATA)]
+ValidationFile = Annotated[
+    str | None, typer.Option("--validation", help="File of the rows that validate.", rich_help_panel=DATA)
+]
+TestFile = Annotated[str | None, typer.Option("--test", help="File of the rows that test.", rich_help_panel=DATA)]
 Columns = Annotated[
     str | None,
     typer.Option(
@@ -50,7 +55,13 @@ Columns = Annotated[
     ),
 ]
 MaxLength = Annotated[
-    int, typer.Option(min=8, help="Tokens per example, prompt and answer together.", rich_help_panel=DATA)
+    int | None,
+    typer.Option(
+        min=8,
+        help="Tokens per example, prompt and answer together. Default: 1024, unless that cuts more than a fifth of the "
+        "rows, which is refused.",
+        rich_help_panel=DATA,
+    ),
 ]
 Template = Annotated[
     str | None,
@@ -142,9 +153,11 @@ def specification(
     trust_remote_code: TrustRemoteCode = False,
     dataset_config: DatasetConfig = None,
     dataset_split: DatasetSplit = None,
+    validation: ValidationFile = None,
+    test: TestFile = None,
     columns: Columns = None,
     template: Template = None,
-    max_length: MaxLength = 1024,
+    max_length: MaxLength = None,
     max_examples: MaxExamples = None,
     epochs: Annotated[
         float, typer.Option(min=0.001, help="Passes over the training split.", rich_help_panel=TRAINING)
@@ -202,6 +215,8 @@ def specification(
         trust_remote_code=trust_remote_code,
         dataset_config=dataset_config,
         dataset_split=dataset_split,
+        validation=validation,
+        test=test,
         columns=parse_columns(columns) if columns else None,
         template=template,
         max_length=max_length,

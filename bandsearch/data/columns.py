@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from bandsearch.data.cells import fold
@@ -28,21 +29,29 @@ def parse_columns(text: str) -> dict[str, str]:
     return columns
 
 
-def renamed(table: Table, columns: Mapping[str, str]) -> Table:
-    """The table with its columns read as `columns` says. Raises DataError for one that no row has, and where another
-    column already has the new name."""
-    rows = (*table.train, *table.validation, *table.test)
-    known = dict.fromkeys(str(column) for row in rows for column in row.values)
+def renamed(tables: Sequence[Table], columns: Mapping[str, str]) -> tuple[Table, ...]:
+    """The tables with their columns read as `columns` says. Raises DataError for one that no row of any has, and where
+    another column of a table already has the new name."""
+    known = [dict.fromkeys(str(column) for row in table.rows for column in row.values) for table in tables]
+    everywhere = dict.fromkeys(itertools.chain.from_iterable(known))
+    for theirs in columns:
+        if fold(theirs) not in map(fold, everywhere):
+            close = difflib.get_close_matches(theirs, everywhere, 1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            name = " and ".join(table.name for table in tables)
+            raise DataError(f"{name} has no column {theirs!r}, only {', '.join(everywhere)}.{hint}", "Mend --columns.")
+    return tuple(_renamed(table, columns, have) for table, have in zip(tables, known, strict=True))
+
+
+def _renamed(table: Table, columns: Mapping[str, str], known: Mapping[str, None]) -> Table:
     names = {fold(theirs): ours for theirs, ours in columns.items()}
     have = Counter(map(fold, known))
     for theirs, ours in columns.items():
+        if fold(theirs) not in have:
+            continue
         if have[fold(theirs)] > 1:
             alike = " and ".join(repr(column) for column in known if fold(column) == fold(theirs))
             raise DataError(f"{table.name} has columns {alike}, which are one to bandsearch.", "Rename or remove one.")
-        if fold(theirs) not in have:
-            close = difflib.get_close_matches(theirs, known, 1)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            raise DataError(f"{table.name} has no column {theirs!r}, only {', '.join(known)}.{hint}", "Mend --columns.")
         if fold(ours) in have.keys() - names.keys():
             raise DataError(
                 f"{table.name} has a column {ours!r} already, so {theirs!r} cannot be read as it.",

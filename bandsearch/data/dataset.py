@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -11,13 +10,12 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from bandsearch.data.columns import renamed
-from bandsearch.data.encoding import encode
+from bandsearch.data.encoding import Encoding, encode
 from bandsearch.data.examples import Counts, Dataset, Encoded, Examples
+from bandsearch.data.gathered import Gathered, gather
 from bandsearch.data.kept import origin_of, recalled
 from bandsearch.data.problems import Problem, left_out, refuse, too_many
-from bandsearch.data.reading import read
-from bandsearch.data.shapes import TEXT_AND_LABEL, Recognised, Shape, recognise
+from bandsearch.data.shapes import Shape
 from bandsearch.data.splits import (
     SHARE,
     Distinct,
@@ -32,19 +30,28 @@ from bandsearch.data.splits import (
 )
 from bandsearch.data.template import template_for
 from bandsearch.values.errors import DataError
-from bandsearch.values.spec import ChatTemplate, DataSpec
+from bandsearch.values.spec import DEFAULT_LENGTH, ChatTemplate, DataSpec
 
 __all__ = ["Counts", "Dataset", "Encoded", "Examples", "prepare"]
 
 FEWEST_ROWS = 10
 # System messages per question, on average; with more of them it is they that ask.
 MOST_SYSTEMS = 10
-# Of what is not used, so many names are given.
-MOST_COLUMNS = 12
+# By default at most one row in so many may be too long.
+LONG_SHARE = 5
 
 
-def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int, known: Path | None = None) -> Dataset:
+def prepare(
+    spec: DataSpec,
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+    known: Path | None = None,
+    context: int | None = None,
+) -> Dataset:
     """Read a data set and make it ready to train on. Raises DataError, and UsageError for a template of no use.
+
+    No example has more tokens than the model's `context`, where that is known. Where `spec` does not say how many are
+    read of a row, and the default would cut or drop more than one in LONG_SHARE, the data set is refused.
 
     Where the file `known` keeps what would come of these rows, they are read but not encoded again: encoding is nine
     tenths of the time.
@@ -52,36 +59,29 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int, known
     `seed` chooses the rows where `spec.max_examples` leaves some out; which split a row belongs to depends on its
     content alone. Splits that the data set brings are used as they are, without rows that ask what another one asks.
     """
-    table = renamed(read(spec), spec.columns) if spec.columns else read(spec)
-    recognised = recognise(table.name, table.train)
-    own = {
-        split: recognise(f"{table.name}, {split}", rows, like=recognised)
-        for split, rows in (("validation", table.validation), ("test", table.test))
-        if rows
-    }
-    parts, grouping = _distinct(recognised, own)
+    longest = min(tokenizer.model_max_length, context or tokenizer.model_max_length)
+    max_length = min(spec.max_length or DEFAULT_LENGTH, longest)
+    gathered = gather(spec)
+    parts, grouping = _distinct(gathered)
     by_key = {key: example for part in parts for key, example in part.examples.items()}
     different = len({key.content for key in by_key})
     if different < FEWEST_ROWS:
         raise DataError(
-            f"{table.name} holds {_count(different, 'different row')}, too few to train, validate and test on.",
+            f"{gathered.name} holds {_count(different, 'different row')}, too few to train, validate and test on.",
             f"Give at least {FEWEST_ROWS}, better some hundreds.",
         )
-    shapes = {split: replace(each, examples=()) for split, each in (("all", recognised), *own.items())}
-    settings = (spec.columns, spec.max_length, spec.max_examples, spec.template, seed, table.name, shapes, grouping)
+    settings = (max_length, spec.max_length, spec.max_examples, spec.template, seed, gathered.settings, grouping)
     origin = origin_of(tokenizer, settings, _everything(parts))
     if known is not None and (dataset := recalled(known, origin)) is not None:
         return dataset
     chosen = _chosen(*parts, limit=spec.max_examples, seed=seed)
     keys = [key for part in chosen for key in part]
-    template = template_for(tokenizer, recognised.shape, tuple(by_key.values()), spec.template)
-    max_length = min(spec.max_length, tokenizer.model_max_length)
+    template = template_for(tokenizer, gathered.shape, tuple(by_key.values()), spec.template)
     encoding = encode([by_key[key] for key in keys], template, tokenizer, max_length)
     if too_many(encoding.problems, len(keys)):
         other = f", or give another --template than {spec.template.name}" if spec.template else ""
-        raise refuse(table.name, encoding.problems, len(keys), f"Mend or remove these rows{other}.")
-    unusable = (recognised.problems, *(part.problems for part in own.values()), encoding.problems)
-    problems = tuple(itertools.chain.from_iterable(unusable))
+        raise refuse(gathered.name, encoding.problems, len(keys), f"Mend or remove these rows{other}.")
+    problems = (*gathered.problems, *encoding.problems)
     encoded = {
         key: [replace(each, group=key.group_number) for each in parts]
         for key, parts in zip(keys, encoding.encoded, strict=True)
@@ -89,9 +89,11 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int, known
     }
     splits = _split([{key: len(encoded[key]) for key in part if key in encoded} for part in chosen])
     if len(encoded) < FEWEST_ROWS or not all(splits):
-        raise _too_little(table.name, spec, max_length, len(encoded), encoding.dropped_lengths)
+        raise _too_little(gathered.name, max_length, longest, len(encoded), encoding.dropped_lengths)
+    if spec.max_length is None and LONG_SHARE * (encoding.truncated + len(encoding.dropped_lengths)) > len(keys):
+        raise _too_long(gathered.name, encoding, max_length, longest)
     counts = Counts(
-        read=len(table.train) + len(table.validation) + len(table.test),
+        read=gathered.read,
         duplicates=sum(part.duplicates for part in parts),
         leaked=sum(part.leaked for part in parts),
         not_sampled=len(by_key) - len(keys),
@@ -101,15 +103,18 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int, known
         copies=encoding.copies,
         turns_cut=sum(example.turns_cut for example in by_key.values()),
         unusable=len(problems),
+        marked_bad=gathered.marked_bad,
+        divided=encoding.divided,
+        pieces=encoding.pieces,
     )
     train, validation, test = (Examples.of(_in_order(split, encoded)) for split in splits)
     dataset = Dataset(
-        name=table.name,
-        shape=str(recognised.shape),
+        name=gathered.name,
+        shape=gathered.shapes,
         train=train,
         validation=validation,
         test=test,
-        fingerprint=_fingerprint(recognised.shape, spec.template, *parts),
+        fingerprint=_fingerprint(gathered.shapes, spec.template, *parts),
         notes=(),
         stop_ids=tuple(sorted(encoding.stops)),
         template=template.description,
@@ -119,28 +124,25 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, seed: int, known
         origin=origin,
     )
     brought = [name for name, part in (("validation", parts[1]), ("test", parts[2])) if part.examples]
-    notes = _notes(dataset, recognised, template.notes, encoding.adapted, spec, brought, grouping, problems)
-    return replace(dataset, notes=tuple(notes))
+    notes = _notes(dataset, template.notes, encoding.adapted, spec, brought, grouping, problems)
+    return replace(dataset, notes=(*gathered.notes, *notes))
 
 
-def _distinct(
-    recognised: Recognised, own: Mapping[str, Recognised]
-) -> tuple[tuple[Distinct, Distinct, Distinct], Grouping]:
+def _distinct(gathered: Gathered) -> tuple[tuple[Distinct, Distinct, Distinct], Grouping]:
     """((train, validation, test), what rows of one group have in common). What stands in two splits stays in the one
     that measures.
 
     Where there are too few groups to divide, or most training rows belong to one that is measured on too, groups are
     narrower.
     """
-    measured = {split: own[split].examples if split in own else () for split in ("validation", "test")}
     for grouping in Grouping:
-        test = without_duplicates(measured["test"], grouping=grouping)
-        validation = without_duplicates(measured["validation"], test, grouping=grouping)
-        train = without_duplicates(recognised.examples, test, validation, grouping=grouping)
+        test = without_duplicates(gathered.test, grouping=grouping)
+        validation = without_duplicates(gathered.validation, test, grouping=grouping)
+        train = without_duplicates(gathered.train, test, validation, grouping=grouping)
         parts = (train, validation, test)
         groups = {key.group for part in parts for key in part.examples}
-        enough = len(groups) >= FEWEST_ROWS and 2 * train.leaked <= len(recognised.examples)
-        if recognised.shape is Shape.TEXT or (enough and not _asked_by_the_system(grouping, parts, len(groups))):
+        enough = len(groups) >= FEWEST_ROWS and 2 * train.leaked <= len(gathered.train)
+        if gathered.shape is Shape.TEXT or (enough and not _asked_by_the_system(grouping, parts, len(groups))):
             break
     return parts, grouping
 
@@ -196,20 +198,35 @@ def _in_order(split: Sequence[Key], encoded: Mapping[Key, Sequence[Encoded]]) ->
     return [copies[key] for key in ranked(copies, "order")]
 
 
-def _too_little(name: str, spec: DataSpec, max_length: int, left: int, dropped: tuple[int, ...]) -> DataError:
+def _too_little(name: str, max_length: int, longest: int, left: int, dropped: tuple[int, ...]) -> DataError:
     if not dropped:
         return DataError(f"{_count(left, 'row')} of {name} are left, too few to split.", "Raise --max-examples.")
     few = "No answer" if not left else f"Only {_count(left, 'answer')}"
     message = (
         f"{few} of {name} begins within the first {max_length} tokens, so there is nothing to learn from the rest."
     )
-    if max_length < spec.max_length:
+    if max_length == longest:
         return DataError(message, "That is as long as this model reads; shorten the prompts or use another model.")
     enough = 1 << (int(statistics.median(dropped)) - 1).bit_length()
     return DataError(message, f"Give --max-length {enough}, which holds half of these rows whole.")
 
 
-def _fingerprint(shape: Shape, template: ChatTemplate | None, *parts: Distinct) -> str:
+def _too_long(name: str, encoding: Encoding, max_length: int, longest: int) -> DataError:
+    lengths, dropped = sorted(encoding.lengths), len(encoding.dropped_lengths)
+    message = (
+        f"{encoding.truncated + dropped:,} of {_count(len(lengths), 'row')} of {name} are longer than {max_length} "
+        f"tokens, so {encoding.truncated:,} would be cut and {dropped:,} dropped."
+    )
+    as_it_is = f"or go on without what is cut: --max-length {max_length}."
+    # What nearly all fit into, in steps that leave the few a little longer whole too.
+    enough = min(-(-lengths[-(-99 * len(lengths) // 100) - 1] // 64) * 64, longest)
+    if enough <= max_length:
+        return DataError(message, f"That is as long as this model reads; shorten the rows, {as_it_is}")
+    whole = sum(length <= enough for length in lengths) / len(lengths)
+    return DataError(message, f"Give --max-length {enough}, which holds {whole:.0%} of them whole, {as_it_is}")
+
+
+def _fingerprint(shape: str, template: ChatTemplate | None, *parts: Distinct) -> str:
     digest = hashlib.sha256(shape.encode())
     if template:
         digest.update(b"\0" + template.text.encode())
@@ -222,7 +239,6 @@ def _fingerprint(shape: Shape, template: ChatTemplate | None, *parts: Distinct) 
 
 def _notes(
     dataset: Dataset,
-    recognised: Recognised,
     of_template: Sequence[str],
     adapted: Mapping[str, int],
     spec: DataSpec,
@@ -234,19 +250,15 @@ def _notes(
     rows; `own` are the splits that the data set brings; `grouping` says which rows are kept in one split; those of
     `problems` are left out."""
     counts, max_length = dataset.counts, dataset.max_length
-    yield f"{_count(counts.read, 'row')} of {dataset.shape} ({', '.join(recognised.columns)})."
-    if recognised.columns == TEXT_AND_LABEL:
-        yield "The label is learned as the answer to the text; remove that column to learn the text itself."
-    if spec.columns:
-        yield f"Columns by other names: {', '.join(f'{theirs} is {ours}' for theirs, ours in spec.columns.items())}."
-    for what, names in (("Columns", recognised.unused), ("Keys of messages", recognised.ignored)):
-        if names:
-            shown = ", ".join(names[:MOST_COLUMNS]) + (", …" if len(names) > MOST_COLUMNS else "")
-            yield f"{what} not used: {shown}."
     yield f"Template: {dataset.template}."
     yield from of_template
     for change, times in adapted.items():
         yield f"In {_count(times, 'row')} {change}."
+    if counts.marked_bad:
+        yield (
+            f"{_count(counts.marked_bad, 'row')} left out whose label says that the answer is a bad one; --columns "
+            "label=mark has all of them learned."
+        )
     if problems:
         yield left_out(problems)
     if counts.duplicates:
@@ -263,12 +275,16 @@ def _notes(
         yield "Few different prompts: one that trains may be asked in validation and test too, with another answer."
     if counts.not_sampled:
         yield f"{_count(counts.not_sampled, 'row')} left out by --max-examples."
-    if max_length < spec.max_length and (counts.truncated or counts.dropped):
-        yield f"The tokenizer's largest length, {max_length} tokens, is used instead of {spec.max_length}."
+    asked = spec.max_length or DEFAULT_LENGTH
+    if max_length < asked and (counts.truncated or counts.dropped):
+        yield f"The model's largest length, {max_length} tokens, is used instead of {asked}."
     if counts.truncated:
         yield f"{_count(counts.truncated, 'row')} cut to {max_length} tokens."
     if counts.dropped:
         yield f"{_count(counts.dropped, 'row')} dropped because the answer begins after {max_length} tokens."
+    if counts.divided:
+        texts = f"{_count(counts.divided, 'text')} of more than {max_length} tokens"
+        yield f"{texts} divided into {counts.pieces:,} pieces; those of one text are in one split."
     if counts.turns_cut:
         yield f"{_count(counts.turns_cut, 'message')} before the first question or after the last answer left out."
     if counts.rewritten:
@@ -278,7 +294,7 @@ def _notes(
             "once others follow. Long conversations are read as often as they have answers."
         )
     brought = f"; {' and '.join(own)} as the data set brings them" if own else ""
-    trained = f"{len(dataset.train):,} {'examples' if counts.copies else 'rows'} train"
+    trained = f"{len(dataset.train):,} {'examples' if counts.copies or counts.pieces else 'rows'} train"
     yield (f"{trained}, {len(dataset.validation):,} validate, {len(dataset.test):,} test (split by content{brought}).")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice, takewhile
@@ -33,18 +33,22 @@ class Encoding:
     """`encoded` runs along the examples: one each, but as many as it has answers for the `copied` conversations, whose
     earlier answers the chat template writes differently once others follow; `copies` in all. Each of these is the
     conversation up to an answer, as a server writes it when it is asked for that answer. There is none of an answer
-    that lies wholly beyond the largest length.
+    that lies wholly beyond the largest length. The `divided` plain texts are longer than that, and are in `pieces` of
+    about equal length.
 
-    `dropped_lengths` are the full lengths of examples of which nothing is left. `stops` are the tokens that end an
-    answer.
+    `lengths` are the full lengths of all, `dropped_lengths` those of examples of which nothing is left. `stops` are the
+    tokens that end an answer.
     `adapted` says what was changed for the template or left out by it, and in how many examples.
     """
 
     encoded: tuple[tuple[Encoded, ...], ...]
     truncated: int
+    lengths: tuple[int, ...]
     dropped_lengths: tuple[int, ...]
     copied: int
     copies: int
+    divided: int
+    pieces: int
     stops: frozenset[int]
     problems: tuple[Problem, ...]
     adapted: Mapping[str, int] = field(default_factory=dict)
@@ -66,11 +70,11 @@ class _Written:
 
 @dataclass(frozen=True)
 class _Piece:
-    """What comes of a conversation. It is `encoded` unless it has a `problem`, its earlier answers were `rewritten` by
-    the later turns, or all lie beyond the largest length. `length` is its own, in tokens; `lost` is what should be said
-    of what is not learned."""
+    """What comes of a conversation or text. It is `encoded`, a long text in several pieces, unless it has a `problem`,
+    its earlier answers were `rewritten` by the later turns, or all lie beyond the largest length. `length` is its own,
+    in tokens; `lost` is what should be said of what is not learned."""
 
-    encoded: Encoded | None = None
+    encoded: tuple[Encoded, ...] = ()
     length: int = 0
     problem: str = ""
     rewritten: bool = False
@@ -80,7 +84,7 @@ class _Piece:
 def encode(
     examples: Sequence[Example], template: Template, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> Encoding:
-    """Encode `examples`, each cut at `max_length` tokens.
+    """Encode `examples`: conversations cut at `max_length` tokens, plain texts in pieces of at most so many.
 
     The tokens of an answer are those of the whole text that come after the tokens of the text before it. Where a
     token reaches across that border, the answer begins with it. An answer ends with the token that ends a turn and, at
@@ -92,9 +96,12 @@ def encode(
     return Encoding(
         tuple(encoder.encoded),
         encoder.truncated,
+        tuple(encoder.lengths),
         tuple(encoder.dropped_lengths),
         encoder.copied,
         encoder.copies,
+        encoder.divided,
+        encoder.pieces,
         frozenset(encoder.stops),
         tuple(encoder.problems),
         encoder.adapted,
@@ -110,8 +117,9 @@ class _Encoder:
         self._is_blank = lru_cache(maxsize=None)(lambda token: not tokenizer.decode([token]).strip())
         self.encoded: list[tuple[Encoded, ...]] = []
         self.truncated = 0
+        self.lengths: list[int] = []
         self.dropped_lengths: list[int] = []
-        self.copied = self.copies = 0
+        self.copied = self.copies = self.divided = self.pieces = 0
         self.stops: set[int] = set()
         self.problems: list[Problem] = []
         self.adapted: Counter[str] = Counter()
@@ -132,15 +140,19 @@ class _Encoder:
     def _settle(self, example: Example, pieces: Sequence[_Piece]) -> int:
         """Take what has come of an example; how many are to be learned from."""
         problem = next((piece.problem for piece in pieces if piece.problem), "")
-        kept = () if problem else tuple(piece.encoded for piece in pieces if piece.encoded is not None)
+        kept = () if problem else tuple(each for piece in pieces for each in piece.encoded)
         self.encoded.append(kept)
         if problem:
             self.problems.append(Problem(example.place, problem))
             return 0
         self.adapted.update(list(dict.fromkeys(loss for piece in pieces for loss in piece.lost)))
         length = max(piece.length for piece in pieces)
+        self.lengths.append(length)
         if not kept:
             self.dropped_lengths.append(length)
+        elif not example.messages:
+            self.divided += len(kept) > 1
+            self.pieces += len(kept) if len(kept) > 1 else 0
         elif length > self._max_length:
             self.truncated += 1
         return len(kept)
@@ -240,6 +252,8 @@ class _Encoder:
         if tuple(whole[: len(prefix)]) == prefix:
             prefix = ()
         whole = [*prefix, *whole]
+        if not example.messages:
+            return _Piece(tuple(self._divided(example.place, whole)), len(whole))
         spans = [(start + len(prefix), end + len(prefix)) for start, end in spans]
         supervised = np.zeros(min(len(whole), self._max_length), np.bool_)
         for start, end in spans:
@@ -249,12 +263,24 @@ class _Encoder:
             return _Piece(length=len(whole))
         prompt_length, answer = self._question(example, whole, spans)
         ids = np.array(whole[: self._max_length], np.int32)
-        return _Piece(Encoded(ids, supervised, prompt_length, answer, example.place), len(whole))
+        return _Piece((Encoded(ids, supervised, prompt_length, answer, example.place),), len(whole))
+
+    def _divided(self, place: str, whole: list[int]) -> Iterator[Encoded]:
+        """Each piece of a text begins with what is put in front of texts or, where that is nothing, with the last token
+        of the piece before: every token is predicted once."""
+        opening = self._template.prefix
+        context = len(opening) or 1
+        rest = whole[context:]
+        # Of about equal length, since a last piece of a token or two teaches little.
+        count = -(-len(rest) // (self._max_length - context))
+        size = -(-len(rest) // max(count, 1))
+        for start in range(0, len(rest), max(size, 1)):
+            ids = [*(opening or whole[start : start + 1]), *rest[start : start + size]]
+            supervised = np.arange(len(ids)) >= context
+            yield Encoded(np.array(ids, np.int32), supervised, 0, "", place)
 
     def _question(self, example: Example, whole: list[int], spans: list[tuple[int, int]]) -> tuple[int, str]:
         """How many tokens stand before the last answer that begins within the largest length, and that answer."""
-        if not example.messages:
-            return 0, ""
         answers = zip(spans, example.answers, strict=True)
         (start, end), index = [each for each in answers if each[0][0] < self._max_length][-1]
         message = example.messages[index]

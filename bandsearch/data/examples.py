@@ -120,7 +120,8 @@ def _viewed(values: pa.Array, kind: type[Kind]) -> NDArray[Kind]:
 
 @dataclass(frozen=True)
 class Counts:
-    """What became of the rows of a data set: of `rewritten` ones every answer became one of `copies`."""
+    """What became of the rows of a data set: of `rewritten` ones every answer became one of `copies`; `divided` texts
+    became `pieces`."""
 
     read: int = 0
     duplicates: int = 0
@@ -132,6 +133,9 @@ class Counts:
     copies: int = 0
     turns_cut: int = 0
     unusable: int = 0
+    marked_bad: int = 0
+    divided: int = 0
+    pieces: int = 0
 
 
 @dataclass(frozen=True)

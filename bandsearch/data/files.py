@@ -9,12 +9,12 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bandsearch.data.problems import Problem, refuse, too_many
-from bandsearch.data.reading import SUFFIXES, Row, is_data_file, without_nulls
+from bandsearch.data.reading import SUFFIXES, Row, is_data_file, read_of, without_nulls
 from bandsearch.values.errors import DataError
 
 _GZIP = b"\x1f\x8b"
@@ -27,9 +27,10 @@ _FOREIGN_MARKS = {
 }
 
 
-def read_file(path: Path) -> tuple[Row, ...]:
+def read_file(path: Path, limit: int | None = None) -> tuple[Row, ...]:
     """The rows of a data file, at least one. Raises DataError with file and line.
 
+    Where `limit` are wanted, of many JSON lines and of long parquet files only a sample is read.
     Where only a few rows are broken they come with what is wrong with them.
     """
     if not is_data_file(path):
@@ -37,10 +38,10 @@ def read_file(path: Path) -> tuple[Row, ...]:
     kind = Path(path.name.lower().removesuffix(".gz")).suffix
     content = _content(path)
     if kind == ".parquet":
-        rows = _parquet(content, path.name)
+        rows = _parquet(content, path.name, limit)
     else:
         text = _decoded(content, path)
-        rows = _separated(text, path.name, kind) if kind in (".csv", ".tsv") else _json(text, path.name)
+        rows = _separated(text, path.name, kind) if kind in (".csv", ".tsv") else _json(text, path.name, limit)
     if not rows:
         raise DataError(f"{path.name} holds no rows.", "Give a file with at least ten.")
     return rows
@@ -101,13 +102,13 @@ def _encoding_error(path: Path, line: int, found: str, encoding: str) -> DataErr
     )
 
 
-def _json(text: str, name: str) -> tuple[Row, ...]:
+def _json(text: str, name: str, limit: int | None) -> tuple[Row, ...]:
     """JSON lines, or one array of objects; which of the two is seen from the text, whatever the file is called."""
     if text.lstrip().startswith("["):
         return _array(text, name)
     # Not splitlines: that also breaks at characters such as U+2028, which JSON strings may hold.
     lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    rows = [_line(f"{name}:{number}", line) for number, line in lines]
+    rows = [_line(f"{name}:{number}", line) for number, line in (lines[index] for index in read_of(len(lines), limit))]
     if all(row.problem for row in rows) and isinstance(_whole(text), dict):
         raise DataError(f"{name} is one JSON object, not rows.", "Give one object per line, or an array of objects.")
     return _readable(name, rows, "Each line is one JSON object; mend or remove these lines.")
@@ -190,7 +191,7 @@ def _separated(text: str, name: str, kind: str) -> tuple[Row, ...]:
     return _readable(name, rows, "Put quotes around cells that hold the separator.")
 
 
-def _parquet(content: bytes, name: str) -> tuple[Row, ...]:
+def _parquet(content: bytes, name: str, limit: int | None) -> tuple[Row, ...]:
     import pyarrow
     from pyarrow import parquet
 
@@ -199,9 +200,7 @@ def _parquet(content: bytes, name: str) -> tuple[Row, ...]:
     except (pyarrow.ArrowException, OSError) as error:
         reason = next(iter(str(error).splitlines()), "no reason given").rstrip(".")
         raise DataError(f"{name} is not a readable parquet file ({reason}).", "Write or download it again.") from error
-    return tuple(_numbered(table.to_pylist(), name))
-
-
-def _numbered(values: list[dict[str, Any]], name: str) -> Iterator[Row]:
-    for number, value in enumerate(values, start=1):
-        yield Row(f"{name} row {number}", without_nulls(value))
+    chosen = read_of(len(table), limit)
+    values = (table if len(chosen) == len(table) else table.take(list(chosen))).to_pylist()
+    places = (f"{name} row {index + 1}" for index in chosen)
+    return tuple(Row(place, without_nulls(value)) for place, value in zip(places, values, strict=True))

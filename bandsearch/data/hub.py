@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bandsearch.data.files import read_file
-from bandsearch.data.reading import Row, Table, is_data_file, without_nulls
+from bandsearch.data.reading import Row, Table, is_data_file, read_of, without_nulls
 from bandsearch.values.errors import DataError
 from bandsearch.values.spec import DataSpec
 
@@ -45,15 +45,15 @@ def read_hub(spec: DataSpec) -> Table:
         )
 
 
-def read_folder(folder: Path) -> Table | None:
+def read_folder(folder: Path, limit: int | None = None) -> Table | None:
     """A folder with train, validation and test files, read by ourselves for the sake of line numbers; else None."""
     files = {path.name.split(".")[0].lower(): path for path in sorted(folder.iterdir()) if is_data_file(path)}
     train = _name_of(files, _TRAIN)
     if train is None:
         return None
     own = {split: _name_of(files, names) for split, names in (("validation", _VALIDATION), ("test", _TEST))}
-    rows = {split: read_file(files[name]) for split, name in own.items() if name}
-    return Table(name=folder.name, train=read_file(files[train]), **rows)
+    rows = {split: read_file(files[name], limit) for split, name in own.items() if name}
+    return Table(name=folder.name, train=read_file(files[train], limit), **rows)
 
 
 def _load(spec: DataSpec) -> Any:
@@ -66,7 +66,10 @@ def _load(spec: DataSpec) -> Any:
         if isinstance(saved, datasets.Dataset):
             return saved if spec.split else {"train": saved}
         return saved[spec.split] if spec.split else saved
-    return datasets.load_dataset(str(folder) if folder.is_dir() else spec.name, spec.config, split=spec.split)
+    if folder.is_dir():
+        return datasets.load_dataset(str(folder), spec.config, split=spec.split)
+    name, _, revision = spec.name.partition("@")
+    return datasets.load_dataset(name, spec.config, split=spec.split, revision=revision or None)
 
 
 def _name_of(known: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
@@ -76,9 +79,13 @@ def _name_of(known: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
 def _rows(spec: DataSpec, split: str, rows: Any) -> tuple[Row, ...]:
     name = "/".join(filter(None, (spec.name, spec.config, split)))
     labels = {column: kind.names for column, kind in rows.features.items() if hasattr(kind, "names")}
+    chosen = read_of(len(rows), spec.max_examples)
+    # Before any of them becomes a Python object: a split may have hundreds of millions.
+    if len(chosen) < len(rows):
+        rows = rows.select(chosen)
     return tuple(
-        Row(f"{name} row {number}", row | {column: _label(row[column], names) for column, names in labels.items()})
-        for number, row in enumerate(map(without_nulls, rows.to_list()), start=1)
+        Row(f"{name} row {index + 1}", row | {column: _label(row[column], names) for column, names in labels.items()})
+        for index, row in zip(chosen, map(without_nulls, rows.to_list()), strict=True)
     )
 
 
@@ -104,6 +111,9 @@ def _explained(spec: DataSpec) -> Iterator[None]:
             "Check the network and HF_HUB_OFFLINE, or give a data file.",
         ) from error
     except DatasetNotFoundError as error:
+        if str(error).startswith("Revision"):
+            name, _, revision = spec.name.partition("@")
+            raise DataError(f"{name} has no revision {revision!r}.", "Check its branches and tags.") from error
         gated = "gated" in str(error)
         raise DataError(
             f"{spec.name} is neither a file nor a hub data set you can read.",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ from bandsearch.values.spec import DataSpec
 
 DEMO_SCHEME = "demo:"
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv")
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
+# So many rows are read of a source that is far larger than what is wanted of it: duplicates and unusable ones among
+# them should leave enough.
+FEWEST_READ, READ_PER_EXAMPLE = 10_000, 10
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,10 @@ class Table:
     validation: tuple[Row, ...] = ()
     test: tuple[Row, ...] = ()
 
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        return (*self.train, *self.validation, *self.test)
+
 
 def look_for(name: str) -> None:
     """Raise DataError where there is no such file and the hub could have no data set of that name. Quick."""
@@ -43,8 +51,27 @@ def look_for(name: str) -> None:
         raise _missing(path)
 
 
+def look_for_file(name: str) -> None:
+    """Raise DataError where there is no such file."""
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise _missing(path)
+
+
+def most_read(limit: int) -> int:
+    """So many rows of a file or split are read at most where `limit` are wanted."""
+    return max(FEWEST_READ, READ_PER_EXAMPLE * limit)
+
+
+def read_of(count: int, limit: int | None) -> Sequence[int]:
+    """Which of `count` rows are read where `limit` are wanted, in order: all, or always the same random ones."""
+    most = count if limit is None else most_read(limit)
+    return range(count) if count <= most else sorted(random.Random(count).sample(range(count), most))
+
+
 def read(spec: DataSpec) -> Table:
-    """All rows of a data set. Raises DataError with the place of what cannot be read."""
+    """The rows of what `spec.name` names; of a large one with `spec.max_examples` a sample of them. Raises DataError
+    with the place of what cannot be read."""
     if spec.name.startswith(DEMO_SCHEME):
         return _read_demo(spec)
     path = Path(spec.name).expanduser()
@@ -53,11 +80,11 @@ def read(spec: DataSpec) -> Table:
         # Here and below, imported when needed: a data set comes from one of the three.
         from bandsearch.data.files import read_file
 
-        return Table(name=path.name, train=read_file(path))
+        return Table(name=path.name, train=read_file(path, spec.max_examples))
     if path.is_dir() and not (spec.config or spec.split):
         from bandsearch.data.hub import read_folder
 
-        table = read_folder(path)
+        table = read_folder(path, spec.max_examples)
         if table is not None:
             return table
     if path.is_dir() or _is_on_hub(spec.name):

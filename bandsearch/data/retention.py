@@ -11,7 +11,7 @@ from bandsearch.data.dataset import Encoded
 from bandsearch.data.encoding import encode
 from bandsearch.data.problems import refuse, too_many
 from bandsearch.data.reading import Table, read
-from bandsearch.data.shapes import recognise
+from bandsearch.data.shapes import Shape, recognise
 from bandsearch.data.splits import sampled, without_duplicates
 from bandsearch.data.template import template_for
 from bandsearch.values.errors import DataError
@@ -47,7 +47,9 @@ def retention_texts(name: str | None, tokenizer: PreTrainedTokenizerBase, max_le
     encoding = encode(chosen, template, tokenizer, length)
     if too_many(encoding.problems, len(chosen)):
         raise refuse(table.name, encoding.problems, len(chosen), "Mend or remove these rows.")
-    texts = tuple(parts[-1] for parts in encoding.encoded if parts)
+    # Of a conversation that is learned from copies the last is the whole; of a long text the beginning is enough.
+    place = 0 if recognised.shape is Shape.TEXT else -1
+    texts = tuple(parts[place] for parts in encoding.encoded if parts)
     if not texts:
         raise DataError(
             f"No text of {table.name} has a token to predict within the first {length}.",

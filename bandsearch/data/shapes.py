@@ -10,12 +10,12 @@ from functools import cached_property
 from typing import Any
 
 from bandsearch.data.cells import Cells, Use, fold
-from bandsearch.data.messages import NOTHING, Message, UnusableError, listed, text_of
+from bandsearch.data.messages import NOTHING, Message, UnusableError, kind_of, listed, messages_of, text_of
 from bandsearch.data.problems import Problem, refuse, too_many
 from bandsearch.data.reading import Row
 from bandsearch.values.errors import DataError
 
-__all__ = ["Example", "Message", "Recognised", "Shape", "recognise"]
+__all__ = ["Example", "Message", "Recognised", "Shape", "hides_answers", "recognise"]
 
 
 class Shape(StrEnum):
@@ -52,7 +52,7 @@ class Recognised:
     """`columns` hold questions and answers; `unused` are columns, and `ignored` keys of messages, that hold something
     and became part of no example.
 
-    The rows of `problems` are left out.
+    The rows of `problems` are left out, and so are `marked_bad` ones whose answer is said to be a bad one.
     """
 
     shape: Shape
@@ -61,6 +61,7 @@ class Recognised:
     unused: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
+    marked_bad: int = 0
 
 
 # Classification: who has labels wants them learned.
@@ -93,6 +94,13 @@ _ACCEPTED = (
     "prompt + completion, instruction (+ input) + output, question + answer, input + output; say which of yours are "
     "these: --columns article=prompt,highlights=completion."
 )
+# Pairs of a better and a worse answer: as TRL calls them, and as OpenAI does.
+_PREFERENCES = (("chosen", "rejected"), ("preferred_output", "non_preferred_output"))
+# TRL's unpaired preferences: beside a pair of these stands in `label` whether the answer is a good one.
+_JUDGED = (("prompt", "completion"), ("prompt", "response"))
+_GOOD, _BAD = ("true", "1", "1.0"), ("false", "0", "0.0")
+# What stands for an answer that is kept secret; a class of -1 is one that is not known.
+_HIDDEN = (*NOTHING, -1, "-1")
 # What may stand beside questions and answers, the first that holds something.
 _SYSTEM = ("system", "system_prompt")
 _CONTEXT = ("input", "context")
@@ -110,39 +118,83 @@ def recognise(name: str, rows: Sequence[Row], like: Recognised | None = None) ->
     found = Counter(match for match in matches if match)
     if not found:
         names = list(dict.fromkeys(str(column) for row in rows[:1000] for column in row.values))
-        if {"chosen", "rejected"} <= set(map(fold, names)):
-            raise _preferences(name, rows)
+        if pair := next((pair for pair in _PREFERENCES if set(pair) <= set(map(fold, names))), None):
+            raise _preferences(name, rows, *pair)
         shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
         raise DataError(f"{name} has columns of no known shape: {shown or 'none'}.", _ACCEPTED)
     shape, columns = (like.shape, like.columns) if like else max(found, key=found.__getitem__)
     examples: list[Example] = []
     problems: list[Problem] = []
+    judged, marked_bad = _are_judged(rows, matches), 0
     for row, match in zip(rows, matches, strict=True):
         try:
             if row.problem:
                 raise UnusableError(row.problem)
             if match is None or match[0] is not shape:
                 raise UnusableError(_mismatch(row, match, shape, columns))
+            if judged and _is_bad(row):
+                marked_bad += 1
+                continue
             examples.append(_READERS[shape](row.place, Cells(row.values, use), match[1]))
         except UnusableError as reason:
             problems.append(Problem(row.place, str(reason)))
     if too_many(problems, len(rows)):
         raise refuse(name, problems, len(rows), "Mend or remove these rows.")
-    unused = _unused(rows, use.columns)
-    return Recognised(shape, columns, tuple(examples), unused, tuple(use.ignored), tuple(problems))
+    unused = _unused(rows, use.columns | {"label"} if marked_bad else use.columns)
+    return Recognised(shape, columns, tuple(examples), unused, tuple(use.ignored), tuple(problems), marked_bad)
 
 
-def _preferences(name: str, rows: Sequence[Row]) -> DataError:
-    """Preference data: what of it can be learned is told by what stands beside the answer that was chosen."""
-    values = next(
-        folded for row in rows if "chosen" in (folded := {fold(key): each for key, each in row.values.items()})
+def hides_answers(rows: Sequence[Row], like: Recognised) -> bool:
+    """Whether hardly any of `rows`, which ask what those of `like` ask, has an answer: public test sets keep them
+    secret."""
+    answered = sum(
+        not _is_unanswered(row, match[1] if match and match[0] is like.shape else like.columns)
+        for row, match in zip(rows, _matches(rows), strict=True)
     )
-    whole = "messages" if len(listed(values["chosen"])) > 1 else "text"
+    return 20 * answered <= len(rows)
+
+
+def _is_unanswered(row: Row, columns: tuple[str, ...]) -> bool:
+    values = _folded(row)
+    if len(columns) > 1:
+        answer = values.get(columns[1])
+        return columns[0] in values and (answer.strip() if isinstance(answer, str) else answer) in _HIDDEN
+    try:
+        return all(message.role != "assistant" for message in messages_of(values.get(columns[0]), columns[0], {}))
+    except UnusableError:
+        return False
+
+
+def _preferences(name: str, rows: Sequence[Row], better: str, worse: str) -> DataError:
+    """Preference data: what of it can be learned is told by what stands beside the answer that was chosen."""
+    values = next(folded for row in rows if better in (folded := _folded(row)))
+    # A chosen conversation may begin with the question; a preferred output is an answer alone.
+    whole = "messages" if better == "chosen" and len(listed(values[better])) > 1 else "text"
     ours = next((columns[1] for _, columns in _COLUMNS if len(columns) > 1 and columns[0] in values), whole)
     return DataError(
-        f"{name} is preference data (chosen, rejected), which is not learned from as such.",
-        f"--columns chosen={whole if whole == 'messages' else ours} learns the chosen ones.",
+        f"{name} is preference data ({better}, {worse}), which is not learned from as such.",
+        f"--columns {better}={whole if whole == 'messages' else ours} learns the {better.split('_')[0]} ones.",
     )
+
+
+def _are_judged(rows: Sequence[Row], matches: Sequence[_Match | None]) -> bool:
+    """Whether all but a few rows are marked as good or bad answers."""
+    pairs = [row for row, match in zip(rows, matches, strict=True) if match and match[1] in _JUDGED]
+    marks = [str(_folded(row).get("label")).lower() for row in pairs]
+    unmarked = sum(mark not in (*_GOOD, *_BAD) for mark in marks)
+    return any(mark in _BAD for mark in marks) and 20 * unmarked <= len(marks)
+
+
+def _is_bad(row: Row) -> bool:
+    """Raises UnusableError where it is not said."""
+    label = _folded(row).get("label")
+    if str(label).lower() not in (*_GOOD, *_BAD):
+        raise UnusableError(f"'label' is {kind_of(label)}, where others say whether the answer is good")
+    return str(label).lower() in _BAD
+
+
+def _folded(row: Row) -> dict[str, Any]:
+    return {fold(column): value for column, value in row.values.items()}
 
 
 def _unused(rows: Sequence[Row], used: set[str]) -> tuple[str, ...]:
@@ -178,6 +230,9 @@ def _from_messages(place: str, cells: Cells, columns: tuple[str, ...]) -> Exampl
 
 def _from_pair(place: str, cells: Cells, columns: tuple[str, ...]) -> Example:
     asked, answered = (cells.take(column) for column in columns)
+    # In OpenAI's preference data the conversation stands within the question.
+    if isinstance(asked, dict) and isinstance(asked.get("messages"), list):
+        asked = asked["messages"]
     context = [column for column in _CONTEXT if column not in columns]
     if isinstance(asked, list):
         given = tuple(replace(message, learned=False) for message in cells.messages(asked, columns[0]))

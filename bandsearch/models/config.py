@@ -60,3 +60,9 @@ def load_config(source: Source) -> Any:
             "Give its unquantised variant, often called BF16; --dtype nf4 loads that in 4 bits where it is too large.",
         )
     return config
+
+
+def context_length(config: Any) -> int | None:
+    """How many tokens the model reads; None where its configuration does not say."""
+    length: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return length

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from bandsearch.models.config import auto_class, load_config
+from bandsearch.models.config import auto_class, context_length, load_config
 from bandsearch.models.failures import explained, quiet
 from bandsearch.models.families import layout_of
 from bandsearch.values.errors import ModelError, UsageError
@@ -163,13 +163,12 @@ def summarize(source: Source) -> ModelSummary:
     head = model.get_output_embeddings()
     linears = (module for module in model.modules() if isinstance(module, nn.Linear | Conv1D) and module is not head)
     linear = sum(module.weight.numel() for module in linears)
-    text = config.get_text_config()
     return ModelSummary(
         source=source,
         layout=layout_of(model),
         architecture=type(model).__name__,
-        vocabulary=text.vocab_size,
-        context_length=getattr(text, "max_position_embeddings", None),
+        vocabulary=config.get_text_config().vocab_size,
+        context_length=context_length(config),
         parameters=parameters,
         bytes_by_dtype={
             "float32": 4 * parameters,

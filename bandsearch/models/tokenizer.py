@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from bandsearch.models.config import load_config
 from bandsearch.models.failures import explained
@@ -14,9 +16,7 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
     """The model's tokenizer, with a padding token inside the vocabulary. Raises ModelError."""
     config = load_config(source)
     with explained(source, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(
-            source.location, revision=source.revision, trust_remote_code=source.trust_remote_code
-        )
+        tokenizer = _loaded(source)
     vocabulary = config.get_text_config().vocab_size
     ids = tokenizer("The answer is 42.", add_special_tokens=False)["input_ids"]
     if not ids:
@@ -31,6 +31,17 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
         )
     _ensure_padding(tokenizer, vocabulary)
     return tokenizer
+
+
+def _loaded(source: Source) -> Any:
+    tokenizer = AutoTokenizer.from_pretrained(
+        source.location, revision=source.revision, trust_remote_code=source.trust_remote_code
+    )
+    if type(tokenizer).__name__ != "MistralCommonBackend":
+        return tokenizer
+    # Where mistral-common is installed, transformers reads tekken.json with it, into a class that knows neither added
+    # tokens nor chat templates. How to ask for the other one differs between its releases.
+    return PreTrainedTokenizerFast.from_pretrained(source.location, revision=source.revision)
 
 
 def _ensure_padding(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> None:

@@ -76,10 +76,8 @@ def prepare_job(spec: RunSpec, *, hold: bool = True, known: Path | None = None) 
     require_fit(spec.space, summary.layout)
     check_tasks(spec.tasks, spec.task_directory)
     tokenizer = load_tokenizer(source)
-    longest = min(spec.data.max_length, summary.context_length or spec.data.max_length)
-    data = spec.data.model_copy(update={"max_length": longest})
-    dataset = prepare(data, tokenizer, spec.seed, known)
-    retention = retention_texts(spec.retention, tokenizer, longest)
+    dataset = prepare(spec.data, tokenizer, spec.seed, known, summary.context_length)
+    retention = retention_texts(spec.retention, tokenizer, dataset.max_length)
     if hold:
         if known is None or not known.exists():
             try_tasks(spec.tasks, spec.task_directory)
@@ -127,15 +125,25 @@ def environment(job: Job) -> Environment:
 def _anchored(spec: RunSpec, source: Source) -> RunSpec:
     """With absolute paths, so that a run goes on from whatever directory it is resumed in."""
 
+    def anchored(name: str) -> str:
+        path = Path(name).expanduser()
+        return str(path.absolute()) if path.exists() else name
+
     def absolute(name: str | None) -> str | None:
-        path = None if name is None else Path(name).expanduser()
-        return str(path.absolute()) if path is not None and path.exists() else name
+        return None if name is None else anchored(name)
 
     model = spec.model.name if source.slug == DEMO or not source.is_local else source.location
     return spec.model_copy(
         update={
             "model": spec.model.model_copy(update={"name": model}),
-            "data": spec.data.model_copy(update={"name": absolute(spec.data.name)}),
+            "data": spec.data.model_copy(
+                update={
+                    "name": anchored(spec.data.name),
+                    "also": tuple(map(anchored, spec.data.also)),
+                    "validation": absolute(spec.data.validation),
+                    "test": absolute(spec.data.test),
+                }
+            ),
             "retention": absolute(spec.retention),
             "task_directory": absolute(spec.task_directory),
             # Made when it is first written.

@@ -85,7 +85,7 @@ def status(directory: Path) -> RunStatus:
     return RunStatus(
         directory=str(directory),
         model=spec.model.name,
-        data=spec.data.name,
+        data=" + ".join(spec.data.names),
         stages_done=tuple(stage for stage, found in markers.items() if found is not None),
         next_stage=undone[0] if undone else None,
         spent_by_stage=read_ledger(home.ledger) if home.ledger.exists() else {},

@@ -85,7 +85,7 @@ def make_page(facts: ReportFacts) -> Page:
     winner = facts.winner
     evaluation = _shown(facts.evaluation, winner)
     search = [trial for trial in facts.trials if trial.stage is TrialStage.SEARCH]
-    model, data = short_name(facts.spec.model.name), short_name(facts.spec.data.name)
+    model, data = short_name(facts.spec.model.name), " + ".join(map(short_name, facts.spec.data.names))
     headline, tone = _headline(winner, facts.evaluation)
     spent = sum(facts.ledger_by_stage.values())
     tasks = tuple(dict.fromkeys(name for arm in evaluation.arms for name in arm.tasks))

@@ -14,6 +14,8 @@ from bandsearch.values.value import Value
 
 # Of tuned full depth's validation loss, what is not worth a larger adapter.
 TOLERANCE = 0.01
+# Tokens, prompt and completion together, where nobody says how many.
+DEFAULT_LENGTH = 1024
 
 
 class Objective(StrEnum):
@@ -52,17 +54,25 @@ class ChatTemplate(Value):
 
 
 class DataSpec(Value):
-    """`name` is a file, a hub id or `demo:<task>`. `columns` are read under other names than they have.
-    `max_length` in tokens, prompt and completion together. `template` writes conversations in place of the model's
-    own."""
+    """`name` is a file, a hub id with or without `@revision`, or `demo:<task>`; so are those whose rows come `also`.
+    `validation` and `test` are files whose rows take the place of what the others have for it. `columns` are read under
+    other names than they have. `max_length` in tokens, prompt and completion together; None: DEFAULT_LENGTH, unless
+    that cuts much. `template` writes conversations in place of the model's own."""
 
     name: str
+    also: tuple[str, ...] = ()
+    validation: str | None = None
+    test: str | None = None
     config: str | None = None
     split: str | None = None
     columns: dict[str, str] = Field(default_factory=dict)
-    max_length: int = Field(default=1024, ge=8)
+    max_length: int | None = Field(default=None, ge=8)
     max_examples: int | None = Field(default=None, ge=1)
     template: ChatTemplate | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name, *self.also)
 
     @model_validator(mode="after")
     def _named_once(self) -> DataSpec:

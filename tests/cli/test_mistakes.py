@@ -53,6 +53,17 @@ def test_a_mistake_is_one_sentence(arguments: list[str], words: list[str], tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+def test_rows_longer_than_the_model_reads_are_said_where_data_are_looked_at(
+    tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    rows = ({"prompt": f"{i}?", "completion": "word " * 600} for i in range(20))
+    (tmp_path / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = bandsearch("data", "my.jsonl", "--model", str(tiny_model("gpt2")), cwd=tmp_path)
+    assert done.returncode == 2
+    assert "20 of 20 rows of my.jsonl are longer than 256 tokens" in done.stderr
+    assert "as long as this model reads" in done.stderr
+
+
 def test_a_program_is_told_in_json_what_is_wrong(tmp_path: Path) -> None:
     done = bandsearch("run", "-m", "demo", "-d", "demo:swap", "-b", "ten minutes", "--json", cwd=tmp_path)
     assert done.returncode == 2

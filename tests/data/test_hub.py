@@ -9,9 +9,11 @@ from typing import Any
 import datasets
 import pyarrow
 import pytest
+from datasets.exceptions import DatasetNotFoundError
 from pyarrow import parquet
 from transformers import PreTrainedTokenizerBase
 
+from bandsearch.data import reading
 from bandsearch.data.dataset import prepare
 from bandsearch.data.files import read_file
 from bandsearch.data.reading import read
@@ -98,6 +100,44 @@ def test_labels_are_read_by_their_names(tmp_path: Path) -> None:
     rows.save_to_disk(tmp_path / "one")
     table = read(DataSpec(name=str(tmp_path / "one")))
     assert [row.values["label"] for row in table.train] == ["good", "bad", None]
+
+
+def test_a_revision_stands_behind_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def load(name: str, config: str | None, *, split: str | None, revision: str | None) -> dict[str, datasets.Dataset]:
+        asked.append((name, config, revision))
+        return {"train": datasets.Dataset.from_list(rows_of("train", 12))}
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    table = read(DataSpec(name="org/rows@v1.2", config="main"))
+    read(DataSpec(name="org/rows"))
+    assert asked == [("org/rows", "main", "v1.2"), ("org/rows", None, None)]
+    assert table.train[0].place.startswith("org/rows@v1.2/main/train row ")
+
+
+def test_a_revision_that_does_not_exist_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise DatasetNotFoundError("Revision 'v9' doesn't exist for dataset 'org/rows' on the Hub.")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert "org/rows has no revision 'v9'" in refusal(name="org/rows@v9").message
+
+
+def test_of_a_large_split_only_what_is_read_becomes_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "FEWEST_READ", 30)
+    made: list[int] = []
+    to_list = datasets.Dataset.to_list
+
+    def counted(rows: datasets.Dataset) -> list[dict[str, Any]]:
+        made.append(len(rows))
+        return to_list(rows)
+
+    monkeypatch.setattr(datasets.Dataset, "to_list", counted)
+    folder = hub(tmp_path / "gsm", train=400, test=5)
+    table = read(DataSpec(name=str(folder), max_examples=2))
+    assert made == [len(table.train), len(table.test)] == [30, 5]
+    assert all(row.values["question"] == f"train {int(row.place.split()[-1]) - 1}?" for row in table.train)
 
 
 def test_no_network(monkeypatch: pytest.MonkeyPatch) -> None:

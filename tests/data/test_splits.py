@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase
 
 from bandsearch.data import splits as splitting
@@ -218,6 +220,59 @@ def test_cut_and_dropped_rows_are_counted(jsonl: Write, plain: PreTrainedTokeniz
     assert "5 rows dropped because the answer begins after 12 tokens." in dataset.notes
     assert sum(map(len, splits(dataset))) == 15
     assert all(len(e.input_ids) <= 12 and any(e.supervised) for e in dataset.train)
+
+
+def test_more_than_a_fifth_too_long_is_refused_unless_a_length_is_given(
+    jsonl: Write, plain: PreTrainedTokenizerBase
+) -> None:
+    def rows(long: int) -> list[dict[str, str]]:
+        cut = [{"question": f"{i}", "answer": "word " * 1500} for i in range(long // 2)]
+        dropped = [{"question": "word " * 1500 + str(i), "answer": "yes"} for i in range(long - long // 2)]
+        return cut + dropped + rows_of(40 - long)
+
+    path = jsonl(rows(9))
+    words = r"^9 of 40 rows of my\.jsonl are longer .* 4 would be cut and 5 dropped"
+    with pytest.raises(DataError, match=words) as caught:
+        prepared(path, plain)
+    enough = int(caught.value.remedy.split("--max-length ")[1].split(",")[0])
+    whole = prepared(path, plain, max_length=enough)
+    assert (whole.counts.truncated, whole.counts.dropped) == (0, 0)
+    assert "--max-length 1024" in caught.value.remedy
+    given = prepared(path, plain, max_length=1024)
+    assert (given.counts.truncated, given.counts.dropped, given.max_length) == (4, 5, 1024)
+    assert prepared(jsonl(rows(8)), plain).counts.dropped == 4
+    with pytest.raises(DataError, match=r"9 of 40 rows.*That is as long as this model reads"):
+        prepare(DataSpec(name=jsonl(rows(9))), plain, 0, context=512)
+    assert prepare(DataSpec(name=path, max_length=2048), plain, 0, context=512).max_length == 512
+
+
+@relaxed
+@given(words=st.lists(st.integers(0, 60), min_size=12, max_size=20), max_length=st.integers(8, 40))
+@pytest.mark.parametrize("opening", [False, True])
+def test_every_token_of_a_long_text_is_predicted_once_and_in_one_split(
+    jsonl: Write, plain: PreTrainedTokenizerBase, opening: bool, words: list[int], max_length: int
+) -> None:
+    if opening:
+        plain.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    texts = [f"{i}:" + " word" * count for i, count in enumerate(words)]
+    dataset = prepared(jsonl([{"text": text} for text in texts]), plain, max_length=max_length)
+    parts = (dataset.train, dataset.validation, dataset.test)
+    sides = [{e.place for e in part} for part in parts]
+    assert sum(map(len, sides)) == len(set.union(*sides)) == len(texts)
+    examples = [example for part in parts for example in part]
+    assert all(len(example.input_ids) <= max_length for example in examples)
+    bos = [1] if opening else []
+    for line, text in enumerate(texts, start=1):
+        pieces = [e for e in examples if e.place == f"my.jsonl:{line}"]
+        ids = [*bos, *plain(text, add_special_tokens=False)["input_ids"], plain.eos_token_id]
+        assert len(pieces) == max(1, math.ceil((len(ids) - 1) / (max_length - 1)))
+        assert all(piece.input_ids[:1].tolist() == bos for piece in pieces if opening)
+        predicted = [token for e in pieces for token in e.input_ids[e.supervised].tolist()]
+        assert sorted(predicted) == sorted(ids[1:])
+        assert len({e.group for e in pieces}) == 1
+    assert dataset.counts.truncated == dataset.counts.dropped == 0
+    long = [note for note in dataset.notes if "divided into" in note]
+    assert bool(long) == (len(examples) > len(texts))
 
 
 def test_splits_of_a_folder_are_used_and_kept_apart(tmp_path: Path, plain: PreTrainedTokenizerBase) -> None:

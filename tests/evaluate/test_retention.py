@@ -50,6 +50,12 @@ def test_where_memory_does_not_do_fewer_texts_go_through_at_a_time(
     assert len(found.divergences) == len(texts)
 
 
+def test_of_a_long_text_the_beginning_is_read(source: Source, tmp_path: Path) -> None:
+    (tmp_path / "long.txt").write_text("Begin" + " word" * 500)
+    (read,) = retention_texts(str(tmp_path / "long.txt"), load_tokenizer(source), 64).texts
+    assert load_tokenizer(source).decode(read.input_ids).startswith("Begin")
+
+
 def test_an_adapter_that_changes_nothing_forgets_nothing(source: Source) -> None:
     tokenizer, model = load_tokenizer(source), load_model(source)
     texts = retention_texts(None, tokenizer, 64).texts

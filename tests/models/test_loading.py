@@ -13,7 +13,8 @@ import pytest
 import torch
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.models.auto import tokenization_auto
 
 from bandsearch.models import config, loading
 from bandsearch.models.aliases import resolve
@@ -69,6 +70,34 @@ def test_a_tokenizer_loads_with_padding(tiny_model, family: str):
 def test_both_kinds_of_tokenizers_are_there(tiny_model):
     assert load_tokenizer(source_of(tiny_model("qwen2"))).chat_template
     assert not load_tokenizer(source_of(tiny_model("gpt2"))).chat_template
+
+
+class MistralCommonBackend:
+    """As the class of this name in transformers: much of what tokenizers have raises."""
+
+    @classmethod
+    def from_pretrained(cls, *_: object, **__: object) -> MistralCommonBackend:
+        return cls()
+
+    @property
+    def added_tokens_decoder(self) -> None:
+        raise NotImplementedError
+
+    def __call__(self, *_: object, **__: object) -> None:
+        raise NotImplementedError
+
+
+def test_mistral_common_does_not_take_the_tokenizers_place(tiny_model, tmp_path: Path, monkeypatch):
+    directory = shutil.copytree(tiny_model("mistral"), tmp_path / "model")
+    (directory / "tekken.json").write_text("{}")
+    monkeypatch.setitem(tokenization_auto.TOKENIZER_MAPPING_NAMES, "mistral", "MistralCommonBackend")
+    monkeypatch.setattr(tokenization_auto, "tokenizer_class_from_name", lambda name: MistralCommonBackend)
+    monkeypatch.setattr(tokenization_auto, "_use_mistral_format", lambda *_, **__: True)
+    assert type(AutoTokenizer.from_pretrained(directory)) is MistralCommonBackend
+    tokenizer = load_tokenizer(source_of(directory))
+    assert "<|im_end|>" in {token.content for token in tokenizer.added_tokens_decoder.values()}
+    assert tokenizer.chat_template
+    assert tokenizer.decode(tokenizer("The answer", add_special_tokens=False)["input_ids"]) == "The answer"
 
 
 @pytest.mark.parametrize("name", FULL)

@@ -267,3 +267,14 @@ def test_where_the_system_does_not_say_when_it_started_no_earlier_state_is_read(
         monkeypatch.setattr(engines, "boot_id", lambda boot=boot: boot)
         engines.start_engines(SimpleNamespace(source=SOURCE), lambda _: None, tmp_path / "data", tmp_path / "prefix")
     assert found == [True, False]
+
+
+def test_every_file_of_the_data_is_found_again_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, start in (("a", 0), ("b", 50), ("c", 100)):
+        rows = [json.dumps({"prompt": f"What is {n}?", "completion": f"{n}"}) + "\n" for n in range(start, start + 20)]
+        Path(f"{name}.jsonl").write_text("".join(rows))
+    data = DataSpec(name="a.jsonl", also=("b.jsonl", "demo:swap"), test="c.jsonl", max_length=64)
+    found = prepare_job(SPEC.model_copy(update={"data": data})).spec.data
+    assert found.names == (str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl"), "demo:swap")
+    assert (found.validation, found.test) == (None, str(tmp_path / "c.jsonl"))

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+import yaml
 
 from bandsearch import rundir
 from bandsearch.rundir import Events, Records, RunDirectory, disk_errors, require_disk, write_atomically
@@ -57,6 +58,16 @@ def test_a_chat_template_is_kept_with_the_run_and_another_is_refused(tmp_path: P
         RunDirectory.create(tmp_path / "run", with_template(text + "."))
     with pytest.raises(RunDirectoryError, match=r"data\.template\.name 'mine\.jinja' -> None"):
         RunDirectory.create(tmp_path / "run", SPEC)
+
+
+def test_a_spec_from_before_there_were_several_sources_is_read(tmp_path: Path) -> None:
+    home = RunDirectory.create(tmp_path / "run", SPEC)
+    spec = yaml.safe_load(home.spec_file.read_text())
+    for key in ("also", "validation", "test"):
+        del spec["data"][key]
+    spec["data"]["max_length"] = 1024
+    home.spec_file.write_text(yaml.safe_dump(spec))
+    assert home.read_spec().data == DataSpec(name=SPEC.data.name, max_length=1024)
 
 
 def test_a_foreign_directory_is_left_alone(tmp_path: Path) -> None:
