@@ -47,6 +47,8 @@ def model_card(
             "\n".join(_table(evaluation)),
             "\n".join(_differences(evaluation)),
         ]
+        if evaluation.task_form:
+            parts.append(f"Tasks of lm-eval are asked {_plain(evaluation.task_form)}.")
         if evaluation.retention_texts:
             parts.append(
                 f"Retention loss is measured on texts away from the task ({_plain(evaluation.retention_texts)}), "

@@ -86,5 +86,6 @@ def outcome_line(outcome: RunOutcome) -> dict[str, Any]:
             }
             for arm in evaluation.arms
         ],
+        "task_form": evaluation.task_form,
         "comparisons": [comparison.model_dump(mode="json") for comparison in evaluation.comparisons],
     }

@@ -98,7 +98,11 @@ def evaluate_arms(
         for example in job.dataset.test[: min(SAMPLES, *(len(arm.examples) for arm in scores))]
     )
     evaluation = Evaluation(
-        arms=scores, comparisons=compare(scores), retention_texts=job.retention.name, samples=samples
+        arms=scores,
+        comparisons=compare(scores),
+        retention_texts=job.retention.name,
+        task_form=job.task_form,
+        samples=samples,
     )
     write_card(home.adapter, _card(home, job, winner, evaluation))
     return evaluation

@@ -16,6 +16,7 @@ from bandsearch.adapters.lora import trainable_parameters
 from bandsearch.data.dataset import Dataset, prepare
 from bandsearch.data.retention import RetentionTexts, retention_texts
 from bandsearch.engine.devices import DeviceInventory, devices
+from bandsearch.evaluate.asking import asking
 from bandsearch.evaluate.lm_tasks import check_tasks, try_tasks
 from bandsearch.models.aliases import DEMO, Source, resolve
 from bandsearch.models.loading import ModelSummary, fetch_weights, fingerprint, summarize
@@ -47,6 +48,11 @@ class Job:
         return self.spec.budget.seconds if self.spec.budget else None
 
     @property
+    def task_form(self) -> str:
+        """How lm-eval's tasks are asked, in words; nothing where there are none."""
+        return str(asking(self.spec, self.tokenizer, self.dataset)) if self.spec.tasks else ""
+
+    @property
     def adapter_bytes(self) -> int:
         """The largest adapter the space allows, in fp32."""
         layout, rank = self.summary.layout, max(*self.spec.space.ranks, 16)
@@ -74,10 +80,13 @@ def prepare_job(spec: RunSpec, *, hold: bool = True, known: Path | None = None) 
     longest = min(spec.data.max_length, summary.context_length or spec.data.max_length)
     data = spec.data.model_copy(update={"max_length": longest})
     dataset = prepare(data, tokenizer, spec.seed, known)
+    if spec.tasks:
+        # Refused here where it cannot be done.
+        asking(spec, tokenizer, dataset)
     retention = retention_texts(spec.retention, tokenizer, longest)
     if hold:
         if known is None or not known.exists():
-            try_tasks(spec.tasks, spec.task_directory)
+            try_tasks(spec.tasks, spec.task_directory, spec.num_fewshot)
         # Before the budget is charged: of a large model they come for longer than a small budget lasts.
         fetch_weights(source)
     return Job(_anchored(spec, source), source, summary, tokenizer, dataset, retention, inventory, held, wall)

@@ -57,6 +57,7 @@ class Page:
     test_examples: str
     answers: int
     cut_tasks: bool
+    task_form: str
     failed_tasks: tuple[str, ...]
     forgetting: tuple[ForgettingRow, ...]
     retention_texts: str
@@ -109,6 +110,7 @@ def make_page(facts: ReportFacts) -> Page:
         test_examples=_examples(evaluation.arms[0]),
         answers=evaluation.answered,
         cut_tasks=any(arm.task_documents for arm in evaluation.arms),
+        task_form=f"lm-eval's tasks are asked {evaluation.task_form}." if evaluation.task_form else "",
         failed_tasks=tuple(failed_tasks(evaluation.arms)),
         forgetting=tuple(forgetting_rows(evaluation)),
         retention_texts=evaluation.retention_texts,

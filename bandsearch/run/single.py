@@ -16,6 +16,7 @@ from bandsearch.data.kept import keep
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.measure import measure_costs
 from bandsearch.evaluate.arms import compare, score_arm
+from bandsearch.evaluate.asking import asking
 from bandsearch.evaluate.lm_tasks import run_tasks
 from bandsearch.evaluate.retention import measure_retention
 from bandsearch.models.aliases import resolve
@@ -87,7 +88,7 @@ def evaluate_adapter(
     arms.append(_score(with_adapter, Arm.ADAPTER, spec, examples, listen))
     scores = tuple(arm.model_copy(update={"retention": each}) for arm, each in zip(arms, kept, strict=True))
     comparisons = compare(scores, pairs=((Arm.ADAPTER, Arm.BASE),))
-    return Evaluation(arms=scores, comparisons=comparisons, retention_texts=job.retention.name)
+    return Evaluation(arms=scores, comparisons=comparisons, retention_texts=job.retention.name, task_form=job.task_form)
 
 
 @contextmanager
@@ -112,7 +113,10 @@ def _score(engine: Engine, arm: Arm, spec: RunSpec, examples: int | None, listen
     scores = score_arm(engine, None, arm, test_examples=count, generated_examples=count)
     if not spec.tasks:
         return scores
-    tasks = run_tasks(engine.model, engine.tokenizer, spec.tasks, spec.task_directory, spec.task_limit).or_raise()
+    asked = asking(spec, engine.tokenizer, engine.dataset)
+    tasks = run_tasks(
+        engine.model, engine.tokenizer, spec.tasks, spec.task_directory, spec.task_limit, asking=asked
+    ).or_raise()
     return scores.model_copy(update={"tasks": tasks.metrics})
 
 

@@ -115,12 +115,13 @@ class Sample(Value):
 
 
 class Evaluation(Value):
-    """`retention_texts` names what the arms' retention was measured on; `samples` are the first test examples, in the
-    order of the arms' examples."""
+    """`retention_texts` names what the arms' retention was measured on; `task_form` how lm-eval's tasks were asked;
+    `samples` are the first test examples, in the order of the arms' examples."""
 
     arms: tuple[ArmScores, ...]
     comparisons: tuple[Comparison, ...]
     retention_texts: str = ""
+    task_form: str = ""
     samples: tuple[Sample, ...] = ()
 
     @property

@@ -113,6 +113,14 @@ def test_the_numbers_are_there(tmp_path: Path) -> None:
         assert any(f"loss {best:.4f}" in title for title in reader.titles)
 
 
+def test_the_report_says_how_tasks_were_asked(tmp_path: Path) -> None:
+    facts = plausible_facts()
+    evaluation = facts.evaluation.model_copy(update={"task_form": "through the chat template mine, 2-shot"})
+    html = html_of(dataclasses.replace(facts, evaluation=evaluation), tmp_path)
+    for text in (html, (tmp_path / "report.md").read_text(encoding="utf-8")):
+        assert "asked through the chat template mine, 2-shot" in text
+
+
 HOSTILE = "<script>alert('x')</script>|`#*_[a](b)\n\n# h"
 
 

@@ -47,6 +47,7 @@ def evaluated(winner: Winner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(handover, "write_card", lambda *_: None)
     job: Any = SimpleNamespace(
         retention=SimpleNamespace(name="neutral prompts"),
+        task_form="",
         summary=SimpleNamespace(layout=None),
         source=None,
         tokenizer=SimpleNamespace(decode=str),
