@@ -191,12 +191,12 @@ def report(directory: Path) -> Path:
     return publish.rebuild_report(directory)
 
 
-def export(directory: Path, destination: Path) -> Path:
-    """Copy a run's adapter to `destination`, which must not exist. Raises AdapterError for one that would be served
-    wrong."""
-    from bandsearch.run import single
+def export(directory: Path, destination: Path, *, merged: bool = False) -> Path:
+    """Copy a run's adapter to `destination`, which must not exist, or write the base with it `merged` there. Raises
+    AdapterError for one that would be served wrong."""
+    from bandsearch.run import exporting
 
-    return single.export_run(directory, destination)
+    return exporting.export_run(directory, destination, merged=merged).directory
 
 
 def verify(

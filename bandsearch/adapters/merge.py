@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from bandsearch.adapters.export import CONFIG_FILE, WEIGHTS_FILE
+from bandsearch.adapters.lora import PREFIX, tensor_names
 
 
 def mount_adapter(model: PreTrainedModel, adapter: Path) -> PeftModel:
@@ -19,3 +26,21 @@ def merge_adapter(mounted: PeftModel) -> PreTrainedModel:
     merged: PreTrainedModel = mounted.merge_and_unload()
     merged.requires_grad_(False)
     return merged.eval()
+
+
+def add_adapter(model: PreTrainedModel, adapter: Path) -> None:
+    """Add the update of an adapter that bandsearch exported to the weights, in place: summed in fp32, and rounded once
+    to what each weight is kept in."""
+    config = json.loads((adapter / CONFIG_FILE).read_text(encoding="utf-8"))
+    tensors = load_file(adapter / WEIGHTS_FILE)
+    suffix = tensor_names("")[0].removeprefix(PREFIX)
+    paths = [name.removeprefix(PREFIX).removesuffix(suffix) for name in tensors if name.endswith(suffix)]
+    for path in paths:
+        a, b = (tensors[name].float() for name in tensor_names(path))
+        update = config["lora_alpha"] / config["r"] * (b @ a)
+        module = model.get_submodule(path)
+        weight = module.get_parameter("weight")
+        if isinstance(module, Conv1D):
+            update = update.T
+        with torch.no_grad():
+            weight.copy_(weight.float() + update.to(weight.device))

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bandsearch.adapters.export import CONFIG_FILE, WEIGHTS_FILE
-from bandsearch.adapters.limits import DEFAULT_MAX_LORA_RANK, INIT_LABELS, MAX_LORA_RANKS, max_lora_rank
+from bandsearch.adapters.limits import DEFAULT_MAX_LORA_RANK, INIT_LABELS, MAX_LORA_RANKS, max_lora_rank, merging
 from bandsearch.adapters.lora import PREFIX
 from bandsearch.values.errors import AdapterError
 from bandsearch.values.layout import Layout, Linear, Serving
@@ -178,7 +178,7 @@ def _check_family(layout: Layout) -> Iterator[Finding]:
         yield _warning(
             Code.FAMILY_NOT_SERVED,
             f"vLLM serves no LoRA adapters on {layout.family} models.",
-            "Use it through Transformers and PEFT, or merge it into the base weights.",
+            f"Use it through Transformers and PEFT, or merge a run's own with `{merging()}`.",
         )
     elif layout.serving is Serving.UNKNOWN:
         yield _warning(

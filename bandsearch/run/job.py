@@ -15,15 +15,18 @@ from bandsearch import __version__
 from bandsearch.adapters.lora import trainable_parameters
 from bandsearch.data.dataset import Dataset, prepare
 from bandsearch.data.retention import RetentionTexts, retention_texts
+from bandsearch.data.template import CHAT_TEMPLATE
 from bandsearch.engine.devices import DeviceInventory, devices
 from bandsearch.evaluate.asking import asking
 from bandsearch.evaluate.lm_tasks import check_tasks, try_tasks
 from bandsearch.models.aliases import DEMO, Source, resolve
-from bandsearch.models.loading import ModelSummary, fetch_weights, fingerprint, summarize
+from bandsearch.models.config import load_config
+from bandsearch.models.loading import NF4, ModelSummary, fetch_weights, fingerprint, resolve_dtype, summarize
 from bandsearch.models.tokenizer import load_tokenizer
 from bandsearch.search.candidates import require_fit
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.environment import Environment
+from bandsearch.values.lineage import Lineage
 from bandsearch.values.spec import RunSpec
 
 REPORTED_PACKAGES = ("torch", "transformers", "peft", "optuna", "ray", "datasets", "lm-eval")
@@ -46,6 +49,19 @@ class Job:
     @property
     def budget_seconds(self) -> float | None:
         return self.spec.budget.seconds if self.spec.budget else None
+
+    @property
+    def lineage(self) -> Lineage:
+        dtype, device = self.spec.model.dtype, "cuda" if self.inventory.gpus else "cpu"
+        return Lineage(
+            source=self.source,
+            layout=self.summary.layout,
+            data=self.dataset.name,
+            template=None if self.dataset.template == CHAT_TEMPLATE else self.dataset.template,
+            dtype=str(resolve_dtype("auto" if dtype == NF4 else dtype, device)).removeprefix("torch."),
+            is_nf4=dtype == NF4,
+            commit=None if self.source.is_local else load_config(self.source)._commit_hash,
+        )
 
     @property
     def task_form(self) -> str:
@@ -94,12 +110,15 @@ def prepare_job(spec: RunSpec, *, hold: bool = True, known: Path | None = None) 
 
 def environment(job: Job) -> Environment:
     versions = {"bandsearch": __version__} | {name: importlib.metadata.version(name) for name in REPORTED_PACKAGES}
+    lineage = job.lineage
     machine = {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "accelerators": ", ".join(job.inventory.gpus) or "none",
         "cores": str(job.inventory.cores),
         "model": job.source.location if not job.source.is_local else job.source.slug,
+        **({"commit": lineage.commit} if lineage.commit else {}),
+        "dtype": lineage.precision,
         "data": f"{job.dataset.name} ({job.dataset.shape}), fingerprint {job.dataset.fingerprint}",
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -109,6 +128,7 @@ def environment(job: Job) -> Environment:
         model=fingerprint(job.source),
         data=job.dataset.fingerprint,
         data_notes=job.dataset.notes,
+        lineage=lineage,
     )
 
 

@@ -150,6 +150,8 @@ def _held(devices: int, unit: Unit) -> str:
 def _subtitle(facts: ReportFacts) -> str:
     bound = str(facts.spec.budget) if facts.spec.budget else f"{facts.spec.trials} candidates"
     parts = [f"budget {bound}", f"space {facts.spec.space.name}", f"seed {facts.spec.seed}"]
+    if facts.spec.model.dtype == "nf4":
+        parts.append("trained and measured on an NF4 base")
     parts += [facts.environment[key] for key in ("started",) if key in facts.environment]
     return " · ".join(parts)
 

@@ -1,8 +1,7 @@
-"""The stages on their own: what `plan`, `probe`, `eval` and `export` do without a whole run."""
+"""The stages on their own: what `plan`, `probe` and `eval` do without a whole run."""
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,13 +18,12 @@ from bandsearch.evaluate.arms import compare, score_arm
 from bandsearch.evaluate.asking import asking
 from bandsearch.evaluate.lm_tasks import run_tasks
 from bandsearch.evaluate.retention import measure_retention
-from bandsearch.models.aliases import resolve
-from bandsearch.models.loading import NF4, summarize
+from bandsearch.models.loading import NF4
 from bandsearch.probe.probe import ProbeSettings, run_probe
 from bandsearch.run.engines import engine_setups, measured_plan, start_engines
 from bandsearch.run.job import Job, prepare_job
-from bandsearch.rundir import RunDirectory, disk_errors, write_atomically
-from bandsearch.values.errors import AdapterError, RunDirectoryError, UsageError
+from bandsearch.rundir import disk_errors, write_atomically
+from bandsearch.values.errors import UsageError
 from bandsearch.values.evaluation import Arm, ArmScores, Evaluation
 from bandsearch.values.plan import Plan
 from bandsearch.values.profile import SensitivityProfile
@@ -118,25 +116,3 @@ def _score(engine: Engine, arm: Arm, spec: RunSpec, examples: int | None, listen
         engine.model, engine.tokenizer, spec.tasks, spec.task_directory, spec.task_limit, asking=asked
     ).or_raise()
     return scores.model_copy(update={"tasks": tasks.metrics})
-
-
-def export_run(directory: Path, destination: Path) -> Path:
-    """Copy a run's adapter to `destination`, which must not exist, after the structural pre-flight."""
-    home = RunDirectory.open(directory)
-    if not home.adapter.exists():
-        raise RunDirectoryError(
-            f"The run in {directory} has no adapter yet.", f"Go on with `bandsearch resume {directory}`."
-        )
-    if destination.exists():
-        raise AdapterError(f"{destination} exists.", "Choose a new directory.")
-    layout = summarize(resolve(home.read_spec().model)).layout
-    require_sound(home.adapter, layout)
-    with disk_errors(destination):
-        fresh = destination.with_name(f".{destination.name}.partial")
-        shutil.rmtree(fresh, ignore_errors=True)
-        try:
-            shutil.copytree(home.adapter, fresh)
-            fresh.rename(destination)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
-    return destination

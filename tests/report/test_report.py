@@ -121,6 +121,14 @@ def test_the_report_says_how_tasks_were_asked(tmp_path: Path) -> None:
         assert "asked through the chat template mine, 2-shot" in text
 
 
+def test_where_vllm_serves_no_adapters_the_report_says_so_and_gives_no_command(tmp_path: Path) -> None:
+    facts = dataclasses.replace(plausible_facts(), not_served="It serves none; `bandsearch export r d --merged` helps.")
+    html = html_of(facts, tmp_path)
+    for text in (html, (tmp_path / "report.md").read_text(encoding="utf-8")):
+        assert "export r d" in text
+        assert "vllm serve" not in text
+
+
 HOSTILE = "<script>alert('x')</script>|`#*_[a](b)\n\n# h"
 
 
