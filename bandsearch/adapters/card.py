@@ -158,7 +158,7 @@ def _layers(candidate: Candidate) -> str:
 def _counts(evaluation: Evaluation) -> str:
     examples = min(len(arm.examples) for arm in evaluation.arms)
     words = f"{examples} examples that were not trained on"
-    return words + (f"; exact match is over the first {evaluation.answered} of them." if evaluation.answered else ".")
+    return f"{words}; {evaluation.judged}." if evaluation.judged else f"{words}."
 
 
 def _table(evaluation: Evaluation) -> Iterator[str]:

@@ -43,7 +43,7 @@ class Found(Value):
 
     retention: Retention | None = None
     losses: tuple[ExampleLoss, ...] = ()
-    answers: tuple[str, ...] = ()
+    answers: tuple[str | None, ...] = ()
     tasks: TaskScores | None = None
 
 

@@ -101,6 +101,7 @@ def evaluate_arms(
         comparisons=compare(scores),
         retention_texts=job.retention.name,
         task_form=job.task_form,
+        too_long=job.too_long(min(len(arm.examples) for arm in scores)),
         samples=samples,
     )
     write_card(home.adapter, _card(home, job, winner, evaluation))

@@ -17,6 +17,7 @@ from bandsearch.data.dataset import Dataset, prepare
 from bandsearch.data.retention import RetentionTexts, retention_texts
 from bandsearch.data.template import CHAT_TEMPLATE
 from bandsearch.engine.devices import DeviceInventory, devices
+from bandsearch.engine.scoring import is_judged
 from bandsearch.evaluate.asking import asking
 from bandsearch.evaluate.lm_tasks import check_tasks, try_tasks
 from bandsearch.models.aliases import DEMO, Source, resolve
@@ -67,6 +68,11 @@ class Job:
     def task_form(self) -> str:
         """How lm-eval's tasks are asked, in words; nothing where there are none."""
         return str(asking(self.spec, self.tokenizer, self.dataset)) if self.spec.tasks else ""
+
+    def too_long(self, count: int) -> int:
+        """How many of the first test examples have a reference answer too long to be judged."""
+        asked = [example for example in self.dataset.test[:count] if example.prompt_length]
+        return sum(not is_judged(self.tokenizer, example) for example in asked)
 
     @property
     def adapter_bytes(self) -> int:

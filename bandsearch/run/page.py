@@ -55,7 +55,7 @@ class Page:
     arms: tuple[ArmRow, ...]
     differences: tuple[DifferenceRow, ...]
     test_examples: str
-    answers: int
+    judged: str
     cut_tasks: bool
     task_form: str
     failed_tasks: tuple[str, ...]
@@ -108,7 +108,7 @@ def make_page(facts: ReportFacts) -> Page:
         arms=tuple(arm_rows(evaluation.arms, winner, tasks)),
         differences=tuple(difference_row(each) for each in evaluation.comparisons if each.metric not in FORGETTING),
         test_examples=_examples(evaluation.arms[0]),
-        answers=evaluation.answered,
+        judged=evaluation.judged[:1].upper() + evaluation.judged[1:],
         cut_tasks=any(arm.task_documents for arm in evaluation.arms),
         task_form=f"lm-eval's tasks are asked {evaluation.task_form}." if evaluation.task_form else "",
         failed_tasks=tuple(failed_tasks(evaluation.arms)),

@@ -83,7 +83,7 @@ def test_the_card_carries_the_numbers_and_both_ways_to_use_it():
         "8 to 19 of 28 (qwen2)",
         "2,304 (tuned full-depth LoRA: 5,376)",
         "Loss 0.41 against 0.44, outside the noise.",
-        "2 examples that were not trained on; exact match is over the first 1 of them.",
+        "2 examples that were not trained on; exact match is over the first 1 of them, generated greedily.",
         "| winner | 2,304 | 0.3750 | 1.0000 | 0.1250 (first 16 documents) |",
         "loss, winner minus full depth: -0.0310 (95% interval -0.0500 to -0.0120, paired bootstrap)",
         "PeftModel.from_pretrained(base, 'run/adapter')",
@@ -179,3 +179,14 @@ def test_the_card_of_a_merged_model_needs_no_peft():
     assert "peft" not in card.lower()
     assert "AutoModelForCausalLM.from_pretrained('my model')" in body
     assert "vllm serve 'my model'" in body
+
+
+def test_the_card_says_how_many_were_not_judged():
+    evaluation = an_evaluation().model_copy(update={"too_long": 1})
+    card = model_card(a_winner(), from_(HUB, "x"), Path("adapter"), evaluation)
+    assert "exact match is over 1 of the first ones (1 are not judged, as their reference answer is longer" in card
+    unread = [arm.model_copy(update={"examples": arm.examples[1:] * 2}) for arm in evaluation.arms]
+    card = model_card(
+        a_winner(), from_(HUB, "x"), Path("adapter"), evaluation.model_copy(update={"arms": tuple(unread)})
+    )
+    assert "not trained on; no exact match: 1 are not judged" in card

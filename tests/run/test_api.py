@@ -1,5 +1,6 @@
 """What the command line does with a finished run, from Python."""
 
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -113,3 +114,15 @@ def test_an_adapter_is_scored_beside_its_base() -> None:
     base, tuned = found.arms
     assert len(base.examples) == len(tuned.examples) == 8
     assert tuned.loss < base.loss
+
+
+def test_an_adapter_that_only_vllm_would_refuse_is_scored(tmp_path: Path) -> None:
+    """As it is trained: beside the weights, with its own scale by module."""
+    adapter = shutil.copytree(REFERENCE / "adapter", tmp_path / "adapter")
+    spec = api.specify("demo", "demo:words", trials=1, max_examples=200)
+    plain = api.evaluate(adapter, spec, examples=4).arms[1]
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"alpha_pattern": {".*": 1e-6}}))
+    base, silenced = api.evaluate(adapter, spec, examples=4).arms
+    assert silenced.loss == pytest.approx(base.loss, abs=1e-3)
+    assert plain.loss < base.loss - 0.01

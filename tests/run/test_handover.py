@@ -49,6 +49,7 @@ def evaluated(winner: Winner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     job: Any = SimpleNamespace(
         retention=SimpleNamespace(name="neutral prompts"),
         task_form="",
+        too_long=lambda count: 0,
         lineage=None,
         summary=SimpleNamespace(layout=None),
         source=None,
