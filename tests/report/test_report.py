@@ -129,6 +129,15 @@ def test_where_vllm_serves_no_adapters_the_report_says_so_and_gives_no_command(t
         assert "vllm serve" not in text
 
 
+def test_the_report_says_that_the_base_was_in_4_bits(tmp_path: Path) -> None:
+    facts = plausible_facts()
+    spec = facts.spec.model_copy(update={"model": facts.spec.model.model_copy(update={"dtype": "nf4"})})
+    assert "NF4" not in html_of(facts, tmp_path)
+    html = html_of(dataclasses.replace(facts, spec=spec), tmp_path)
+    for text in (html, (tmp_path / "report.md").read_text(encoding="utf-8")):
+        assert "trained and measured on an NF4 base" in text
+
+
 HOSTILE = "<script>alert('x')</script>|`#*_[a](b)\n\n# h"
 
 
