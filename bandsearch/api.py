@@ -62,6 +62,8 @@ def specify(
     tasks: tuple[str, ...] = (),
     task_directory: str | None = None,
     task_limit: int | None = None,
+    task_chat: bool | None = None,
+    num_fewshot: int | None = None,
     retention: str | None = None,
     prior: str = "none",
     atlas: str | None = None,
@@ -114,6 +116,8 @@ def specify(
         tasks=tasks,
         task_directory=task_directory,
         task_limit=task_limit,
+        task_chat=task_chat,
+        num_fewshot=num_fewshot,
         retention=retention,
         prior=PriorSource(prior),
         atlas=atlas,
@@ -210,12 +214,12 @@ def report(directory: str | Path) -> Path:
     return publish.rebuild_report(Path(directory))
 
 
-def export(directory: str | Path, destination: str | Path) -> Path:
-    """Copy a run's adapter to `destination`, which must not exist. Raises AdapterError for one that would be served
-    wrong."""
-    from bandsearch.run import single
+def export(directory: str | Path, destination: str | Path, *, merged: bool = False) -> Path:
+    """Copy a run's adapter to `destination`, which must not exist, or write the base with it `merged` there. Raises
+    AdapterError for one that would be served wrong."""
+    from bandsearch.run import exporting
 
-    return single.export_run(Path(directory), Path(destination))
+    return exporting.export_run(Path(directory), Path(destination), merged=merged).directory
 
 
 def verify(

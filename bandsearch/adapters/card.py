@@ -7,39 +7,43 @@ from pathlib import Path
 
 import yaml
 
-from bandsearch.adapters.limits import serve_command
+from bandsearch.adapters.limits import merging, not_served, serve_command, serve_merged
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.evaluation import ArmScores, Evaluation, Winner
-from bandsearch.values.layout import Layout, Serving
+from bandsearch.values.layout import Layout
+from bandsearch.values.lineage import Lineage
 from bandsearch.values.source import Source
 
 
 def model_card(
     winner: Winner,
-    layout: Layout,
-    source: Source,
-    data: str,
-    template: str | None,
+    lineage: Lineage,
     adapter: Path,
     evaluation: Evaluation | None = None,
     chat_template: Path | None = None,
+    *,
+    merged: bool = False,
 ) -> str:
     """What the adapter is, how it was chosen, what it measures and how to use it.
 
-    `data` is the data set's name, `template` how its examples were written as text, None for the model's
-    own chat template; `adapter` where the adapter lies, `chat_template` where what writes `template` lies, if anything
-    does.
-    Without `evaluation` the numbers of the test split are left out.
+    `adapter` is where the adapter lies, or the model that it is `merged` into; `chat_template` where what writes the
+    lineage's template lies, if anything does. Without `evaluation` the numbers of the test split are left out.
     """
-    name = f"{source.slug} adapter for {data}"
+    source, data = lineage.source, _plain(lineage.data)
+    what = f"`{source}` with a LoRA adapter merged into it," if merged else f"A LoRA adapter for `{source}`"
     parts = [
-        _header(source),
-        f"# {_plain(name)}",
-        f"A LoRA adapter for `{source}` trained on `{_plain(data)}`, found by bandsearch.",
+        _header(source, merged),
+        f"# {_plain(source.slug)} {'tuned' if merged else 'adapter'} for {data}",
+        f"{what} trained on `{data}`, found by bandsearch.",
         "## What was chosen",
-        _choice(winner, layout),
+        _choice(winner, lineage),
         _plain(winner.reason),
     ]
+    if lineage.is_nf4:
+        parts.append(
+            "Trained and measured on an NF4 base, as the code below loads it: on the base's full weights, which vLLM "
+            "serves and a merged model holds, figures may differ."
+        )
     if evaluation is not None:
         parts += [
             "## Test split",
@@ -47,6 +51,8 @@ def model_card(
             "\n".join(_table(evaluation)),
             "\n".join(_differences(evaluation)),
         ]
+        if evaluation.task_form:
+            parts.append(f"Tasks of lm-eval are asked {_plain(evaluation.task_form)}.")
         if evaluation.retention_texts:
             parts.append(
                 f"Retention loss is measured on texts away from the task ({_plain(evaluation.retention_texts)}), "
@@ -54,23 +60,20 @@ def model_card(
             )
     parts += [
         "## Use",
-        _prompts(template, chat_template),
-        "```python\n" + _python(layout, source, adapter, chat_template) + "\n```",
-        _serving(winner, layout, source, adapter, chat_template),
-        f"The scale of the update is folded into the B factors (`lora_alpha` = `r` = {winner.candidate.rank}), so that "
-        "every PEFT and vLLM release computes the same update.",
+        _prompts(lineage.template, chat_template),
+        *(_merged_use(lineage, adapter) if merged else _use(winner, lineage, adapter, chat_template)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _header(source: Source) -> str:
-    tags = ["lora", "peft", "bandsearch"]
+def _header(source: Source, merged: bool) -> str:
+    tags = ["lora", "bandsearch"] if merged else ["lora", "peft", "bandsearch"]
     if not source.is_local:
-        tags.append(f"base_model:adapter:{source.location}")
+        tags.append(f"base_model:{'finetune' if merged else 'adapter'}:{source.location}")
     # The hub knows no local directories, and a path is nobody else's business.
     fields: dict[str, object] = {} if source.is_local else {"base_model": source.location}
     fields |= {
-        "library_name": "peft",
+        "library_name": "transformers" if merged else "peft",
         "pipeline_tag": "text-generation",
         "tags": tags,
     }
@@ -95,15 +98,42 @@ def _prompts(template: str | None, chat_template: Path | None) -> str:
     )
 
 
-def _serving(winner: Winner, layout: Layout, source: Source, adapter: Path, chat_template: Path | None) -> str:
-    if layout.serving is Serving.NONE:
-        return (
-            f"vLLM serves no LoRA adapters on {layout.family} models; `model.merge_and_unload()` makes a plain model."
-        )
-    return "```sh\n" + serve_command(source, adapter, winner.candidate.rank, chat_template=chat_template) + "\n```"
+def _use(winner: Winner, lineage: Lineage, adapter: Path, chat_template: Path | None) -> Iterator[str]:
+    rank = winner.candidate.rank
+    command = serve_command(lineage.source, adapter, rank, chat_template=chat_template)
+    yield _code("python", _python(lineage, adapter, chat_template))
+    yield not_served(lineage.layout) or _code("sh", command)
+    yield (
+        f"The scale of the update is folded into the B factors (`lora_alpha` = `r` = {rank}), so that every PEFT and "
+        "vLLM release computes the same update."
+    )
+    yield f"`{merging()}` writes a model with it merged in, where `RUN` is the run's directory."
 
 
-def _choice(winner: Winner, layout: Layout) -> str:
+def _merged_use(lineage: Lineage, model: Path) -> Iterator[str]:
+    source, auto_class = lineage.source, _auto_class(lineage)
+    code = ", trust_remote_code=True" if source.trust_remote_code else ""
+    lines = (
+        f"from transformers import {auto_class}, AutoTokenizer",
+        "",
+        f"model = {auto_class}.from_pretrained({str(model)!r}{code})",
+        f"tokenizer = AutoTokenizer.from_pretrained({str(model)!r}{code})",
+    )
+    yield _code("python", "\n".join(lines))
+    yield _code("sh", serve_merged(source, model))
+    yield "The update was added to the weights in fp32 and rounded once to what they are stored in."
+
+
+def _auto_class(lineage: Lineage) -> str:
+    return "AutoModelForImageTextToText" if lineage.layout.is_part else "AutoModelForCausalLM"
+
+
+def _code(language: str, text: str) -> str:
+    return f"```{language}\n{text}\n```"
+
+
+def _choice(winner: Winner, lineage: Lineage) -> str:
+    layout = lineage.layout
     candidate, trained = winner.as_trained(winner.candidate), winner.trained(winner.candidate)
     rows = [
         ("layers", f"{_layers(candidate)} of {layout.layer_count} ({layout.family})"),
@@ -116,6 +146,10 @@ def _choice(winner: Winner, layout: Layout) -> str:
             f"{winner.trainable_parameters:,} (tuned full-depth LoRA: {winner.baseline_parameters:,})",
         ),
     ]
+    if lineage.dtype:
+        rows.append(("precision", lineage.precision))
+    if lineage.commit:
+        rows.append(("base", f"{lineage.source.location}, commit {lineage.commit}"))
     if trained is not None:
         rows.append(("training", f"{trained.steps} steps; this is the adapter of step {trained.kept_step}"))
     return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
@@ -136,7 +170,7 @@ def _layers(candidate: Candidate) -> str:
 def _counts(evaluation: Evaluation) -> str:
     examples = min(len(arm.examples) for arm in evaluation.arms)
     words = f"{examples} examples that were not trained on"
-    return words + (f"; exact match is over the first {evaluation.answered} of them." if evaluation.answered else ".")
+    return f"{words}; {evaluation.judged}." if evaluation.judged else f"{words}."
 
 
 def _table(evaluation: Evaluation) -> Iterator[str]:
@@ -184,15 +218,24 @@ def _plain(text: str) -> str:
     return " ".join(text.split()).replace("`", "'").replace("<", "&lt;").replace("|", "\\|")
 
 
-def _python(layout: Layout, source: Source, adapter: Path, chat_template: Path | None) -> str:
+def _python(lineage: Lineage, adapter: Path, chat_template: Path | None) -> str:
+    source = lineage.source
     options = f", revision={source.revision!r}" if source.revision else ""
     options += ", trust_remote_code=True" if source.trust_remote_code else ""
-    auto_class = "AutoModelForImageTextToText" if layout.is_part else "AutoModelForCausalLM"
+    bits, quantized, config = "", "", []
+    if lineage.is_nf4:
+        bits, quantized = ", BitsAndBytesConfig", ", quantization_config=four_bits"
+        kind = 'bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True'
+        config = [
+            f'four_bits = BitsAndBytesConfig(load_in_4bit=True, {kind}, bnb_4bit_compute_dtype="{lineage.dtype}")'
+        ]
+    auto_class = _auto_class(lineage)
     lines = [
         "from peft import PeftModel",
-        f"from transformers import {auto_class}, AutoTokenizer",
+        f"from transformers import {auto_class}, AutoTokenizer{bits}",
         "",
-        f"base = {auto_class}.from_pretrained({source.location!r}{options})",
+        *config,
+        f"base = {auto_class}.from_pretrained({source.location!r}{options}{quantized})",
         f"tokenizer = AutoTokenizer.from_pretrained({source.location!r}{options})",
         f"model = PeftModel.from_pretrained(base, {str(adapter)!r})",
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from bandsearch.values.layout import Layout, Serving
 from bandsearch.values.source import Source
 
 # The values of --max-lora-rank; an adapter may have any rank up to the one given. 16 is the default.
@@ -47,3 +48,21 @@ def serve_command(
     allowed = max_lora_rank(rank) or rank
     parts += ["--enable-lora", "--max-lora-rank", str(allowed), "--lora-modules", f"{name}={adapter}"]
     return shlex.join(parts)
+
+
+def serve_merged(source: Source, model: Path) -> str:
+    """The shell command that serves a model with the adapter merged into it, which brings its chat template."""
+    code = ["--trust-remote-code"] if source.trust_remote_code else []
+    return shlex.join(["vllm", "serve", str(model), *code])
+
+
+def merging(run: Path | str = "RUN") -> str:
+    """The command that merges a run's adapter."""
+    return f"bandsearch export {shlex.quote(str(run))} DESTINATION --merged"
+
+
+def not_served(layout: Layout | None, run: Path | str = "RUN") -> str:
+    """Where vLLM serves no adapters on such models a sentence that says so and what helps; nothing where it does."""
+    if layout is None or layout.serving is not Serving.NONE:
+        return ""
+    return f"vLLM serves no LoRA adapters on {layout.family} models; `{merging(run)}` writes a plain model."

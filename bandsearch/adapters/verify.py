@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bandsearch.adapters.export import CONFIG_FILE, WEIGHTS_FILE
-from bandsearch.adapters.limits import DEFAULT_MAX_LORA_RANK, INIT_LABELS, MAX_LORA_RANKS, max_lora_rank
+from bandsearch.adapters.limits import DEFAULT_MAX_LORA_RANK, INIT_LABELS, MAX_LORA_RANKS, max_lora_rank, merging
 from bandsearch.adapters.lora import PREFIX
 from bandsearch.values.errors import AdapterError
 from bandsearch.values.layout import Layout, Linear, Serving
@@ -36,6 +36,7 @@ class Code(StrEnum):
     UNREADABLE_CONFIG = "unreadable_config"
     UNREADABLE_WEIGHTS = "unreadable_weights"
     UNSUPPORTED_METHOD = "unsupported_method"
+    TRAINED_BIAS = "trained_bias"
     UNSUPPORTED_INIT = "unsupported_init"
     PATTERNS = "patterns"
     NO_TENSORS = "no_tensors"
@@ -53,6 +54,19 @@ class Code(StrEnum):
     RANK_NOT_SERVED = "rank_not_served"
     NEEDS_MAX_LORA_RANK = "needs_max_lora_rank"
     FAMILY_NOT_SERVED = "family_not_served"
+
+
+# What only vLLM minds: PEFT loads such adapters as they were trained.
+FOR_VLLM_ALONE = frozenset(
+    {
+        Code.UNSUPPORTED_METHOD,
+        Code.PATTERNS,
+        Code.EMBEDDING,
+        Code.UNKNOWN_MODULE,
+        Code.SERVES_THE_BASE,
+        Code.RANK_NOT_SERVED,
+    }
+)
 
 
 class Finding(Value):
@@ -90,11 +104,12 @@ def verify_adapter(path: Path, layout: Layout) -> tuple[Finding, ...]:
     return (*findings, *_one_per_code(_check_tensors(tensors, config, layout)))
 
 
-def require_sound(path: Path, layout: Layout) -> tuple[Finding, ...]:
-    """The findings, none of which is an error. Raises AdapterError with the first that is."""
+def require_sound(path: Path, layout: Layout, *, passing: frozenset[Code] = frozenset[Code]()) -> tuple[Finding, ...]:
+    """The findings, none of which is an error but of the codes in `passing`. Raises AdapterError with the first that
+    is."""
     findings = verify_adapter(path, layout)
     for finding in findings:
-        if finding.severity is Severity.ERROR:
+        if finding.severity is Severity.ERROR and finding.code not in passing:
             raise AdapterError(f"{path} is not sound: {finding.message}", finding.remedy)
     return findings
 
@@ -154,7 +169,7 @@ def _check_config(config: Mapping[str, Any]) -> Iterator[Finding]:
     if config.get("use_dora"):
         yield _error(Code.UNSUPPORTED_METHOD, "vLLM refuses DoRA.", merge)
     if config.get("bias", "none") != "none" or config.get("lora_bias"):
-        yield _error(Code.UNSUPPORTED_METHOD, "vLLM refuses adapters with trained biases.", merge)
+        yield _error(Code.TRAINED_BIAS, "vLLM refuses adapters with trained biases.", merge)
     if config.get("modules_to_save"):
         yield _error(Code.UNSUPPORTED_METHOD, f"vLLM refuses modules_to_save ({config['modules_to_save']}).", merge)
     if config.get("target_parameters"):
@@ -178,7 +193,7 @@ def _check_family(layout: Layout) -> Iterator[Finding]:
         yield _warning(
             Code.FAMILY_NOT_SERVED,
             f"vLLM serves no LoRA adapters on {layout.family} models.",
-            "Use it through Transformers and PEFT, or merge it into the base weights.",
+            f"Use it through Transformers and PEFT, or merge a run's own with `{merging()}`.",
         )
     elif layout.serving is Serving.UNKNOWN:
         yield _warning(

@@ -7,7 +7,7 @@ import sys
 import warnings
 from contextlib import suppress
 from io import TextIOWrapper
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,7 +15,7 @@ import bandsearch
 from bandsearch.cli import checking, doctor, looking, running
 from bandsearch.cli.atlas import atlas
 from bandsearch.cli.output import error_line, json_only
-from bandsearch.values.errors import BandsearchError
+from bandsearch.values.errors import BandsearchError, UsageError
 
 app = typer.Typer(
     name="bandsearch",
@@ -82,8 +82,20 @@ def main() -> None:
     except BandsearchError as error:
         with suppress(OSError):
             typer.echo(f"bandsearch: {error}", err=True)
-        # It may be raised before a command knows its options.
-        if "--json" in sys.argv:
-            with suppress(OSError), json_only() as write:
-                write(error_line(error))
+        _write_json(error)
         sys.exit(error.exit_code)
+    except SystemExit as ended:
+        # The parser of options has said what is wrong with them, to people alone.
+        wrong: Any = ended.__context__
+        if hasattr(wrong, "format_message"):
+            context = getattr(wrong, "ctx", None)
+            remedy = f"See {context.command_path} --help." if context else ""
+            _write_json(UsageError(wrong.format_message(), remedy))
+        raise
+
+
+def _write_json(error: BandsearchError) -> None:
+    # It may be raised before a command knows its options.
+    if "--json" in sys.argv:
+        with suppress(OSError), json_only() as write:
+            write(error_line(error))

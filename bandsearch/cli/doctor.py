@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -34,6 +35,8 @@ OPTIONAL = {
 }
 GB = 1e9
 NOT_READY = 1
+MACHINE = Path("/")
+HIDING = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 
 
 class Level(StrEnum):
@@ -105,9 +108,40 @@ def _gpus() -> Check:
     import torch
 
     if not torch.cuda.is_available():
-        return Check("gpus", Level.OK, "none visible; runs use the cores (give budgets as 2cpu-h or 45min)")
+        build = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "for no CUDA"
+        return _without_gpus(f"for ROCm {torch.version.hip}" if torch.version.hip else build)
     found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     return Check("gpus", Level.OK, ", ".join(f"{gpu.name}, {gpu.total_memory / GB:.0f} GB" for gpu in found))
+
+
+def _without_gpus(build: str) -> Check:
+    """Where torch, of this build, sees none: is there one all the same? Runs would take the cores without a word."""
+    cores = "runs use the cores (give budgets as 2cpu-h or 45min)"
+    hidden = [name for name in HIDING if os.environ.get(name, "0") in ("", "-1")]
+    if hidden:
+        return Check("gpus", Level.OK, f"hidden by {hidden[0]}; {cores}")
+    nodes = [node for node in (MACHINE / "dev/nvidia0", MACHINE / "dev/kfd") if node.exists()]
+    driver = _driver()
+    if nodes:
+        finding = f"torch cannot use the GPU at {nodes[0]}: it is built {build}{driver}; {cores}"
+        remedy = (
+            "Install the torch build that fits: pytorch.org/get-started; of CUDA, nvidia-smi names the newest that "
+        )
+        return Check("gpus", Level.FAIL, finding, f"{remedy}the driver runs.")
+    if driver or shutil.which("nvidia-smi"):
+        finding = f"none visible, but there is a driver (torch is built {build}{driver}); {cores}"
+        return Check("gpus", Level.WARN, finding, "In a container, start it with --gpus all.")
+    return Check("gpus", Level.OK, f"none visible; {cores}")
+
+
+def _driver() -> str:
+    """Nvidia's, in words that follow others; nothing where there is none."""
+    try:
+        text = (MACHINE / "proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    version = re.search(r"\d+\.\d+(\.\d+)?", text)
+    return f", the driver is {version.group()}" if version else ", the driver is Nvidia's"
 
 
 def _cores() -> Check:

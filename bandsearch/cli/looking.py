@@ -46,14 +46,23 @@ def report(directory: RunPath) -> None:
 def export(
     directory: RunPath,
     destination: Annotated[Path, typer.Argument(metavar="DESTINATION", help="A directory that does not exist yet.")],
+    merged: Annotated[
+        bool,
+        typer.Option("--merged", help="Write the whole model with the adapter merged into it, which needs no PEFT."),
+    ] = False,
 ) -> None:
     """Copy a run's adapter, a standard PEFT directory, after checking that it would be served as it was trained.
+
+    Its model card and the command that serves it, on standard error, name its new place.
 
     \b
     Examples:
       bandsearch export results/demo my-adapter
       bandsearch export results/qwen2.5-7b-my /srv/adapters/support-bot
+      bandsearch export results/gpt2-my my-model --merged
     """
-    from bandsearch.run.single import export_run
+    from bandsearch.run.exporting import export_run
 
-    typer.echo(export_run(directory, destination))
+    exported = export_run(directory, destination, merged=merged)
+    typer.echo(exported.directory)
+    typer.echo(exported.serving, err=True)

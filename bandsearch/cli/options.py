@@ -101,6 +101,7 @@ NO_SEARCH: dict[str, Any] = {
     "atlas": None,
 }
 NO_TASKS: dict[str, Any] = {"tasks": None, "task_directory": None, "task_limit": None, "retention": None}
+NO_TASKS |= {"task_chat": None, "num_fewshot": None}
 
 
 def specification(
@@ -188,6 +189,21 @@ def specification(
     task_limit: Annotated[
         int | None, typer.Option(min=1, help="Documents per lm-eval task.", rich_help_panel=TASKS)
     ] = None,
+    task_chat: Annotated[
+        bool | None,
+        typer.Option(
+            "--task-chat/--no-task-chat",
+            help="Ask tasks through the chat template that wrote the data, few-shot examples as turns, or as tasks "
+            "have them. Default: through it where one did.",
+            rich_help_panel=TASKS,
+        ),
+    ] = None,
+    num_fewshot: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Solved documents in front of each. Default: as the task says.", rich_help_panel=TASKS
+        ),
+    ] = None,
     retention: Annotated[
         str | None,
         typer.Option(
@@ -228,6 +244,8 @@ def specification(
         tasks=split_names(tasks),
         task_directory=str(task_directory) if task_directory else None,
         task_limit=task_limit,
+        task_chat=task_chat,
+        num_fewshot=num_fewshot,
         retention=retention,
         prior=prior,
         atlas=str(atlas) if atlas else None,

@@ -69,6 +69,7 @@ def outcome_line(outcome: RunOutcome) -> dict[str, Any]:
         "adapter": str(outcome.adapter),
         "verdict": outcome.verdict,
         "serve_command": outcome.serve_command,
+        "not_served": outcome.not_served,
         "spent_seconds": outcome.spent_seconds,
         "winner": outcome.winner.model_dump(mode="json", exclude={"finalists"}),
         "arms": [
@@ -86,5 +87,6 @@ def outcome_line(outcome: RunOutcome) -> dict[str, Any]:
             }
             for arm in evaluation.arms
         ],
+        "task_form": evaluation.task_form,
         "comparisons": [comparison.model_dump(mode="json") for comparison in evaluation.comparisons],
     }

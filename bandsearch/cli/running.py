@@ -154,6 +154,6 @@ def _tell(at: Session, outcome: "RunOutcome") -> None:
         ("adapter", outcome.adapter),
         ("report", outcome.directory / "report.html"),
         ("spent", clock_text(outcome.spent_seconds) + " device time"),
-        ("serve", outcome.serve_command),
+        ("serve", outcome.serve_command or outcome.not_served),
     ):
         console.print(f"[dim]{name:>8}[/dim]  {escape(str(value))}", highlight=False, soft_wrap=True)

@@ -101,6 +101,10 @@ def evaluation_table(evaluation: Evaluation) -> RenderableType:
         )
         for c in evaluation.comparisons
     ]
+    if evaluation.too_long:
+        lines.append(Text(f"Of {len(evaluation.arms[0].examples)} examples, {evaluation.judged}."))
+    if evaluation.task_form:
+        lines.append(Text(f"lm-eval's tasks are asked {evaluation.task_form}."))
     return Group(table, *lines)
 
 

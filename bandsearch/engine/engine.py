@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -98,6 +98,13 @@ class Engine:
     def admit(self, candidate: Candidate, fidelity: Fidelity) -> str:
         name = next(self._names)
         self._sessions[name] = Session.begin(name, candidate, fidelity, self.layout, self.device)
+        return name
+
+    def adopt(self, candidate: Candidate, tensors: Mapping[str, Tensor]) -> str:
+        """A session of factors that were trained elsewhere, by saved name; to be scored."""
+        name = next(self._names)
+        fidelity = Fidelity(steps=1, batch_size=1, seed=0)
+        self._sessions[name] = Session.of(name, candidate, fidelity, tensors, self.device)
         return name
 
     def evict(self, session: str) -> None:
@@ -225,7 +232,7 @@ class Engine:
 
     def generate(
         self, split: str, session: str | None, limit: int, max_new_tokens: int | None = None, start: int = 0
-    ) -> list[str]:
+    ) -> list[str | None]:
         """Greedy continuations of at most `limit` prompts of a split from `start` on; see `greedy_answers`."""
         examples = getattr(self.dataset, split)[start:][:limit]
         with self.attached(session) as model:

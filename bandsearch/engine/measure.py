@@ -11,6 +11,7 @@ import torch
 
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.failures import OutOfMemoryError
+from bandsearch.engine.scoring import answer_length
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.fidelity import Fidelity
@@ -26,6 +27,8 @@ MOST_PACKED = 8
 FEW, VALIDATED = 4, 64
 # Answers that are timed on a CPU. An accelerator takes hardly longer for a whole batch than for one, once warm.
 GENERATED = 16
+# By so many references it is decided whether answers are generated.
+JUDGED = 256
 
 
 def measure_costs(engine: Engine, batch_size: int, validation_examples: int) -> Costs:
@@ -45,7 +48,9 @@ def measure_costs(engine: Engine, batch_size: int, validation_examples: int) -> 
     generated = min(len(engine.dataset.test), most)
     if warmed_up:
         engine.generate("test", session, min(generated, warmed_up))
-    per_generation = _timed(lambda: engine.generate("test", session, generated)) / generated
+    # Where nothing is generated it costs nothing.
+    length = answer_length(engine.tokenizer, engine.dataset.test[:JUDGED])
+    per_generation = _timed(lambda: engine.generate("test", session, generated, length)) / generated if length else 0.0
     engine.evict(session)
     return Costs(
         seconds_per_step=alone,

@@ -79,35 +79,47 @@ def _token_losses(passes: Passes, split: str, sessions: Sequence[Session | None]
 
 
 def answer_length(tokenizer: Any, examples: Sequence[Encoded]) -> int:
-    """Tokens that an answer to any of these may take: those of the longest reference, and a quarter more.
+    """Tokens that an answer to any of these may take: those of the longest reference that is judged, and a quarter
+    more.
 
-    0 for plain text, which has no prompts.
+    0 where nothing is to be generated: for plain text, which has no prompts, and where most references are not judged,
+    since the others are the short ones and say little of the task.
     """
     if not all(example.prompt_length for example in examples):
         return 0
+    judged = [length for each in examples if (length := _reference_length(tokenizer, each)) <= LONGEST_ANSWER]
+    if 2 * len(judged) < len(examples):
+        return 0
+    return min(LONGEST_ANSWER, max(judged, default=0) * 5 // 4 + 4)
+
+
+def is_judged(tokenizer: Any, example: Encoded) -> bool:
+    """Whether its reference is short enough to be generated whole: no answer could match a longer one."""
+    return _reference_length(tokenizer, example) <= LONGEST_ANSWER
+
+
+def _reference_length(tokenizer: Any, example: Encoded) -> int:
     # What is learned may be longer than the answer's text: a template opens it with an (empty) thought.
-    answers = [
-        max(len(tokenizer(example.answer)["input_ids"]), len(example.input_ids) - example.prompt_length)
-        for example in examples
-    ]
-    return min(LONGEST_ANSWER, max(answers, default=0) * 5 // 4 + 4)
+    return max(len(tokenizer(example.answer)["input_ids"]), len(example.input_ids) - example.prompt_length)
 
 
 def greedy_answers(
     model: Any, tokenizer: Any, examples: Sequence[Encoded], stop_ids: Sequence[int], max_new_tokens: int | None = None
-) -> list[str]:
-    """Greedy continuations of the examples' prompts; none for plain text. `max_new_tokens`: by default their
-    `answer_length`."""
-    if not all(example.prompt_length for example in examples):
-        return []
+) -> list[str | None]:
+    """Greedy continuations of the examples' prompts, None for those that are not judged; nothing for plain text.
+    `max_new_tokens`: by default their `answer_length`, and nothing where that is 0."""
     longest = max_new_tokens or answer_length(tokenizer, examples)
+    if not longest or not all(example.prompt_length for example in examples):
+        return []
     stops = list(stop_ids) or None
-    texts: list[str] = []
-    for begin in range(0, len(examples), EVALUATION_ROWS):
-        prompts = [example.prompt_ids for example in examples[begin : begin + EVALUATION_ROWS]]
+    judged = [place for place, example in enumerate(examples) if is_judged(tokenizer, example)]
+    texts: list[str | None] = [None] * len(examples)
+    for begin in range(0, len(judged), EVALUATION_ROWS):
+        places = judged[begin : begin + EVALUATION_ROWS]
         generate = partial(_generated, model, tokenizer.pad_token_id, stops, longest)
-        for continued in in_halves(generate, prompts):
-            texts += tokenizer.batch_decode(continued, skip_special_tokens=True)
+        for continued in in_halves(generate, [examples[place].prompt_ids for place in places]):
+            for text in tokenizer.batch_decode(continued, skip_special_tokens=True):
+                texts[places.pop(0)] = text
     return texts
 
 

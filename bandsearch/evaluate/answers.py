@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _MARK = "####"
-_THOUGHT = "</think>"
+THOUGHT = "</think>"
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
 
 
@@ -26,7 +26,7 @@ def final_answer(text: str) -> str:
 def is_right(generated: str, reference: str) -> bool:
     """Exact match of final answers, behind what a model thinks first. Where the reference carries the mark, the
     generated text must carry it too. Nothing is right where the reference says nothing."""
-    said, wanted = (text.rpartition(_THOUGHT)[2] for text in (generated, reference))
+    said, wanted = (text.rpartition(THOUGHT)[2] for text in (generated, reference))
     if _MARK in wanted and _MARK not in said:
         return False
     return bool(final_answer(wanted)) and final_answer(said) == final_answer(wanted)

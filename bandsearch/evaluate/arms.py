@@ -26,9 +26,10 @@ def score_arm(
 
 
 def scores_of(
-    arm: Arm, losses: Sequence[ExampleLoss], answers: Sequence[str], references: Sequence[Encoded]
+    arm: Arm, losses: Sequence[ExampleLoss], answers: Sequence[str | None], references: Sequence[Encoded]
 ) -> ArmScores:
-    """Of the first examples of a split, `references`, each with its loss, and the first of them with an answer."""
+    """Of the first examples of a split, `references`, each with its loss, and the first of them with an answer,
+    None where that is not judged."""
     asked = Counter(reference.group for reference in references[: len(losses)])
     numbers = {group: number for number, (group, times) in enumerate(asked.items()) if times > 1}
     return ArmScores(

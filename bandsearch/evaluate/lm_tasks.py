@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import logging
 import math
@@ -17,12 +18,15 @@ from typing import Any
 from pydantic import Field
 
 import bandsearch.demo
+from bandsearch.evaluate.answers import THOUGHT
+from bandsearch.evaluate.asking import Asking
 from bandsearch.values.errors import DataError, UsageError
 from bandsearch.values.value import Value
 
 BUNDLED = Path(bandsearch.demo.__file__).parent / "lm_eval"
 # What a deadline cannot take away, and how much longer the documents that follow may take.
 FIRST_DOCUMENTS, MARGIN = 8, 1.5
+AS_WRITTEN = Asking()
 
 
 def check_tasks(tasks: tuple[str, ...], directory: str | None) -> None:
@@ -49,7 +53,7 @@ class TaskScores(Value):
         return self
 
 
-def try_tasks(tasks: tuple[str, ...], directory: str | None) -> None:
+def try_tasks(tasks: tuple[str, ...], directory: str | None, shots: int | None = None) -> None:
     """Load the data of every task and take one document of it from the prompt to the score, with no model.
 
     Raises UsageError for an unknown task and DataError for one that does not get through.
@@ -68,7 +72,7 @@ def try_tasks(tasks: tuple[str, ...], directory: str | None) -> None:
         def generate_until(self, requests: list[Any]) -> list[str]:
             return ["0"] * len(requests)
 
-    _scores(Nobody(), tasks, directory, 1, None).or_raise()
+    _scores(Nobody(), tasks, directory, 1, None, Asking(shots=shots)).or_raise()
 
 
 def run_tasks(
@@ -78,6 +82,7 @@ def run_tasks(
     directory: str | None,
     limit: int | None,
     seconds: float | None = None,
+    asking: Asking = AS_WRITTEN,
 ) -> TaskScores:
     """Scores on the first `limit` documents of each task, or on as many as `seconds` from now are enough for, at least
     FIRST_DOCUMENTS. Of several subtasks each has as many. A task that fails takes nothing from the others.
@@ -87,12 +92,28 @@ def run_tasks(
     from lm_eval.models.huggingface import HFLM
 
     with _quiet():
-        language_model = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=16)
-    return _scores(language_model, tasks, directory, limit, seconds)
+        language_model = HFLM(pretrained=model, batch_size=16, **_written_by(tokenizer, asking.template))
+    return _scores(language_model, tasks, directory, limit, seconds, asking)
+
+
+def _written_by(tokenizer: Any, template: str | None) -> dict[str, Any]:
+    """What makes lm-eval write conversations as training does."""
+    if template is None:
+        return {"tokenizer": tokenizer}
+    tokenizer = copy.copy(tokenizer)
+    tokenizer.chat_template = template
+    # Chat templates write what stands in front of a text themselves.
+    thought = {"think_end_token": THOUGHT} if THOUGHT in template else {}
+    return {"tokenizer": tokenizer, "add_bos_token": False, **thought}
 
 
 def _scores(
-    language_model: Any, tasks: tuple[str, ...], directory: str | None, limit: int | None, seconds: float | None
+    language_model: Any,
+    tasks: tuple[str, ...],
+    directory: str | None,
+    limit: int | None,
+    seconds: float | None,
+    asking: Asking,
 ) -> TaskScores:
     ends = None if seconds is None else time.monotonic() + seconds
     manager = _manager(tasks, directory)
@@ -100,7 +121,7 @@ def _scores(
     cut: dict[str, int] = {}
     failures: dict[str, str] = {}
     for position, task in enumerate(tasks):
-        read = partial(_read, language_model, manager, task)
+        read = partial(_read, language_model, manager, asking, task)
         try:
             with _quiet():
                 if ends is None:
@@ -120,14 +141,20 @@ def _scores(
     return TaskScores(metrics=metrics, cut=cut, failures=failures)
 
 
-def _read(language_model: Any, manager: Any, task: str, documents: int | None) -> Any:
+def _read(language_model: Any, manager: Any, asking: Asking, task: str, documents: int | None) -> Any:
     from lm_eval import simple_evaluate
 
+    by_chat = asking.template is not None
     return simple_evaluate(
         model=language_model,
         tasks=[task],
         task_manager=manager,
         limit=documents,
+        num_fewshot=asking.shots,
+        apply_chat_template=by_chat,
+        fewshot_as_multiturn=by_chat,
+        # A base model's own list of them may lack what ends a turn.
+        gen_kwargs={"eos_token_id": list(asking.stops)} if by_chat and asking.stops else None,
         bootstrap_iters=0,
         verbosity="ERROR",
     )

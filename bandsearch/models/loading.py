@@ -96,6 +96,13 @@ def _four_bits(device: str) -> BitsAndBytesConfig:
     )
 
 
+def stored_dtype(source: Source) -> str:
+    """The dtype that a model's weights are stored in, as its configuration says; float32 where it says nothing."""
+    config = load_config(source)
+    name = str(config.dtype or config.get_text_config().dtype).removeprefix("torch.")
+    return name if name in ("bfloat16", "float16") else "float32"
+
+
 def load_model(source: Source, dtype: str = "auto", device: str = "cpu") -> PreTrainedModel:
     """The frozen base model in evaluation mode on `device`, its weights in `dtype`. Raises ModelError.
 

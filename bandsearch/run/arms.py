@@ -14,6 +14,7 @@ from bandsearch.engine.engine import Engine
 from bandsearch.engine.handles import EngineHandles
 from bandsearch.engine.scoring import ExampleLoss, answer_length
 from bandsearch.evaluate.arms import scores_of
+from bandsearch.evaluate.asking import asking
 from bandsearch.evaluate.lm_tasks import TaskScores, run_tasks
 from bandsearch.evaluate.retention import retention_of
 from bandsearch.run.evaluating import Kind, planned_seconds
@@ -42,7 +43,7 @@ class Found(Value):
 
     retention: Retention | None = None
     losses: tuple[ExampleLoss, ...] = ()
-    answers: tuple[str, ...] = ()
+    answers: tuple[str | None, ...] = ()
     tasks: TaskScores | None = None
 
 
@@ -206,5 +207,6 @@ def _common(kind: Kind, found: dict[Part, Found | None], arms: int) -> list[dict
 
 
 def _tasks(engine: Engine, session: str | None, spec: RunSpec, seconds: float | None) -> TaskScores:
+    asked = asking(spec, engine.tokenizer, engine.dataset)
     with engine.attached(session) as model:
-        return run_tasks(model, engine.tokenizer, spec.tasks, spec.task_directory, spec.task_limit, seconds)
+        return run_tasks(model, engine.tokenizer, spec.tasks, spec.task_directory, spec.task_limit, seconds, asked)

@@ -39,7 +39,8 @@ def evaluation_size(
 ) -> EvaluationSize:
     """All that there are, or what 5 %, 10 % and 2 % of the time pay for."""
     if wall_seconds is None:
-        return EvaluationSize(test_examples, min(test_examples, 256), retention_texts)
+        asked = min(test_examples, 256) if costs.seconds_per_generation else 0
+        return EvaluationSize(test_examples, asked, retention_texts)
 
     def paid(share: float, seconds_each: float, most: int) -> int:
         seconds = share * wall_seconds
@@ -49,7 +50,8 @@ def evaluation_size(
     by_loss = paid(0.05, costs.seconds_per_test_loss, test_examples)
     return EvaluationSize(
         max(1, by_loss),
-        paid(0.10, costs.seconds_per_generation, by_loss),
+        # An answer that costs nothing is none.
+        paid(0.10, costs.seconds_per_generation, by_loss) if costs.seconds_per_generation else 0,
         paid(RETENTION_SHARE, costs.seconds_per_retention, retention_texts),
     )
 

@@ -16,7 +16,8 @@ from bandsearch.values.trial import TrialResult
 class ReportFacts:
     """Everything the report says. `trials` holds the stages search and confirm; seconds are device-seconds.
 
-    `prior` is what earlier runs recommended, empty where they were not asked.
+    `not_served` says so where vLLM serves no such adapters. `prior` is what earlier runs recommended, empty where they
+    were not asked.
     `adapter` is the path of the adapter relative to the report.
     """
 
@@ -31,6 +32,7 @@ class ReportFacts:
     ledger_by_stage: dict[str, float]
     devices: int
     serve_command: str
+    not_served: str = ""
     adapter: str = "adapter"
     prior: tuple[Suggestion, ...] = ()
     data_notes: tuple[str, ...] = ()

@@ -11,7 +11,6 @@ from bandsearch.adapters.card import model_card
 from bandsearch.adapters.export import export_adapter, write_card
 from bandsearch.adapters.limits import CHAT_TEMPLATE_FILE
 from bandsearch.adapters.verify import require_sound
-from bandsearch.data.template import CHAT_TEMPLATE
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.pool import EnginePool
 from bandsearch.evaluate.arms import compare, scores_of
@@ -99,18 +98,20 @@ def evaluate_arms(
         for example in job.dataset.test[: min(SAMPLES, *(len(arm.examples) for arm in scores))]
     )
     evaluation = Evaluation(
-        arms=scores, comparisons=compare(scores), retention_texts=job.retention.name, samples=samples
+        arms=scores,
+        comparisons=compare(scores),
+        retention_texts=job.retention.name,
+        task_form=job.task_form,
+        too_long=job.too_long(min(len(arm.examples) for arm in scores)),
+        samples=samples,
     )
     write_card(home.adapter, _card(home, job, winner, evaluation))
     return evaluation
 
 
 def _card(home: RunDirectory, job: Job, winner: Winner, evaluation: Evaluation | None = None) -> str:
-    data = job.dataset
-    template = None if data.template == CHAT_TEMPLATE else data.template
-    written = home.adapter / CHAT_TEMPLATE_FILE if data.chat_template else None
-    layout = job.summary.layout
-    return model_card(winner, layout, job.source, data.name, template, home.adapter, evaluation, written)
+    written = home.adapter / CHAT_TEMPLATE_FILE if job.dataset.chat_template else None
+    return model_card(winner, job.lineage, home.adapter, evaluation, written)
 
 
 def _on_validation(engine: Engine, arm: Arm, checkpoint: Path, limit: int) -> ArmScores:

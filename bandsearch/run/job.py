@@ -15,15 +15,20 @@ from bandsearch import __version__
 from bandsearch.adapters.lora import trainable_parameters
 from bandsearch.data.dataset import Dataset, prepare
 from bandsearch.data.retention import RetentionTexts, retention_texts
+from bandsearch.data.template import CHAT_TEMPLATE
 from bandsearch.engine.devices import DeviceInventory, devices
+from bandsearch.engine.scoring import is_judged
+from bandsearch.evaluate.asking import asking
 from bandsearch.evaluate.lm_tasks import check_tasks, try_tasks
 from bandsearch.models.aliases import DEMO, Source, resolve
-from bandsearch.models.loading import ModelSummary, fetch_weights, fingerprint, summarize
+from bandsearch.models.config import load_config
+from bandsearch.models.loading import NF4, ModelSummary, fetch_weights, fingerprint, resolve_dtype, summarize
 from bandsearch.models.tokenizer import load_tokenizer
 from bandsearch.search.candidates import require_fit
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.environment import Environment
 from bandsearch.values.errors import ModelError
+from bandsearch.values.lineage import Lineage
 from bandsearch.values.spec import RunSpec
 
 # In which weights take less than in what they are loaded in by default, the more exact first.
@@ -48,6 +53,29 @@ class Job:
     @property
     def budget_seconds(self) -> float | None:
         return self.spec.budget.seconds if self.spec.budget else None
+
+    @property
+    def lineage(self) -> Lineage:
+        dtype, device = self.spec.model.dtype, "cuda" if self.inventory.gpus else "cpu"
+        return Lineage(
+            source=self.source,
+            layout=self.summary.layout,
+            data=self.dataset.name,
+            template=None if self.dataset.template == CHAT_TEMPLATE else self.dataset.template,
+            dtype=str(resolve_dtype("auto" if dtype == NF4 else dtype, device)).removeprefix("torch."),
+            is_nf4=dtype == NF4,
+            commit=None if self.source.is_local else load_config(self.source)._commit_hash,
+        )
+
+    @property
+    def task_form(self) -> str:
+        """How lm-eval's tasks are asked, in words; nothing where there are none."""
+        return str(asking(self.spec, self.tokenizer, self.dataset)) if self.spec.tasks else ""
+
+    def too_long(self, count: int) -> int:
+        """How many of the first test examples have a reference answer too long to be judged."""
+        asked = [example for example in self.dataset.test[:count] if example.prompt_length]
+        return sum(not is_judged(self.tokenizer, example) for example in asked)
 
     @property
     def adapter_bytes(self) -> int:
@@ -77,10 +105,13 @@ def prepare_job(spec: RunSpec, *, hold: bool = True, known: Path | None = None) 
     check_tasks(spec.tasks, spec.task_directory)
     tokenizer = load_tokenizer(source)
     dataset = prepare(spec.data, tokenizer, spec.seed, known, summary.context_length)
+    if spec.tasks:
+        # Refused here where it cannot be done.
+        asking(spec, tokenizer, dataset)
     retention = retention_texts(spec.retention, tokenizer, dataset.max_length)
     if hold:
         if known is None or not known.exists():
-            try_tasks(spec.tasks, spec.task_directory)
+            try_tasks(spec.tasks, spec.task_directory, spec.num_fewshot)
         # Before the budget is charged: of a large model they come for longer than a small budget lasts.
         fetch_weights(source)
     return Job(_anchored(spec, source), source, summary, tokenizer, dataset, retention, inventory, held, wall)
@@ -104,12 +135,15 @@ def _require_memory(summary: ModelSummary, dtype: str, inventory: DeviceInventor
 
 def environment(job: Job) -> Environment:
     versions = {"bandsearch": __version__} | {name: importlib.metadata.version(name) for name in REPORTED_PACKAGES}
+    lineage = job.lineage
     machine = {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "accelerators": ", ".join(job.inventory.gpus) or "none",
         "cores": str(job.inventory.cores),
         "model": job.source.location if not job.source.is_local else job.source.slug,
+        **({"commit": lineage.commit} if lineage.commit else {}),
+        "dtype": lineage.precision,
         "data": f"{job.dataset.name} ({job.dataset.shape}), fingerprint {job.dataset.fingerprint}",
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -119,6 +153,7 @@ def environment(job: Job) -> Environment:
         model=fingerprint(job.source),
         data=job.dataset.fingerprint,
         data_notes=job.dataset.notes,
+        lineage=lineage,
     )
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from bandsearch.adapters.limits import chat_template_of, serve_command
+from bandsearch.adapters.limits import chat_template_of, not_served, serve_command
 from bandsearch.models.aliases import resolve
 from bandsearch.run.verdict import verdict
 from bandsearch.rundir import Records, RunDirectory
+from bandsearch.values.environment import Environment
 from bandsearch.values.errors import RunDirectoryError
 from bandsearch.values.evaluation import Evaluation, Winner
 from bandsearch.values.ledger import read_ledger
@@ -20,7 +21,8 @@ from bandsearch.values.value import Value
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """A complete run. `spent_seconds` are device-seconds, as in the ledger."""
+    """A complete run. `spent_seconds` are device-seconds, as in the ledger. Where vLLM serves no such adapters there is
+    no `serve_command`, and `not_served` says so."""
 
     directory: Path
     winner: Winner
@@ -28,7 +30,8 @@ class RunOutcome:
     verdict: str
     spent_seconds: float
     adapter: Path
-    serve_command: str
+    serve_command: str | None
+    not_served: str = ""
 
 
 class RunStatus(Value):
@@ -52,6 +55,9 @@ def outcome_of(home: RunDirectory) -> RunOutcome:
         raise RunDirectoryError(
             f"The run in {home.path} is not complete.", f"Go on with `bandsearch resume {home.path}`."
         )
+    environment = home.read(home.environment, Environment)
+    lineage = environment.lineage if environment else None
+    unserved = not_served(lineage.layout if lineage else None, home.path)
     return RunOutcome(
         directory=home.path,
         winner=winner,
@@ -59,12 +65,15 @@ def outcome_of(home: RunDirectory) -> RunOutcome:
         verdict=verdict(winner, evaluation),
         spent_seconds=sum(read_ledger(home.ledger).values()),
         adapter=home.adapter,
-        serve_command=serve_command(
+        serve_command=None
+        if unserved
+        else serve_command(
             resolve(home.read_spec().model),
             home.adapter,
             winner.candidate.rank,
             chat_template=chat_template_of(home.adapter),
         ),
+        not_served=unserved,
     )
 
 

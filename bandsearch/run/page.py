@@ -56,8 +56,9 @@ class Page:
     arms: tuple[ArmRow, ...]
     differences: tuple[DifferenceRow, ...]
     test_examples: str
-    answers: int
+    judged: str
     cut_tasks: bool
+    task_form: str
     failed_tasks: tuple[str, ...]
     forgetting: tuple[ForgettingRow, ...]
     retention_texts: str
@@ -109,8 +110,9 @@ def make_page(facts: ReportFacts) -> Page:
         arms=tuple(arm_rows(evaluation.arms, winner, tasks)),
         differences=tuple(difference_row(each) for each in evaluation.comparisons if each.metric not in FORGETTING),
         test_examples=_examples(evaluation.arms[0]),
-        answers=evaluation.answered,
+        judged=evaluation.judged[:1].upper() + evaluation.judged[1:],
         cut_tasks=any(arm.task_documents for arm in evaluation.arms),
+        task_form=f"lm-eval's tasks are asked {evaluation.task_form}." if evaluation.task_form else "",
         failed_tasks=tuple(failed_tasks(evaluation.arms)),
         forgetting=tuple(forgetting_rows(evaluation)),
         retention_texts=evaluation.retention_texts,
@@ -151,6 +153,8 @@ def _held(devices: int, unit: Unit) -> str:
 def _subtitle(facts: ReportFacts) -> str:
     bound = str(facts.spec.budget) if facts.spec.budget else f"{facts.spec.trials} candidates"
     parts = [f"budget {bound}", f"space {facts.spec.space.name}", f"seed {facts.spec.seed}"]
+    if facts.spec.model.dtype == "nf4":
+        parts.append("trained and measured on an NF4 base")
     parts += [facts.environment[key] for key in ("started",) if key in facts.environment]
     return " · ".join(parts)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bandsearch.adapters.limits import chat_template_of, serve_command
+from bandsearch.adapters.limits import chat_template_of, not_served, serve_command
 from bandsearch.run.finished import Finished
 from bandsearch.run.report import ReportFacts, write_report
 from bandsearch.run.verdict import verdict
@@ -16,6 +16,7 @@ from bandsearch.values.ledger import devices_held, read_ledger
 def publish(home: RunDirectory) -> None:
     """Write `report.html` and `report.md` from what the stages left. Raises RunDirectoryError for an unfinished run."""
     done = Finished.read(home)
+    lineage = done.environment.lineage
     write_report(
         ReportFacts(
             spec=home.read_spec(),
@@ -35,6 +36,7 @@ def publish(home: RunDirectory) -> None:
                 done.winner.candidate.rank,
                 chat_template=chat_template_of(home.adapter),
             ),
+            not_served=not_served(lineage.layout if lineage else None, home.path),
             adapter=home.adapter.name,
             data_notes=done.environment.data_notes,
         ),

@@ -1,30 +1,30 @@
-"""The stages on their own: what `plan`, `probe`, `eval` and `export` do without a whole run."""
+"""The stages on their own: what `plan`, `probe` and `eval` do without a whole run."""
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from bandsearch.adapters.factors import plain_factors
 from bandsearch.adapters.limits import chat_template_of
 from bandsearch.adapters.merge import merge_adapter, mount_adapter
-from bandsearch.adapters.verify import require_sound
+from bandsearch.adapters.verify import FOR_VLLM_ALONE, require_sound
 from bandsearch.data.kept import keep
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.measure import measure_costs
 from bandsearch.evaluate.arms import compare, score_arm
+from bandsearch.evaluate.asking import asking
 from bandsearch.evaluate.lm_tasks import run_tasks
-from bandsearch.evaluate.retention import measure_retention
-from bandsearch.models.aliases import resolve
-from bandsearch.models.loading import NF4, summarize
+from bandsearch.evaluate.retention import measure_retention, retention_of
+from bandsearch.models.loading import NF4
 from bandsearch.probe.probe import ProbeSettings, run_probe
 from bandsearch.run.engines import engine_setups, measured_plan, start_engines
 from bandsearch.run.job import Job, prepare_job
-from bandsearch.rundir import RunDirectory, disk_errors, write_atomically
-from bandsearch.values.errors import AdapterError, RunDirectoryError, UsageError
+from bandsearch.rundir import disk_errors, write_atomically
+from bandsearch.values.errors import UsageError
 from bandsearch.values.evaluation import Arm, ArmScores, Evaluation
 from bandsearch.values.plan import Plan
 from bandsearch.values.profile import SensitivityProfile
@@ -65,29 +65,45 @@ def evaluate_adapter(
 
     `examples`: at most so many of the test split.
 
-    Raises AdapterError for an adapter that does not pass the pre-flight on this model.
+    LoRA is scored as a run scores it, beside the weights. Other methods, such as DoRA, are merged into them.
+
+    Raises AdapterError for an adapter that cannot be loaded whole on this model.
     """
-    if spec.model.dtype == NF4:
-        raise UsageError("An adapter cannot be folded exactly into a base in 4 bits.", "Use --dtype bf16 or fp32.")
     job = prepare_job(spec)
-    require_sound(adapter, job.summary.layout)
+    require_sound(adapter, job.summary.layout, passing=FOR_VLLM_ALONE)
+    factors = plain_factors(adapter, job.summary.layout)
+    if factors is None and spec.model.dtype == NF4:
+        raise UsageError(
+            f"{adapter} is more than LoRA, and cannot be merged into a base in 4 bits.", "Use --dtype bf16 or fp32."
+        )
     trained_with = chat_template_of(adapter)
     if trained_with and trained_with.read_text(encoding="utf-8") != job.dataset.chat_template:
         message = f"this adapter was trained with another chat template: --template {trained_with} asks in it"
         listen(Update(stage="evaluate", message=message))
-    base = _engine(job)
-    arms = [_score(base, Arm.BASE, spec, examples, listen)]
-    base.close()
-    listen(Update(stage="evaluate", message=f"forgetting on {len(job.retention.texts)} texts ({job.retention.name})"))
-    padding = base.tokenizer.pad_token_id
-    kept = [measure_retention(base.model, padding, job.retention.texts)]
-    mounted = mount_adapter(base.model, adapter)
-    kept.append(measure_retention(mounted, padding, job.retention.texts))
-    with_adapter = Engine(merge_adapter(mounted), base.layout, base.tokenizer, base.dataset, base.threads)
-    arms.append(_score(with_adapter, Arm.ADAPTER, spec, examples, listen))
+    engine, texts = _engine(job), job.retention.texts
+    arms = [_score(engine, None, Arm.BASE, spec, examples, listen)]
+    listen(Update(stage="evaluate", message=f"forgetting on {len(texts)} texts ({job.retention.name})"))
+    kept = [retention_of(engine, None, texts)]
+    if factors is not None:
+        session = engine.adopt(*factors)
+        kept.append(retention_of(engine, session, texts))
+        arms.append(_score(engine, session, Arm.ADAPTER, spec, examples, listen))
+    else:
+        engine.close()
+        mounted = mount_adapter(engine.model, adapter)
+        kept.append(measure_retention(mounted, engine.tokenizer.pad_token_id, texts))
+        dtype = str(engine.model.dtype).removeprefix("torch.")
+        listen(Update(stage="evaluate", message=f"this adapter is more than LoRA: merged into {dtype} weights"))
+        merged = Engine(merge_adapter(mounted), engine.layout, engine.tokenizer, engine.dataset, engine.threads)
+        arms.append(_score(merged, None, Arm.ADAPTER, spec, examples, listen))
     scores = tuple(arm.model_copy(update={"retention": each}) for arm, each in zip(arms, kept, strict=True))
-    comparisons = compare(scores, pairs=((Arm.ADAPTER, Arm.BASE),))
-    return Evaluation(arms=scores, comparisons=comparisons, retention_texts=job.retention.name)
+    return Evaluation(
+        arms=scores,
+        comparisons=compare(scores, pairs=((Arm.ADAPTER, Arm.BASE),)),
+        retention_texts=job.retention.name,
+        task_form=job.task_form,
+        too_long=job.too_long(len(scores[0].examples)),
+    )
 
 
 @contextmanager
@@ -106,33 +122,17 @@ def _engine(job: Job) -> Engine:
         return Engine.load(engine_setups(job, data)[0])
 
 
-def _score(engine: Engine, arm: Arm, spec: RunSpec, examples: int | None, listen: Listener) -> ArmScores:
+def _score(
+    engine: Engine, session: str | None, arm: Arm, spec: RunSpec, examples: int | None, listen: Listener
+) -> ArmScores:
     count = min(examples or len(engine.dataset.test), len(engine.dataset.test))
     listen(Update(stage="evaluate", message=f"scoring {arm} on {count} examples"))
-    scores = score_arm(engine, None, arm, test_examples=count, generated_examples=count)
+    scores = score_arm(engine, session, arm, test_examples=count, generated_examples=count)
     if not spec.tasks:
         return scores
-    tasks = run_tasks(engine.model, engine.tokenizer, spec.tasks, spec.task_directory, spec.task_limit).or_raise()
-    return scores.model_copy(update={"tasks": tasks.metrics})
-
-
-def export_run(directory: Path, destination: Path) -> Path:
-    """Copy a run's adapter to `destination`, which must not exist, after the structural pre-flight."""
-    home = RunDirectory.open(directory)
-    if not home.adapter.exists():
-        raise RunDirectoryError(
-            f"The run in {directory} has no adapter yet.", f"Go on with `bandsearch resume {directory}`."
-        )
-    if destination.exists():
-        raise AdapterError(f"{destination} exists.", "Choose a new directory.")
-    layout = summarize(resolve(home.read_spec().model)).layout
-    require_sound(home.adapter, layout)
-    with disk_errors(destination):
-        fresh = destination.with_name(f".{destination.name}.partial")
-        shutil.rmtree(fresh, ignore_errors=True)
-        try:
-            shutil.copytree(home.adapter, fresh)
-            fresh.rename(destination)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
-    return destination
+    asked = asking(spec, engine.tokenizer, engine.dataset)
+    with engine.attached(session) as model:
+        read = run_tasks(
+            model, engine.tokenizer, spec.tasks, spec.task_directory, spec.task_limit, asking=asked
+        ).or_raise()
+    return scores.model_copy(update={"tasks": read.metrics})

@@ -55,7 +55,8 @@ class Budget(Value):
             hours = self.seconds / 3600
             raise BudgetError(
                 "A budget in gpu-hours was given, but no GPU is visible on this machine.",
-                f"Give it in cores x time (for example {hours * cores:g}cpu-h) or as wall clock ({hours:g}h).",
+                f"Give it in cores x time (for example {hours * cores:g}cpu-h) or as wall clock ({hours:g}h). "
+                "If there is one, `bandsearch doctor` says why torch does not see it.",
             )
         return gpus
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from bandsearch.values.errors import RunDirectoryError
+from bandsearch.values.lineage import Lineage
 from bandsearch.values.source import Source
 from bandsearch.values.value import Value
 
@@ -19,6 +20,7 @@ class Environment(Value):
     model: str = Field(default="", description="fingerprint of the base's weights")
     data: str = Field(default="", description="fingerprint of the rows")
     data_notes: tuple[str, ...] = Field(default=(), description="what was recognised, cut and dropped of them")
+    lineage: Lineage | None = Field(default=None, description="None in runs of earlier versions")
     earlier: dict[str, tuple[str, ...]] = Field(
         default_factory=dict, description="facts of earlier sessions by name, where they were others, in their order"
     )

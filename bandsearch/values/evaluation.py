@@ -115,18 +115,35 @@ class Sample(Value):
 
 
 class Evaluation(Value):
-    """`retention_texts` names what the arms' retention was measured on; `samples` are the first test examples, in the
-    order of the arms' examples."""
+    """`retention_texts` names what the arms' retention was measured on; `task_form` how lm-eval's tasks were asked;
+    `samples` are the first test examples, in the order of the arms' examples."""
 
     arms: tuple[ArmScores, ...]
     comparisons: tuple[Comparison, ...]
     retention_texts: str = ""
+    task_form: str = ""
+    too_long: int = Field(
+        default=0, description="examples that cannot be judged: their reference is never generated whole"
+    )
     samples: tuple[Sample, ...] = ()
 
     @property
     def answered(self) -> int:
         """How many examples exact match is over, of every arm."""
         return min(arm.answered for arm in self.arms)
+
+    @property
+    def judged(self) -> str:
+        """What exact match is over, as the end of a sentence on the examples; nothing where none is or could be."""
+        left_out = (
+            f"{self.too_long} are not judged, as their reference answer is longer than what is generated at most"
+            if self.too_long
+            else ""
+        )
+        if not self.answered:
+            return f"no exact match: {left_out}" if left_out else ""
+        which = f"{self.answered} of the first ones ({left_out})" if left_out else f"the first {self.answered} of them"
+        return f"exact match is over {which}, generated greedily"
 
     def arm(self, name: Arm) -> ArmScores:
         return next(arm for arm in self.arms if arm.arm == name)

@@ -116,6 +116,10 @@ class RunSpec(Value):
     tasks: tuple[str, ...] = Field(default=(), description="lm-eval tasks to run on base, baseline and winner")
     task_directory: str | None = Field(default=None, description="folder with local lm-eval task YAML files")
     task_limit: int | None = Field(default=None, ge=1, description="documents per lm-eval task")
+    task_chat: bool | None = Field(
+        default=None, description="whether tasks are asked through a chat template; None: where the data are"
+    )
+    num_fewshot: int | None = Field(default=None, ge=0, description="shots per document; None: as each task says")
     retention: str | None = Field(
         default=None, description="texts of the base's own kind; None: the neutral ones that come along"
     )

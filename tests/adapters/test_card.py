@@ -23,6 +23,7 @@ from bandsearch.values.evaluation import (
     Winner,
 )
 from bandsearch.values.layout import Layout, Linear, Serving
+from bandsearch.values.lineage import Lineage
 from bandsearch.values.source import Source
 
 HUB = Source(location="Qwen/Qwen2.5-7B", revision="abc", is_local=False, slug="qwen2.5-7b")
@@ -34,6 +35,11 @@ LAYOUT = Layout(
     hidden_size=8,
     linears=(Linear(name="self_attn.q_proj", group="attention", in_features=8, out_features=8),),
 )
+
+
+def from_(source: Source, data: str, template: str | None = None, serving: Serving = Serving.NATIVE, **more) -> Lineage:
+    layout = LAYOUT.model_copy(update={"serving": serving})
+    return Lineage(source=source, layout=layout, data=data, template=template, **more)
 
 
 def a_winner() -> Winner:
@@ -67,7 +73,7 @@ def an_evaluation() -> Evaluation:
 
 
 def test_the_card_carries_the_numbers_and_both_ways_to_use_it():
-    card = model_card(a_winner(), LAYOUT, HUB, "my.jsonl", None, Path("run/adapter"), an_evaluation())
+    card = model_card(a_winner(), from_(HUB, "my.jsonl", None), Path("run/adapter"), an_evaluation())
     _, header, body = card.split("---\n", 2)
     fields = yaml.safe_load(header)
     assert fields["base_model"] == "Qwen/Qwen2.5-7B"
@@ -77,7 +83,7 @@ def test_the_card_carries_the_numbers_and_both_ways_to_use_it():
         "8 to 19 of 28 (qwen2)",
         "2,304 (tuned full-depth LoRA: 5,376)",
         "Loss 0.41 against 0.44, outside the noise.",
-        "2 examples that were not trained on; exact match is over the first 1 of them.",
+        "2 examples that were not trained on; exact match is over the first 1 of them, generated greedily.",
         "| winner | 2,304 | 0.3750 | 1.0000 | 0.1250 (first 16 documents) |",
         "loss, winner minus full depth: -0.0310 (95% interval -0.0500 to -0.0120, paired bootstrap)",
         "PeftModel.from_pretrained(base, 'run/adapter')",
@@ -90,20 +96,20 @@ def test_the_card_says_how_it_was_trained_in_the_end():
     chosen = a_winner()
     trained = Trained(candidate=chosen.candidate, learning_rate=5e-5, steps=300, kept_step=225)
     winner = chosen.model_copy(update={"trainings": (trained,)})
-    card = model_card(winner, LAYOUT, HUB, "my.jsonl", None, Path("run/adapter"))
+    card = model_card(winner, from_(HUB, "my.jsonl", None), Path("run/adapter"))
     assert "| learning rate | 5e-05 |" in card
     assert "| training | 300 steps; this is the adapter of step 225 |" in card
 
 
 def test_a_card_can_be_written_before_the_evaluation():
-    card = model_card(a_winner(), LAYOUT, LOCAL, "demo:words", "plain, Q: {prompt}\\n{completion}", Path("adapter"))
+    card = model_card(a_winner(), from_(LOCAL, "demo:words", "plain, Q: {prompt}\\n{completion}"), Path("adapter"))
     assert "Test split" not in card
     assert "base_model" not in card
 
 
 def test_the_card_says_how_to_ask():
     chat, plain = (
-        model_card(a_winner(), LAYOUT, HUB, "x", template, Path("adapter"))
+        model_card(a_winner(), from_(HUB, "x", template), Path("adapter"))
         for template in (None, "plain, User: {prompt}\\nAssistant: {completion}")
     )
     assert "apply_chat_template" in chat
@@ -114,7 +120,7 @@ def test_the_card_says_how_to_ask():
 
 def test_the_card_of_an_adapter_with_its_own_chat_template_uses_it():
     template, path = "the chat template mine.jinja", Path("run/adapter/chat_template.jinja")
-    card = model_card(a_winner(), LAYOUT, HUB, "x", template, Path("run/adapter"), None, path)
+    card = model_card(a_winner(), from_(HUB, "x", template), Path("run/adapter"), None, path)
     assert "`the chat template mine.jinja`" in card
     assert "/v1/chat/completions" in card
     assert "--chat-template run/adapter/chat_template.jinja" in card
@@ -124,13 +130,13 @@ def test_the_card_of_an_adapter_with_its_own_chat_template_uses_it():
 
 
 def test_a_family_that_vllm_does_not_serve_gets_no_serve_command():
-    card = model_card(a_winner(), LAYOUT.model_copy(update={"serving": Serving.NONE}), HUB, "x", None, Path("adapter"))
+    card = model_card(a_winner(), from_(HUB, "x", serving=Serving.NONE), Path("adapter"))
     assert "vllm serve" not in card
-    assert "merge_and_unload" in card
+    assert "bandsearch export RUN DESTINATION --merged" in card
 
 
 def test_text_from_data_is_escaped():
-    card = model_card(a_winner(), LAYOUT, HUB, "a|b\n<script>`x`", None, Path("adapter"))
+    card = model_card(a_winner(), from_(HUB, "a|b\n<script>`x`", None), Path("adapter"))
     assert "<script>" not in card
     assert "a\\|b &lt;script>'x'" in card
 
@@ -151,3 +157,36 @@ def test_the_serve_command_is_one_shell_line():
 @pytest.mark.parametrize(("rank", "allowed"), [(1, 1), (2, 8), (16, 16), (17, 32), (257, 320), (512, 512), (513, None)])
 def test_the_smallest_rank_limit_that_holds_an_adapter(rank: int, allowed: int | None):
     assert max_lora_rank(rank) == allowed
+
+
+def test_an_adapter_of_a_base_in_4_bits_says_so_and_loads_one():
+    lineage = from_(HUB, "x", dtype="bfloat16", is_nf4=True, commit="c0ffee")
+    card = model_card(a_winner(), lineage, Path("adapter"))
+    assert "Trained and measured on an NF4 base" in card
+    assert "| precision | nf4, computed in bfloat16 |" in card
+    assert "| base | Qwen/Qwen2.5-7B, commit c0ffee |" in card
+    code = card.partition("```python\n")[2].partition("```")[0]
+    assert "quantization_config=four_bits" in code
+    assert 'bnb_4bit_compute_dtype="bfloat16"' in code
+    compile(code, "card", "exec")
+    assert "NF4" not in model_card(a_winner(), from_(HUB, "x", dtype="bfloat16"), Path("adapter"))
+
+
+def test_the_card_of_a_merged_model_needs_no_peft():
+    card = model_card(a_winner(), from_(HUB, "x"), Path("my model"), merged=True)
+    _, header, body = card.split("---\n", 2)
+    assert yaml.safe_load(header)["library_name"] == "transformers"
+    assert "peft" not in card.lower()
+    assert "AutoModelForCausalLM.from_pretrained('my model')" in body
+    assert "vllm serve 'my model'" in body
+
+
+def test_the_card_says_how_many_were_not_judged():
+    evaluation = an_evaluation().model_copy(update={"too_long": 1})
+    card = model_card(a_winner(), from_(HUB, "x"), Path("adapter"), evaluation)
+    assert "exact match is over 1 of the first ones (1 are not judged, as their reference answer is longer" in card
+    unread = [arm.model_copy(update={"examples": arm.examples[1:] * 2}) for arm in evaluation.arms]
+    card = model_card(
+        a_winner(), from_(HUB, "x"), Path("adapter"), evaluation.model_copy(update={"arms": tuple(unread)})
+    )
+    assert "not trained on; no exact match: 1 are not judged" in card

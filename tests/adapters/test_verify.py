@@ -77,7 +77,7 @@ BREAKS: dict[str, tuple[Callable[[Config, Tensors], None], Code]] = {
     "A zero": (zero("lora_A"), Code.SERVES_THE_BASE),
     "no tensors": (lambda config, tensors: tensors.clear(), Code.NO_TENSORS),
     "DoRA": (break_config(use_dora=True), Code.UNSUPPORTED_METHOD),
-    "biases": (break_config(bias="lora_only"), Code.UNSUPPORTED_METHOD),
+    "biases": (break_config(bias="lora_only"), Code.TRAINED_BIAS),
     "a whole head": (break_config(modules_to_save=["lm_head"]), Code.UNSUPPORTED_METHOD),
     "AdaLoRA": (break_config(peft_type="ADALORA"), Code.UNSUPPORTED_METHOD),
     "IA3": (break_config(peft_type="IA3", r=None), Code.UNSUPPORTED_METHOD),

@@ -6,13 +6,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from bandsearch.cli import doctor
 from bandsearch.cli.app import app
 
 ROOT = Path(__file__).parents[2]
+DRIVER = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023"
 
 
 def bandsearch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -72,6 +75,27 @@ def test_a_program_is_told_in_json_what_is_wrong(tmp_path: Path) -> None:
     assert done.stderr == f"bandsearch: {line['message']} {line['remedy']}\n"
     status = bandsearch("status", "nowhere", "--json", cwd=tmp_path)
     assert json.loads(status.stdout)["type"] == "RunDirectoryError"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "-m", "demo", "--trials", "0"], "--trials"),
+        (["run", "--trials", "3"], "--model"),
+        (["plan", "-m", "demo", "--dtype", "int3"], "int3"),
+        (["verify", "x", "-m", "demo", "--frob"], "--frob"),
+    ],
+)
+def test_wrong_usage_is_told_in_json_too(arguments: list[str], words: str, tmp_path: Path) -> None:
+    done = bandsearch(*arguments, "--json", cwd=tmp_path)
+    assert done.returncode == 2
+    line = json.loads(done.stdout)
+    assert (line["event"], line["type"]) == ("error", "UsageError")
+    assert words in line["message"]
+    assert f"bandsearch {arguments[0]} --help" in line["remedy"]
+    # People are told as ever.
+    assert words in done.stderr
+    assert bandsearch(*arguments, cwd=tmp_path).stdout == ""
 
 
 @pytest.mark.parametrize(
@@ -159,3 +183,32 @@ def test_doctor_names_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None
     result = CliRunner().invoke(app, ["doctor"], env={"COLUMNS": "200"})
     assert result.exit_code == 1
     assert "no-such-package not installed Install bandsearch again" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    ("files", "hidden", "level", "words"),
+    [
+        ({}, None, "ok", ["none visible"]),
+        ({"proc/driver/nvidia/version": DRIVER, "dev/nvidia0": ""}, None, "fail", ["535.104.05", "for no CUDA"]),
+        ({"dev/kfd": ""}, None, "fail", ["dev/kfd"]),
+        ({"proc/driver/nvidia/version": DRIVER}, None, "warn", ["535.104.05", "--gpus all"]),
+        ({"dev/nvidia0": ""}, "", "ok", ["hidden by CUDA_VISIBLE_DEVICES"]),
+    ],
+)
+def test_doctor_says_that_there_is_a_gpu_which_torch_does_not_see(
+    files: dict[str, str], hidden: str | None, level: str, words: list[str], tmp_path: Path, monkeypatch: Any
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(doctor, "MACHINE", tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.version.cuda", None)
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if hidden is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    check = doctor._gpus()
+    assert check.level == level
+    for word in words:
+        assert word in f"{check.finding} {check.remedy}"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from trainings import NARROW, SHORT, WIDE
 
+from bandsearch.engine import scoring
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.failures import DivergedError
 from bandsearch.engine.measure import measure_costs
@@ -218,3 +219,19 @@ def test_answers_that_do_not_fit_together_are_given_one_after_the_other(
     monkeypatch.setattr(engine.model, "generate", small)
     assert engine.generate("test", None, 5, max_new_tokens=8) == expected
     assert rows == [5, 2, 3, 1, 2]
+
+
+def test_what_is_longer_than_an_answer_may_get_is_not_judged(
+    load: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = load("qwen2")
+    examples = engine.dataset.test[:5]
+    lengths = [scoring._reference_length(engine.tokenizer, example) for example in examples]
+    assert len(set(lengths)) > 1
+    monkeypatch.setattr(scoring, "LONGEST_ANSWER", max(lengths) - 1)
+    answers = engine.generate("test", None, 5, max_new_tokens=4)
+    assert [answer is None for answer in answers] == [length == max(lengths) for length in lengths]
+    # Of the few that would be left over most of the task is not seen.
+    monkeypatch.setattr(scoring, "LONGEST_ANSWER", min(lengths) - 1)
+    assert engine.generate("test", None, 5) == []
+    assert measure_costs(engine, 4, 4).seconds_per_generation == 0

@@ -9,10 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bandsearch.demo
+from bandsearch.api import specify
+from bandsearch.data.dataset import prepare
 from bandsearch.demo.lm_eval.documents import DOCUMENTS, documents
 from bandsearch.demo.tasks import TASKS, rows
 from bandsearch.evaluate import lm_tasks
+from bandsearch.evaluate.asking import Asking, asking
 from bandsearch.evaluate.lm_tasks import BUNDLED, FIRST_DOCUMENTS, check_tasks, run_tasks, try_tasks
+from bandsearch.models.aliases import resolve
+from bandsearch.models.tokenizer import load_tokenizer
 from bandsearch.values.errors import DataError, UsageError
 
 GRADED = [name for name, task in TASKS.items() if not task.control]
@@ -158,3 +163,62 @@ def test_a_task_that_fails_is_refused_before_anything_is_spent_and_costs_only_it
 def test_an_unknown_task_is_refused_with_what_is_close() -> None:
     with pytest.raises(UsageError, match="demo_swap"):
         check_tasks(("demo_swaq",), None)
+
+
+CHATTY = (
+    "{% for message in messages %}[{{ message['role'] }}]{{ message['content'] }}<|end|>{% endfor %}"
+    "{{ '[assistant]' if add_generation_prompt }}"
+)
+
+
+def test_a_chat_template_writes_documents_and_shots_as_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lm_eval.models.huggingface import HFLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    def answered(self: Any, requests: list[Any], *_: Any, **__: Any) -> list[str]:
+        asked.extend(request.args for request in requests)
+        return ["7"] * len(requests)
+
+    monkeypatch.setattr(HFLM, "generate_until", answered)
+    solved = {"sampler": "first_n", "samples": [{"prompt": "1 + 1 =", "answer": "2"}]}
+    written(tmp_path, "my_sums", fewshot_config=solved)
+    home = Path(bandsearch.demo.__file__).parent / "model"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(home), AutoTokenizer.from_pretrained(home)
+    own = tokenizer.chat_template
+    by_chat = Asking(template=CHATTY, stops=(0,), shots=1)
+    for form in (by_chat, Asking(shots=1), Asking()):
+        scores = run_tasks(model, tokenizer, ("my_sums",), str(tmp_path), 1, asking=form)
+        assert (scores.metrics, scores.failures) == ({"my_sums/exact_match": 1.0}, {})
+    (chat, settings), (plain, _), (alone, _) = asked
+    assert chat == "[user]1 + 1 =<|end|>[assistant]2<|end|>[user]3 + 4 =<|end|>[assistant]"
+    assert settings["eos_token_id"] == [0]
+    assert plain == "1 + 1 = 2\n\n3 + 4 ="
+    assert alone == "3 + 4 ="
+    assert tokenizer.chat_template == own
+
+
+def test_tasks_are_asked_as_the_data_were_written(tmp_path: Path) -> None:
+    def asked(template: str | None = None, text: bool = False, **task: Any) -> Asking:
+        rows = ({"text": f"Number {n}."} if text else {"prompt": f"{n} + 1 =", "completion": "2"} for n in range(40))
+        file = tmp_path / f"{text}.jsonl"
+        file.write_text("\n".join(map(json.dumps, rows)))
+        spec = specify("demo", str(file), trials=1, template=template, **task)
+        tokenizer = load_tokenizer(resolve(spec.model))
+        if text:
+            tokenizer.chat_template = None
+        return asking(spec, tokenizer, prepare(spec.data, tokenizer, 0))
+
+    mine = tmp_path / "mine.jinja"
+    mine.write_text(CHATTY)
+    own = asked()
+    assert own.template is not None
+    assert "message['content']" in own.template
+    assert str(own) == "through the model's chat template"
+    assert asked(str(mine)).template == CHATTY
+    assert str(asked(str(mine), num_fewshot=2)) == "through the chat template mine.jinja, 2-shot"
+    assert asked(task_chat=False).template is None
+    assert asked(text=True).template is None
+    with pytest.raises(UsageError, match="--template"):
+        asked(text=True, task_chat=True)

@@ -114,6 +114,31 @@ def test_the_numbers_are_there(tmp_path: Path) -> None:
         assert any(f"loss {best:.4f}" in title for title in reader.titles)
 
 
+def test_the_report_says_how_tasks_were_asked(tmp_path: Path) -> None:
+    facts = plausible_facts()
+    evaluation = facts.evaluation.model_copy(update={"task_form": "through the chat template mine, 2-shot"})
+    html = html_of(dataclasses.replace(facts, evaluation=evaluation), tmp_path)
+    for text in (html, (tmp_path / "report.md").read_text(encoding="utf-8")):
+        assert "asked through the chat template mine, 2-shot" in text
+
+
+def test_where_vllm_serves_no_adapters_the_report_says_so_and_gives_no_command(tmp_path: Path) -> None:
+    facts = dataclasses.replace(plausible_facts(), not_served="It serves none; `bandsearch export r d --merged` helps.")
+    html = html_of(facts, tmp_path)
+    for text in (html, (tmp_path / "report.md").read_text(encoding="utf-8")):
+        assert "export r d" in text
+        assert "vllm serve" not in text
+
+
+def test_the_report_says_that_the_base_was_in_4_bits(tmp_path: Path) -> None:
+    facts = plausible_facts()
+    spec = facts.spec.model_copy(update={"model": facts.spec.model.model_copy(update={"dtype": "nf4"})})
+    assert "NF4" not in html_of(facts, tmp_path)
+    html = html_of(dataclasses.replace(facts, spec=spec), tmp_path)
+    for text in (html, (tmp_path / "report.md").read_text(encoding="utf-8")):
+        assert "trained and measured on an NF4 base" in text
+
+
 HOSTILE = "<script>alert('x')</script>|`#*_[a](b)\n\n# h"
 
 

@@ -16,6 +16,7 @@ from bandsearch.rundir import RunDirectory
 from bandsearch.values.candidate import Candidate, Role
 from bandsearch.values.evaluation import Arm, ArmScores, Choice, Evaluation, ExampleScore, Winner
 from bandsearch.values.layout import Layout, Linear
+from bandsearch.values.lineage import Lineage
 from bandsearch.values.progress import silent
 from bandsearch.values.source import Source
 from bandsearch.values.trial import Point
@@ -47,6 +48,9 @@ def evaluated(winner: Winner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(handover, "write_card", lambda *_: None)
     job: Any = SimpleNamespace(
         retention=SimpleNamespace(name="neutral prompts"),
+        task_form="",
+        too_long=lambda count: 0,
+        lineage=None,
         summary=SimpleNamespace(layout=None),
         source=None,
         tokenizer=SimpleNamespace(decode=str),
@@ -125,9 +129,11 @@ def test_the_template_that_trained_goes_with_the_adapter_and_into_the_command_th
     layout = Layout(family="olmo2", layers_path="model.layers", layer_count=4, hidden_size=6, linears=(linear,))
     tensors = {name: tensor + 1 for name, tensor in initial_tensors(BASELINE, layout, 0).items()}
     pool: Any = SimpleNamespace(apply=lambda *_: tensors)
+    source = Source(location="org/base", is_local=False, slug="base")
     job: Any = SimpleNamespace(
         summary=SimpleNamespace(layout=layout),
-        source=Source(location="org/base", is_local=False, slug="base"),
+        source=source,
+        lineage=Lineage(source=source, layout=layout, data="mine", template="plain, {prompt}"),
         dataset=SimpleNamespace(name="mine", template="plain, {prompt}", chat_template="{{ messages }}\n"),
     )
     home = RunDirectory(tmp_path)
