@@ -28,6 +28,7 @@ from bandsearch.values.plan import ETA, Costs, Plan, StagePlan
 from bandsearch.values.profile import SensitivityProfile
 from bandsearch.values.spec import TOLERANCE
 from bandsearch.values.trial import Point, TrialResult, TrialState
+from benchmarks.bandbench.entry import Entry
 from benchmarks.bandbench.space import code_of
 from benchmarks.bandbench.table import Table
 from benchmarks.bandbench.world import World
@@ -75,15 +76,17 @@ def bandsearch(
     return HandedOver(profile.seconds + pool.spent + final, option, winner.choice.value, len(results))
 
 
-def record_of(other: Table, table: Table) -> tuple[Suggestion, ...]:
-    """What a run that found the best band of another task's table would recommend here: that candidate, and the same at
-    the rate that a whole probe finds here."""
-    entries = {index: other.options[index].entry for index in other.own}
+def record_of(other: Table, table: Table, budget: float) -> tuple[Suggestion, ...]:
+    """What a run that found the best of another task's table would recommend here: that candidate, the same at the rate
+    that the probe of `budget` finds here, and full depth at its best rate there."""
     pieces = 2 if table.splits else 1
-    partial = [i for i, each in entries.items() if len(each.layers) < other.layer_count and len(each.bands) <= pieces]
-    best = other.options[min(partial, key=lambda index: other.full[index])].candidate
-    here = best.model_copy(update={"learning_rate": table.profile.rate_range.best})
-    return tuple(Suggestion(candidate=each, reason=other.header.task) for each in dict.fromkeys((best, here)))
+    entries = {index: other.options[index].entry for index in other.own}
+    habit = Entry(bands=((0, other.layer_count),), rank=other.habit[0], targets=other.habit[1])
+    searched = [i for i, each in entries.items() if each != habit and len(each.bands) <= pieces]
+    best = other.options[min(searched, key=lambda index: other.full[index])].candidate
+    here = best.model_copy(update={"learning_rate": table.profile_within(budget).rate_range.best})
+    full = next(other.options[index].candidate for index, each in entries.items() if each == habit)
+    return tuple(Suggestion(candidate=each, reason=other.header.task) for each in dict.fromkeys((best, here, full)))
 
 
 def misleading(table: Table) -> tuple[Suggestion, ...]:

@@ -67,10 +67,10 @@ def play(table: Table, arm: str, seed: int, other: Table | None = None) -> Playe
         budgets = {OURS: LADDER, NULL: (NULL_BUDGET,)}.get(arm, LADDER[: LADDER.index(HEADLINE) + 1])
         budgets = (HEADLINE, NULL_BUDGET) if arm in VARIANTS else budgets
         horizon, steps = budgets[-1] * exhaustive, []
-        prior = misleading(table) if arm == MISLED else record_of(other, table) if other is not None else ()
         for share in budgets:
-            world = World(table, seed, null=arm == NULL)
-            found = bandsearch(world, share * exhaustive, prior=prior, **VARIANTS.get(arm, {}))
+            world, budget = World(table, seed, null=arm == NULL), share * exhaustive
+            prior = misleading(table) if arm == MISLED else record_of(other, table, budget) if other is not None else ()
+            found = bandsearch(world, budget, prior=prior, **VARIANTS.get(arm, {}))
             if found is not None:
                 steps.append(Step(seconds=found.seconds, option=found.option, budget=share, choice=found.choice))
     return Played(task=table.header.task, arm=arm, seed=seed, horizon=horizon, steps=tuple(steps))
