@@ -45,8 +45,9 @@ class EqualMath(Value):
     """Ratios are of seconds for the whole list of candidates, over every trial measured of the plain arm.
 
     `naive_side_by_side` is against two naive processes at a time, each with half of the cores; None on a GPU.
-    `naive_repeat_deviation` is that of two naive runs from each other: on a CPU with another number of threads each,
-    with the same number they are equal. None: not measured.
+    `naive_repeat_deviation` is that of two naive runs of the candidate that is furthest from ours in the first round:
+    on a CPU with whole and with half batches in one pass, which differ by rounding alone (with other numbers of threads
+    they are equal to the last bit).
 
     `steadiness` is by arm what the same work took when it was measured again, by its shortest time. Seconds are
     medians. Memory is the sum over the arm's processes.
@@ -61,7 +62,7 @@ class EqualMath(Value):
     max_loss_deviation: float
     naive_loss_deviation: float
     strong_loss_deviation: float
-    naive_repeat_deviation: float | None
+    naive_repeat_deviation: float
     trials: int
     rounds: int
     naive_measured: int
@@ -152,6 +153,8 @@ def equal_math(workload: Workload, rounds: Sequence[Round]) -> EqualMath:
     naive_deviation = max(deviation(each.naive.trials, each.ours.trials) for each in rounds)
     strong_deviation = max(deviation(each.strong.trials, each.ours.trials) for each in rounds)
 
+    furthest = max(rounds[0].naive.trials, key=lambda trial: deviation([trial], rounds[0].ours.trials))
+
     def ratio(arms: Sequence[Timing], ours: Sequence[float], starts: int) -> Spread:
         theirs = [arm.seconds(workload, candidates, starts=starts) for arm in arms]
         return Spread(
@@ -174,7 +177,7 @@ def equal_math(workload: Workload, rounds: Sequence[Round]) -> EqualMath:
         max_loss_deviation=max(naive_deviation, strong_deviation),
         naive_loss_deviation=naive_deviation,
         strong_loss_deviation=strong_deviation,
-        naive_repeat_deviation=_repeated(workload, rounds[0]),
+        naive_repeat_deviation=_repeated(workload, furthest),
         trials=count,
         rounds=len(rounds),
         naive_measured=len(naive.trials),
@@ -225,18 +228,10 @@ def _our_steadiness(ours: Sequence[OurTiming]) -> Spread:
     return Spread.of([each / min(some) for some in (readings, totals) for each in some])
 
 
-def _repeated(workload: Workload, first: Round) -> float | None:
-    """How far two naive runs of one candidate are apart, computed differently: on a CPU by other numbers of threads."""
-    trial = first.naive.trials[0]
-    if workload.device != "cpu":
-        return deviation(run_naive(workload, [trial.candidate]).trials, [trial])
-    if first.beside is None:
-        return None
-    apart = deviation(first.beside.trials, first.naive.trials)
-    if apart > 0:
-        return apart
-    # Naive by itself was faster on one thread, and computed the same.
-    return deviation(run_naive(workload, [trial.candidate]).trials, [trial])
+def _repeated(workload: Workload, trial: Trained) -> float:
+    """How far another naive run of the same candidate is from `trial`; on a CPU one that computes differently."""
+    rows = max(1, workload.scale.batch_size // 2) if workload.device == "cpu" else None
+    return deviation(run_naive(workload, [trial.candidate], pass_rows=rows).trials, [trial])
 
 
 def check(rounds: Sequence[Round]) -> None:

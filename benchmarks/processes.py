@@ -49,13 +49,18 @@ def run_naive(
     *,
     side_by_side: int = 1,
     shuffled: bool = False,
+    pass_rows: int | None = None,
 ) -> Timing:
     """A process per trial, one after another with all cores, or several that share the cores.
 
-    `side_by_side` processes take as long together as they are said to take one after another.
+    `side_by_side` processes take as long together as they are said to take one after another. `pass_rows`: as many rows
+    go through the model at once, by default a whole batch.
     """
     threads = threads or max(1, workload.inventory.cores // side_by_side)
-    jobs = [workload.job((candidate,), threads, shuffled=shuffled) for candidate in candidates]
+    changes = {} if pass_rows is None else {"pass_rows": pass_rows}
+    jobs = [
+        workload.job((candidate,), threads, shuffled=shuffled).model_copy(update=changes) for candidate in candidates
+    ]
     with ThreadPoolExecutor(side_by_side) as lanes:
         timings = list(lanes.map(lambda job: _timed("benchmarks.naive", job), jobs))
     together = pooled(timings)

@@ -93,7 +93,7 @@ BENCH = Scale(
     batch_size=4,
     rungs=(2, 6, 18),
     validation_examples=16,
-    rates=2.0,
+    rates=1.25,
     candidates=24,
     rounds=1,
     naive_trials=3,
@@ -110,7 +110,7 @@ DEMO = BENCH.model_copy(
 )
 # Screening needs a base that knows something, a task that it does not, and a last rung far above the first.
 SCREENED = DEMO.model_copy(
-    update={"name": "demo:words", "task": "words", "batch_size": 16, "candidates": 24, "search_minutes": 3.5}
+    update={"name": "demo:words", "task": "words", "batch_size": 16, "candidates": 24, "search_minutes": 3}
     | {"rungs": (10, 30, 90, 270), "validation_examples": 64, "search_trials": 216, "full_steps": 540}
 )
 CONTROL = BENCH.model_copy(
@@ -139,9 +139,7 @@ SEVEN_B = BENCH.model_copy(
 QUICK = Study(
     name="quick",
     main=BENCH.model_copy(update={"rungs": (2, 4, 12), "naive_trials": 2, "strong_trials": 1}),
-    others=(
-        SCREENED.model_copy(update={"candidates": 8, "strong_trials": 1, "search_minutes": 2.5, "full_steps": 270}),
-    ),
+    others=(SCREENED.model_copy(update={"candidates": 8, "strong_trials": 1, "search_minutes": 2, "full_steps": 270}),),
 )
 FULL = Study(
     name="cpu",

@@ -89,7 +89,7 @@ def _equal(workloads: Sequence[Measured]) -> str:
             "largest difference of a step's loss: naive, strong",
             lambda e: f"{e.naive_loss_deviation:.1e}, {e.strong_loss_deviation:.1e}",
         ),
-        ("the same, of two naive runs", lambda e: _number(e.naive_repeat_deviation, ".1e", "not measured")),
+        ("the same, of two naive runs", lambda e: f"{e.naive_repeat_deviation:.1e}"),
         (
             "validation loss: bare base, worst trained",
             lambda e: f"{e.base_loss:.3f}, {e.largest_last_loss:.3f}",
@@ -103,8 +103,8 @@ def _equal(workloads: Sequence[Measured]) -> str:
         "stated number of trials, and the others' time follows from their operations at the median of the seconds per "
         "operation. In brackets: by the fastest and by the slowest trial measured. Ours runs every candidate from a "
         "cold start to the end of its processes. It sorts its list by the start of the bands first, which a list that "
-        "is known beforehand allows; a search cannot (B). Two naive runs are told to compute the same, on a CPU with "
-        "other numbers of threads.\n\n" + _table(head, body)
+        "is known beforehand allows; a search cannot (B). On a CPU one of the two naive runs that are compared takes "
+        "half of a batch in one pass, which changes nothing but rounding.\n\n" + _table(head, body)
     )
 
 
@@ -115,8 +115,8 @@ def _ratio(spread: Spread | None, *, bold: bool = True, digits: int = 2) -> str:
     return f"{f'**{usual}**' if bold else usual} ({spread.low:.{digits}f} to {spread.high:.{digits}f})"
 
 
-def _number(value: float | None, form: str, otherwise: str = UNMEASURED) -> str:
-    return otherwise if value is None else format(value, form)
+def _number(value: float | None, form: str) -> str:
+    return UNMEASURED if value is None else format(value, form)
 
 
 def _parts(of: Breakdown) -> str:

@@ -239,8 +239,8 @@ def test_a_study_writes_its_figures_and_ends_with_one_line(scale: Scale, tmp_pat
     assert sum(found["screening"]["states"].values()) >= 3
     equal = found["equal"]
     assert equal["steadiness"].keys() == {"naive", "strong", "ours"}
-    # Two naive runs on other numbers of threads differ by rounding at most.
-    assert 0 <= equal["naive_repeat_deviation"] < 1e-4
+    # Rounding, and no more: a zero would say that nothing was measured.
+    assert 0 < equal["naive_repeat_deviation"] < 1e-4
     assert sum(equal["breakdown"].values()) == pytest.approx(equal["ours_seconds"])
     table = (tmp_path / "tiny.md").read_text()
     assert "*unmeasured*" in table
