@@ -26,7 +26,7 @@ lint: .venv/ready
 test-vllm: .venv-vllm/ready
 	OMP_NUM_THREADS=1 .venv-vllm/bin/python tests/serving/run_vllm.py $(if $(ADAPTER),--adapter $(ADAPTER) --model $(or $(MODEL),demo))
 
-# Trials per hour against today's practice, with ablations and scaling: one to three hours on 2 cores. `make bench
+# Trials per hour against today's practice, with ablations and scaling: half an hour on 2 quiet cores. `make bench
 # DEVICE=cuda` takes random weights of the sizes of Qwen2.5-7B. Writes results/benchmarks/.
 bench: .venv/ready
 	.venv/bin/python -m benchmarks --device $(or $(DEVICE),cpu)

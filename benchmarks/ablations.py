@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
+from statistics import median
 
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.levers import Levers
 from bandsearch.values.value import Value
 from benchmarks.candidates import alike
-from benchmarks.ours import run_ours, started, train_all
+from benchmarks.ours import OurTiming, run_ours, started, train_all
 from benchmarks.processes import run_naive, run_strong
+from benchmarks.spread import Spread
 from benchmarks.workload import Workload
 
 OFF: dict[str, Levers] = {
@@ -26,16 +28,22 @@ OFF: dict[str, Levers] = {
 }
 ON_GPU = {"Liger kernels": Levers(liger=False)}
 PAYING_TRIALS = 12
+# These two are measured so many times, interleaved with the others: what the cache saves is about what noise is.
+REPEATED = ("none", "prefix cache")
+REPEATS = 3
 # Trials of a plain arm where it is compared; the others follow from their operations.
 MEASURED = 2
 
 
 class Lever(Value):
-    """`slowdown` is the time without the lever divided by the time with all of them, engines warm."""
+    """`slowdown` is the time without the lever divided by the median time with all of them, engines warm. `packing` is
+    the K that was chosen without it, the first time."""
 
     off: str
+    readings: int
     seconds: float
-    slowdown: float
+    slowdown: Spread
+    packing: int
     peak_memory_bytes: int
 
 
@@ -49,9 +57,12 @@ class Ratio(Value):
 class Ablations(Value):
     """`cache_pays_after`: trials, one at a time from half depth, until the cache has saved what it cost to build.
 
-    `naive_variants` are trials per hour relative to the naive arm as measured in A.
+    `candidates` and `epochs` are those of the levers' trainings. `naive_variants` are trials per hour relative to the
+    naive arm as measured in A.
     """
 
+    candidates: int
+    epochs: float
     levers: tuple[Lever, ...]
     by_start: tuple[Ratio, ...]
     by_tokens_per_step: tuple[Ratio, ...]
@@ -60,9 +71,12 @@ class Ablations(Value):
 
 
 def measure_ablations(workload: Workload, count: int, batch_sizes: Sequence[int]) -> Ablations:
+    """Levers are measured on all candidates of the workload, the rest on `count` each."""
     candidates = workload.candidates[:count]
     return Ablations(
-        levers=_levers(workload, candidates),
+        candidates=len(workload.candidates),
+        epochs=workload.scale.steps * workload.scale.batch_size / len(workload.dataset.train),
+        levers=_levers(workload),
         by_start=_by_start(workload, count),
         by_tokens_per_step=_by_tokens(workload, candidates, batch_sizes),
         cache_pays_after=_cache_pays_after(workload),
@@ -70,20 +84,27 @@ def measure_ablations(workload: Workload, count: int, batch_sizes: Sequence[int]
     )
 
 
-def _levers(workload: Workload, candidates: Sequence[Candidate]) -> tuple[Lever, ...]:
-    on = run_ours(workload, candidates)
-    rows = [Lever(off="none", seconds=on.warm_seconds, slowdown=1.0, peak_memory_bytes=on.peak_memory_bytes)]
-    for name, levers in (OFF | (ON_GPU if workload.device == "cuda" else {})).items():
-        off = run_ours(workload, candidates, levers)
-        rows.append(
-            Lever(
-                off=name,
-                seconds=off.warm_seconds,
-                slowdown=off.warm_seconds / on.warm_seconds,
-                peak_memory_bytes=off.peak_memory_bytes,
-            )
-        )
-    return tuple(rows)
+def _levers(workload: Workload) -> tuple[Lever, ...]:
+    off = {"none": Levers(), **OFF, **(ON_GPU if workload.device == "cuda" else {})}
+    once = [name for name in off if name not in REPEATED]
+    found: dict[str, list[OurTiming]] = {name: [] for name in off}
+    for turn in range(REPEATS):
+        for name in (*REPEATED, *once[turn::REPEATS]):
+            found[name].append(run_ours(workload, workload.candidates, off[name]))
+    usual = median(timing.warm_seconds for timing in found["none"])
+    return tuple(_lever(name, timings, usual) for name, timings in found.items())
+
+
+def _lever(name: str, timings: Sequence[OurTiming], usual: float) -> Lever:
+    seconds = Spread.of([timing.warm_seconds for timing in timings])
+    return Lever(
+        off=name,
+        readings=len(timings),
+        seconds=seconds.median,
+        slowdown=seconds.divided(usual),
+        packing=timings[0].packing,
+        peak_memory_bytes=max(timing.peak_memory_bytes for timing in timings),
+    )
 
 
 def _by_start(workload: Workload, count: int) -> tuple[Ratio, ...]:
@@ -106,7 +127,7 @@ def _by_tokens(workload: Workload, candidates: Sequence[Candidate], batch_sizes:
 
 def _ratio(workload: Workload, candidates: Sequence[Candidate]) -> float:
     strong = run_strong(workload, candidates[:MEASURED])
-    return strong.seconds(workload, candidates, starts=0) / run_ours(workload, candidates).warm_seconds
+    return strong.seconds(workload, candidates, starts=0).median / run_ours(workload, candidates).warm_seconds
 
 
 def _cache_pays_after(workload: Workload) -> int | None:
@@ -132,11 +153,8 @@ def pays_after(cached: Sequence[float], plain: Sequence[float]) -> int | None:
 
 
 def _naive_variants(workload: Workload, candidates: Sequence[Candidate]) -> dict[str, float]:
-    def seconds(**options: int | bool) -> float:
-        return run_naive(workload, candidates, **options).seconds(workload, candidates, starts=len(candidates))
-
-    plain = seconds()
-    variants = {"in shuffled order": plain / seconds(shuffled=True)}
-    if workload.device == "cpu" and workload.inventory.cores > 1:
-        variants["two processes side by side"] = plain / seconds(side_by_side=2)
-    return variants
+    plain, shuffled = (
+        run_naive(workload, candidates, shuffled=order).seconds(workload, candidates, starts=len(candidates)).median
+        for order in (False, True)
+    )
+    return {"in shuffled order": plain / shuffled}

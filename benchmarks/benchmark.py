@@ -60,6 +60,7 @@ def measured(workload: Workload) -> Measured:
     if scale.search_trials:
         say(f"{scale.name}: B, up to {scale.search_trials} candidates")
         screening = screen(workload, pooled([each.naive for each in rounds]), list(rounds[-1].ours.trials))
+        say(f"{scale.name}: {screening.trials} candidates in {screening.ours_seconds:.0f} s")
     return Measured(
         scale=scale,
         device=workload.device,

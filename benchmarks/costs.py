@@ -21,7 +21,8 @@ PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
 class Volume(Value):
     """Weights that multiply, and tokens that go through them. Attention scores and LoRA factors are left out: small.
 
-    `trained_positions` and `read_positions` are the supervised ones, whose logits the loss takes.
+    `trained_positions` and `read_positions` are the supervised ones, whose logits the loss takes. `distinct_tokens` are
+    those of all sequences that are trained or read, each counted once.
     """
 
     layer_parameters: int
@@ -31,6 +32,7 @@ class Volume(Value):
     trained_positions: int
     read_tokens: int
     read_positions: int
+    distinct_tokens: int
 
     def plain_flops(self, candidate: Candidate) -> float:
         """Of one trial that runs the whole network: forward through all of it, backward down to the band's start.
@@ -44,10 +46,24 @@ class Volume(Value):
 
     def least_flops(self, candidate: Candidate) -> float:
         """Of one trial whose prefix states are there already: layers from the band's start on, logits that count."""
-        above = 2 * (self.layers - candidate.layers[0]) * self.layer_parameters
-        head = 2 * self.head_parameters
-        trained = 2 * (self.trained_tokens * above + self.trained_positions * head)
-        return float(trained + self.read_tokens * above + self.read_positions * head)
+        return self.least_step_flops(candidate) + self.least_reading_flops(candidate)
+
+    def least_step_flops(self, candidate: Candidate) -> float:
+        """Of its steps alone."""
+        return 2 * self._forward_flops(candidate, self.trained_tokens, self.trained_positions)
+
+    def least_reading_flops(self, candidate: Candidate) -> float:
+        """Of its evaluations alone."""
+        return self._forward_flops(candidate, self.read_tokens, self.read_positions)
+
+    def prefix_flops(self, candidates: Iterable[Candidate]) -> float:
+        """Of the prefix states of all of them: every sequence once, up to the highest start."""
+        highest = max(candidate.layers[0] for candidate in candidates)
+        return 2.0 * self.distinct_tokens * highest * self.layer_parameters
+
+    def _forward_flops(self, candidate: Candidate, tokens: int, positions: int) -> float:
+        above = (self.layers - candidate.layers[0]) * self.layer_parameters
+        return 2.0 * (tokens * above + positions * self.head_parameters)
 
     @property
     def full_depth_flops_per_token(self) -> float:

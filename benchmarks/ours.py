@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import mean
 from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import Any, NamedTuple
@@ -22,9 +23,14 @@ from bandsearch.values.value import Value
 from benchmarks.job import Trained, peak_memory
 from benchmarks.workload import Workload
 
+WATCHED_STEPS = 4
+
 
 class OurTiming(Value):
-    """`start_seconds`: Ray, engines, their self-checks and the choice of K; `total_seconds` also holds the end."""
+    """`start_seconds`: Ray, engines, their self-checks and the choice of K; `total_seconds` also holds the end.
+
+    `watched`: what the same few steps took on all engines before the trials and after them, in neither of the two.
+    """
 
     start_seconds: float
     total_seconds: float
@@ -33,6 +39,7 @@ class OurTiming(Value):
     engines: int
     packing: int
     peak_memory_bytes: int
+    watched: tuple[float, ...] = ()
 
     @property
     def warm_seconds(self) -> float:
@@ -75,6 +82,8 @@ def run_ours(
     candidates: Sequence[Candidate],
     levers: Levers | None = None,
     fidelity: Fidelity | None = None,
+    *,
+    watched: bool = False,
 ) -> OurTiming:
     """All candidates, from a cold start to the end of the engines; every adapter is fetched.
 
@@ -83,23 +92,45 @@ def run_ours(
     """
     began = time.perf_counter()
     with started(workload, levers) as at:
+        starting = time.perf_counter() - began
+        before = [_watch(at, workload)] if watched else []
         ready = time.perf_counter()
         queue = sorted(candidates, key=lambda candidate: candidate.layers[0])
         trials = train_all(at, queue, fidelity or workload.proxy, workload.scale.rungs)
-        trained = time.perf_counter()
+        training = time.perf_counter() - ready
+        after = [_watch(at, workload)] if watched else []
         base_loss = validation_loss(at.pool, workload)
         memory = sum(at.pool.apply(index, _peak_memory) for index in range(at.pool.size))
-        asked = time.perf_counter() - trained
         engines, packing = at.pool.size, at.packing
+        ending = time.perf_counter()
     return OurTiming(
-        start_seconds=ready - began,
-        total_seconds=time.perf_counter() - began - asked,
+        start_seconds=starting,
+        total_seconds=starting + training + time.perf_counter() - ending,
         trials=tuple(trials),
         base_loss=base_loss,
         engines=engines,
         packing=packing,
         peak_memory_bytes=memory,
+        watched=(*before, *after),
     )
+
+
+def _watch(at: Started, workload: Workload) -> float:
+    """Mean seconds of the same few steps at full depth, on every engine at a time, behind one that is left out."""
+    candidate = Candidate.full_depth(workload.layer_count, rank=16, alpha=16, learning_rate=1e-5)
+    fidelity = workload.proxy.model_copy(update={"steps": 1 + WATCHED_STEPS, "validation_examples": 1})
+
+    def seconds(engine: int) -> float:
+        session = call(at.pool, engine, "admit", candidate, fidelity)
+        call(at.pool, engine, "advance", session, 1)
+        began = time.perf_counter()
+        call(at.pool, engine, "advance", session, fidelity.steps)
+        found = time.perf_counter() - began
+        call(at.pool, engine, "evict", session)
+        return found
+
+    with ThreadPoolExecutor(at.pool.size) as threads:
+        return mean(threads.map(seconds, range(at.pool.size)))
 
 
 def train_all(

@@ -37,15 +37,21 @@ class Outcome(Value):
 
     @property
     def headline(self) -> dict[str, Any]:
-        """Ratios of A and B, equality, and how many candidates A trains."""
-        main = self.workloads[0]
-        screening = next((each.screening for each in self.workloads if each.screening), None)
+        """Ratios of A and B, equality, how many candidates A trains, and which arms something else ran beside."""
+        main = self.workloads[0].equal
+        screened = next((each for each in self.workloads if each.screening), None)
+        screening = screened.screening if screened else None
+        beside = main.naive_side_by_side
         return {
-            "a_naive": main.equal.a_naive,
-            "a_strong": main.equal.a_strong,
-            "b_naive": screening.b_naive if screening else None,
-            "max_loss_deviation": main.equal.max_loss_deviation,
-            "trials": main.equal.trials,
+            "a_naive": main.naive.median,
+            "a_naive_side_by_side": beside.median if beside else None,
+            "a_strong": main.strong.median,
+            "b_naive": screening.naive.median if screening else None,
+            "b_workload": screened.scale.name if screened else None,
+            "b_winner_no_worse": screening.is_no_worse if screening else None,
+            "max_loss_deviation": main.max_loss_deviation,
+            "trials": main.trials,
+            "disturbed": [f"{each.scale.name}: {arm}" for each in self.workloads for arm in each.equal.disturbed],
         }
 
     def line(self) -> str:

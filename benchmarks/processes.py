@@ -10,30 +10,36 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import mean
+from statistics import median
 
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.value import Value
 from benchmarks.costs import total_flops
 from benchmarks.job import OUT_OF_MEMORY, Answer, Job, Trained
+from benchmarks.spread import Spread
 from benchmarks.workload import Workload
 
 MESSAGE = 2000
 
 
 class Timing(Value):
-    """Of a plain arm: what it takes to start a process, and the trials it trained after that."""
+    """Of a plain arm: what it took to start each of its processes, and the trials they trained after that."""
 
-    start_seconds: float
+    starts: tuple[float, ...]
     trials: tuple[Trained, ...]
     peak_memory_bytes: int
 
-    def seconds(self, workload: Workload, candidates: Sequence[Candidate], *, starts: int) -> float:
-        """What `candidates` take with so many process starts; those not measured by their operations."""
+    @property
+    def start_seconds(self) -> float:
+        return median(self.starts)
+
+    def seconds(self, workload: Workload, candidates: Sequence[Candidate], *, starts: int) -> Spread:
+        """What `candidates` take with so many process starts, by their operations: at the median of the seconds per
+        operation that the measured trials took, and at the lowest and highest, so that one disturbed trial shows."""
         volume = workload.volume(workload.proxy)
-        measured = total_flops(volume, [trial.candidate for trial in self.trials])
-        rate = sum(trial.seconds for trial in self.trials) / measured
-        return starts * self.start_seconds + rate * total_flops(volume, candidates)
+        whole, before = total_flops(volume, candidates), starts * self.start_seconds
+        rates = [trial.seconds / volume.plain_flops(trial.candidate) for trial in self.trials]
+        return Spread.of([before + whole * rate for rate in rates])
 
 
 def run_naive(
@@ -43,27 +49,32 @@ def run_naive(
     *,
     side_by_side: int = 1,
     shuffled: bool = False,
+    pass_rows: int | None = None,
 ) -> Timing:
     """A process per trial, one after another with all cores, or several that share the cores.
 
-    `side_by_side` processes take as long together as they are said to take one after another.
+    `side_by_side` processes take as long together as they are said to take one after another. `pass_rows`: as many rows
+    go through the model at once, by default a whole batch.
     """
     threads = threads or max(1, workload.inventory.cores // side_by_side)
-    jobs = [workload.job((candidate,), threads, shuffled=shuffled) for candidate in candidates]
+    changes = {} if pass_rows is None else {"pass_rows": pass_rows}
+    jobs = [
+        workload.job((candidate,), threads, shuffled=shuffled).model_copy(update=changes) for candidate in candidates
+    ]
     with ThreadPoolExecutor(side_by_side) as lanes:
         timings = list(lanes.map(lambda job: _timed("benchmarks.naive", job), jobs))
     together = pooled(timings)
     return Timing(
-        start_seconds=together.start_seconds / side_by_side,
+        starts=tuple(seconds / side_by_side for seconds in together.starts),
         trials=tuple(trial.model_copy(update={"seconds": trial.seconds / side_by_side}) for trial in together.trials),
         peak_memory_bytes=together.peak_memory_bytes * side_by_side,
     )
 
 
 def pooled(timings: Sequence[Timing]) -> Timing:
-    """All their trials, the mean start, the largest memory."""
+    """All their starts and trials, the largest memory."""
     return Timing(
-        start_seconds=mean(timing.start_seconds for timing in timings),
+        starts=tuple(seconds for timing in timings for seconds in timing.starts),
         trials=tuple(trial for timing in timings for trial in timing.trials),
         peak_memory_bytes=max(timing.peak_memory_bytes for timing in timings),
     )
@@ -87,7 +98,7 @@ def _timed(module: str, job: Job) -> Timing:
         if not rows:
             raise MemoryError(f"{module}: not even one example at a time fits into the device's memory.")
     return Timing(
-        start_seconds=wall - sum(trial.seconds for trial in answer.trials),
+        starts=(wall - sum(trial.seconds for trial in answer.trials),),
         trials=answer.trials,
         peak_memory_bytes=answer.peak_memory_bytes,
     )

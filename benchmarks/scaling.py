@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
+from bandsearch.data.splits import SHARE
 from bandsearch.values.levers import Levers
 from bandsearch.values.value import Value
 from benchmarks.candidates import alike
@@ -13,6 +13,8 @@ from benchmarks.fits import PowerLaw, power_law
 from benchmarks.ours import run_ours
 from benchmarks.scale import Study
 from benchmarks.workload import Workload, make_workload
+
+TRAIN_SHARE = 1 - 2 * SHARE
 
 
 class Curve(Value):
@@ -50,15 +52,16 @@ def measure_scaling(workload: Workload, study: Study, folder: Path) -> tuple[Cur
         curve("depth", study.depths, lambda value: resized("depth", value)),
         curve("width", study.widths, lambda value: resized("width", value)),
         curve("K", study.packings, lambda value: _rate(workload, count, Levers(packing=value))),
-        curve("training examples", study.data_sizes, lambda value: _rate(_epoch_of(workload, value), count)),
+        curve("training examples", study.data_sizes, lambda value: _rate(_epoch_of(workload, value, folder), count)),
     ]
     return tuple(each for each in curves if each is not None)
 
 
-def _epoch_of(workload: Workload, examples: int) -> Workload:
-    """One pass over so many examples."""
+def _epoch_of(workload: Workload, examples: int, folder: Path) -> Workload:
+    """One pass over about so many examples, which are all there are to train on."""
     steps = max(1, examples // workload.scale.batch_size)
-    return replace(workload, scale=workload.scale.model_copy(update={"rungs": (steps,)}))
+    changed = workload.scale.model_copy(update={"rungs": (steps,), "rows": round(examples / TRAIN_SHARE)})
+    return make_workload(changed, folder / f"examples-{examples}", workload.device)
 
 
 def _rate(workload: Workload, count: int, levers: Levers | None = None) -> float:

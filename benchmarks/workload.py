@@ -69,17 +69,6 @@ class Workload:
         )
 
     @property
-    def screened(self) -> Fidelity:
-        """As a search trains its candidates."""
-        scale = self.scale
-        return Fidelity.proxy(
-            scale.rungs,
-            batch_size=scale.batch_size,
-            seed=scale.seed,
-            validation_examples=scale.validation_examples,
-        )
-
-    @property
     def full(self) -> Fidelity:
         return self.proxy.model_copy(update={"steps": self.scale.full_steps, "schedule": Schedule.LINEAR})
 
@@ -96,7 +85,9 @@ class Workload:
     def volume(self, fidelity: Fidelity) -> Volume:
         """What a trial of this fidelity works through, evaluations at every rung included."""
         validation = self.dataset.validation[: fidelity.validation_examples]
-        trained = [self.dataset.train[row] for rows in self.order(fidelity) for row in rows]
+        rows = [row for step in self.order(fidelity) for row in step]
+        trained = [self.dataset.train[row] for row in rows]
+        once = [*validation, *(self.dataset.train[row] for row in set(rows))]
         return Volume(
             layer_parameters=sum(linear.in_features * linear.out_features for linear in self.summary.layout.linears),
             layers=self.layer_count,
@@ -105,6 +96,7 @@ class Workload:
             trained_positions=sum(example.learned for example in trained),
             read_tokens=len(self.scale.rungs) * sum(len(example.input_ids) for example in validation),
             read_positions=len(self.scale.rungs) * sum(example.learned for example in validation),
+            distinct_tokens=sum(len(example.input_ids) for example in once),
         )
 
     def setups(self, cache: Path, levers: Levers | None = None) -> list[EngineSetup]:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bandsearch.demo.tasks import COUNT
 from bandsearch.engine.engine import Engine
+from bandsearch.values.evaluation import Interval
 from benchmarks import processes
 from benchmarks.ablations import pays_after
 from benchmarks.benchmark import run
@@ -20,7 +24,10 @@ from benchmarks.fits import power_law
 from benchmarks.job import Answer, Job, Trained
 from benchmarks.ours import OurTiming
 from benchmarks.processes import Timing, run_naive, run_strong
-from benchmarks.scale import FULL, GPU, GPU_QUICK, QUICK, SEVEN_B_SHAPE, Scale, Study
+from benchmarks.scale import BENCH, FULL, GPU, GPU_QUICK, QUICK, SEVEN_B_SHAPE, Scale, Study
+from benchmarks.screening import Screening
+from benchmarks.spread import Spread, repeats
+from benchmarks.table import _screening
 from benchmarks.workload import Workload
 
 
@@ -68,6 +75,7 @@ def test_operations_of_a_seven_b_model_are_those_of_the_arithmetic() -> None:
         trained_positions=10,
         read_tokens=0,
         read_positions=0,
+        distinct_tokens=5,
     )
     assert volume.full_depth_flops_per_token == pytest.approx(28.3e9, rel=0.01)
     full, late = frozen_candidates(28)[7], frozen_candidates(28)[12]
@@ -79,6 +87,7 @@ def test_operations_of_a_seven_b_model_are_those_of_the_arithmetic() -> None:
     above = 1 - late.layers[0] / 28
     expected = 40 * above * 28 * volume.layer_parameters + 4 * volume.head_parameters
     assert sparse.least_flops(late) == pytest.approx(expected)
+    assert volume.prefix_flops([full, late]) == pytest.approx(2 * 5 * late.layers[0] * volume.layer_parameters)
 
 
 def test_peaks_are_a_data_sheets_or_measured(workload: Workload) -> None:
@@ -103,6 +112,23 @@ def test_every_scale_has_rows_for_its_steps(study: Study) -> None:
         assert scale.candidates >= max(scale.naive_trials, scale.strong_trials)
         assert 0.1 * (COUNT if scale.task else scale.rows) >= scale.validation_examples
     assert study.main.candidates >= 24
+
+
+@pytest.mark.parametrize("study", [QUICK, FULL], ids=lambda study: study.name)
+def test_a_median_is_of_three_naive_trainings(study: Study) -> None:
+    for scale in (study.main, *study.others):
+        assert scale.rounds * (scale.naive_trials + 1) >= 3
+
+
+@pytest.mark.parametrize("study", [FULL, GPU], ids=lambda study: study.name)
+def test_what_the_prefix_cache_keeps_is_met_again_where_it_is_measured(study: Study) -> None:
+    scale = study.ablated
+    assert scale is not None
+    assert scale.shape is not None
+    starts = Counter(candidate.layers[0] for candidate in frozen_candidates(scale.shape.layers, scale.candidates))
+    assert scale.candidates >= 12
+    assert min(starts.values()) >= 3
+    assert scale.steps * scale.batch_size >= 2 * 0.8 * scale.rows
 
 
 @pytest.fixture(scope="module")
@@ -144,9 +170,52 @@ def test_what_was_not_measured_follows_from_its_operations(workload: Workload) -
     candidates = workload.candidates
     volume = workload.volume(workload.proxy)
     measured = tuple(_trained(candidate, seconds=volume.plain_flops(candidate)) for candidate in candidates[:2])
-    timing = Timing(start_seconds=5.0, trials=measured, peak_memory_bytes=0)
-    expected = 10.0 + sum(map(volume.plain_flops, candidates))
-    assert timing.seconds(workload, candidates, starts=2) == pytest.approx(expected)
+    timing = Timing(starts=(4.0, 5.0, 60.0), trials=measured, peak_memory_bytes=0)
+    flops = sum(map(volume.plain_flops, candidates))
+    assert timing.seconds(workload, candidates, starts=2).median == pytest.approx(10.0 + flops)
+
+
+def test_one_disturbed_trial_moves_no_ratio_and_is_told(workload: Workload) -> None:
+    volume, (first, second, _) = workload.volume(workload.proxy), workload.candidates
+    quiet = [_trained(candidate, seconds=volume.plain_flops(candidate)) for candidate in (first, second)]
+    disturbed = _trained(first, seconds=5 * volume.plain_flops(first))
+    timing = Timing(starts=(0.0,), trials=(*quiet, disturbed), peak_memory_bytes=0)
+    found = timing.seconds(workload, workload.candidates, starts=0)
+    expected = sum(map(volume.plain_flops, workload.candidates))
+    assert (found.low, found.median, found.high) == pytest.approx((expected, expected, 5 * expected))
+    again = repeats(timing.trials)
+    assert again.high == pytest.approx(5)
+    assert again.is_disturbed
+    assert not repeats([quiet[0], quiet[0]]).is_disturbed
+
+
+@given(st.lists(st.floats(1e-3, 1e6), min_size=1, max_size=9), st.floats(1e-3, 1e3))
+def test_a_spread_holds_its_median(values: list[float], by: float) -> None:
+    spread = Spread.of(values).divided(by)
+    assert spread.low <= spread.median <= spread.high
+    assert spread.is_disturbed == (max(values) / by > 1.15 * (min(values) / by))
+
+
+@pytest.mark.parametrize(("low", "missed"), [(-0.1, False), (0.01, True)])
+def test_a_winner_behind_naives_is_marked(low: float, missed: bool) -> None:
+    screening = Screening(
+        naive=Spread.of([20.0]),
+        trials=1,
+        states={"complete": 1},
+        mean_steps=1.0,
+        ours_seconds=1.0,
+        probe_seconds=1.0,
+        naive_seconds=20.0,
+        winner="ours",
+        naive_winner="theirs",
+        winner_test_loss=0.2,
+        naive_winner_test_loss=0.1,
+        base_test_loss=1.0,
+        difference=Interval(mean=0.1, low=low, high=0.2),
+    )
+    assert screening.is_no_worse != missed
+    rows = _screening([SimpleNamespace(scale=BENCH, screening=screening)])
+    assert ("**missed**" in rows) == missed
 
 
 def _trained(candidate: object, seconds: float = 1.0, change: float = 0.1) -> Trained:
@@ -192,11 +261,22 @@ def test_a_study_writes_its_figures_and_ends_with_one_line(scale: Scale, tmp_pat
     study = Study(name="tiny", main=scale)
     line = json.loads(run(study, "cpu", tmp_path))
     document = json.loads((tmp_path / "tiny.json").read_text())
-    keys = {"a_naive", "a_strong", "b_naive", "max_loss_deviation", "trials"}
+    keys = {"a_naive", "a_naive_side_by_side", "a_strong", "b_naive", "b_workload", "b_winner_no_worse"}
+    keys |= {"max_loss_deviation", "trials", "disturbed"}
     assert keys <= line.keys()
     assert keys <= document.keys()
     assert line["trials"] == document["trials"] == 3
-    assert min(line["a_naive"], line["a_strong"], line["b_naive"]) > 0
+    assert min(line["a_naive"], line["a_naive_side_by_side"], line["a_strong"], line["b_naive"]) > 0
+    assert line["b_workload"] == "tiny"
     assert line["max_loss_deviation"] < 1e-4
-    assert sum(document["workloads"][0]["screening"]["states"].values()) == 3
-    assert "*unmeasured*" in (tmp_path / "tiny.md").read_text()
+    found = document["workloads"][0]
+    assert sum(found["screening"]["states"].values()) >= 3
+    equal = found["equal"]
+    assert equal["steadiness"].keys() == {"naive", "strong", "ours"}
+    # Rounding, and no more: a zero would say that nothing was measured.
+    assert 0 < equal["naive_repeat_deviation"] < 1e-4
+    assert sum(equal["breakdown"].values()) == pytest.approx(equal["ours_seconds"])
+    table = (tmp_path / "tiny.md").read_text()
+    assert "*unmeasured*" in table
+    # A step of milliseconds is hardly ever steady; where one is not, the table says so.
+    assert ("**warning**" in table) == bool(line["disturbed"])
