@@ -23,6 +23,7 @@ from bandsearch.values.value import Value
 from benchmarks.job import Trained
 from benchmarks.ours import Started, call, started, token_mean
 from benchmarks.processes import Timing
+from benchmarks.records import MemoryRecords
 from benchmarks.spread import Spread
 from benchmarks.workload import Workload
 
@@ -53,19 +54,6 @@ class Screening(Value):
     def is_no_worse(self) -> bool:
         """Whether the retrained winner is not behind naive's beyond noise."""
         return self.difference.low <= 0
-
-
-class _Kept:
-    """Records in memory: a benchmark is not continued."""
-
-    def __init__(self) -> None:
-        self._results: list[TrialResult] = []
-
-    def append(self, result: TrialResult) -> None:
-        self._results.append(result)
-
-    def results(self) -> list[TrialResult]:
-        return list(self._results)
 
 
 def screen(workload: Workload, naive: Timing, exhaustive: list[Trained]) -> Screening:
@@ -137,7 +125,7 @@ def _search(
 ) -> list[TrialResult]:
     """The search of a run, Ray Tune and all, until there are as many candidates as wanted or the time is up. What is
     under way then is not counted."""
-    scale, records = workload.scale, _Kept()
+    scale, records = workload.scale, MemoryRecords()
     return run_search(
         at.pool.handles,
         space=SPACE,

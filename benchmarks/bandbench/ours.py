@@ -32,6 +32,7 @@ from benchmarks.bandbench.entry import Entry
 from benchmarks.bandbench.space import code_of
 from benchmarks.bandbench.table import Table
 from benchmarks.bandbench.world import World
+from benchmarks.records import MemoryRecords
 
 
 class HandedOver(NamedTuple):
@@ -220,14 +221,3 @@ class TablePool:
 
     def _evict(self, session: str) -> None:
         self._sessions.pop(session, None)
-
-
-class MemoryRecords:
-    def __init__(self) -> None:
-        self._results: list[TrialResult] = []
-
-    def append(self, result: TrialResult) -> None:
-        self._results.append(result)
-
-    def results(self) -> list[TrialResult]:
-        return list(self._results)
