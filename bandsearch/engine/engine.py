@@ -166,21 +166,24 @@ class Engine:
         """A reading of each session on the validation split; one without a finite loss is gone."""
         started = time.monotonic()
         states = [self._sessions[name] for name in sessions]
-        totals: dict[str, float] = {}
+        totals: dict[str, float | OutOfMemoryError] = {}
         for count in sorted({state.fidelity.validation_examples for state in states}):
             alike = [state for state in states if state.fidelity.validation_examples == count]
-            with leaving(OutOfMemoryError):
-                totals |= self._validation_losses(alike, count)
+            with leaving():
+                totals |= self._validated(alike, count)
         self._charge(states, started)
         outcome: dict[str, Point | Failure] = {}
         for state in states:
             total = totals[state.name]
-            if math.isfinite(total):
+            if isinstance(total, OutOfMemoryError):
+                outcome[state.name] = total
+            elif math.isfinite(total):
                 outcome[state.name] = Point(steps=state.step, loss=total, seconds=state.seconds)
             else:
-                self.evict(state.name)
                 sentence = f"Validation loss of {state.candidate} is not finite."
                 outcome[state.name] = DivergedError(sentence, "Lower the rate.")
+            if not isinstance(outcome[state.name], Point):
+                self.evict(state.name)
         return outcome
 
     def holds(self, session: str) -> bool:
@@ -246,6 +249,17 @@ class Engine:
         name = next(self._names)
         self._sessions[name] = read_session(name, path, self.device)
         return name
+
+    def _validated(self, alike: Sequence[Session], count: int) -> dict[str, float | OutOfMemoryError]:
+        """Of sessions that are read on the same `count` examples, by name; together, or where memory does not do for
+        one of them each by itself."""
+        try:
+            return {**self._validation_losses(alike, count)}
+        except OutOfMemoryError as error:
+            if len(alike) == 1:
+                return {alike[0].name: error}
+        apart = [self._validated([state], count) for state in alike]
+        return {name: total for each in apart for name, total in each.items()}
 
     def _validation_losses(self, alike: Sequence[Session], count: int) -> dict[str, float]:
         """Of sessions that are read on the same `count` examples, by name."""

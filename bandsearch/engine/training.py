@@ -48,56 +48,58 @@ class Trainer:
 
     def step(self, sessions: Sequence[Session]) -> dict[str, Failure]:
         """Train each by a step; the failures by session name. Who fails changes nothing for the others."""
-        batches = {session.name: self._examples(session) for session in sessions}
-        try:
-            losses = self._backward(sessions, batches)
-        except OutOfMemoryError as error:
-            for session in sessions:
-                # Its replicas wait for a sum, and are not to train on without this one.
-                session.gather(None)
-            return {session.name: error for session in sessions}
-        readings = [torch.stack([*session.gather(losses[session.name]), session.clip()]) for session in sessions]
-        failures: dict[str, Failure] = {}
+        found = self._backward(sessions, {session.name: self._examples(session) for session in sessions})
+        failures: dict[str, Failure] = {n: each for n, each in found.items() if isinstance(each, OutOfMemoryError)}
+        # The replicas of one that lacks memory wait for a sum, and are not to train on without it.
+        losses = {name: each for name, each in found.items() if isinstance(each, Tensor)}
+        readings = [torch.stack([*session.gather(losses.get(session.name)), session.clip()]) for session in sessions]
         # Read together: an accelerator has to be waited for once.
         for session, (loss, lacking, norm) in zip(sessions, torch.stack(readings).tolist(), strict=True):
             try:
                 session.update(loss, lacking, norm)
             except (DivergedError, OutOfMemoryError) as error:
-                failures[session.name] = error
+                failures.setdefault(session.name, error)
         return failures
 
     def try_longest(self, session: Session) -> None:
         """Take the gradients of the longest training example, and forget them. Raises OutOfMemoryError."""
         longest = max(range(len(self._lengths)), key=self._lengths.__getitem__)
-        self._backward([session], {session.name: (longest,)})
+        found = self._backward([session], {session.name: (longest,)})[session.name]
         session.optimizer.zero_grad(set_to_none=True)
+        if isinstance(found, OutOfMemoryError):
+            raise found
 
     def _examples(self, session: Session) -> tuple[int, ...]:
         fidelity = session.fidelity
         return tuple(examples_at(session.step, self._lengths, fidelity.batch_size, fidelity.seed, self._window))
 
-    def _backward(self, sessions: Sequence[Session], batches: Batches) -> dict[str, Tensor]:
+    def _backward(self, sessions: Sequence[Session], batches: Batches) -> dict[str, Tensor | OutOfMemoryError]:
         """Gradients of each session's mean loss per supervised token, and that loss; of replicas each one's part.
 
         Out of memory halves the tokens of a pass from then on and begins again: sessions are taken apart, then the rows
-        of one are accumulated, and at last the layers run twice for a row that is too long by itself. Raises
-        OutOfMemoryError where even so it is too much.
+        of one are accumulated, and at last the layers run twice for a row that is too long by itself. A session for
+        which even so it is too much has an error in place of a loss.
         """
         tokens = {name: sum(self._supervised[index] for index in rows) for name, rows in batches.items()}
+        lacking: dict[str, Tensor | OutOfMemoryError] = {}
         while True:
-            losses = {name: torch.zeros((), device=self._passes.device) for name in batches}
-            for portion in self._portions(sessions, batches):
+            going = [session for session in sessions if session.name not in lacking]
+            losses = {session.name: torch.zeros((), device=self._passes.device) for session in going}
+            for portion in self._portions(going, batches):
                 means = within_memory(partial(self._accumulate, portion, tokens))
                 if means is None:
                     for session in sessions:
                         session.optimizer.zero_grad(set_to_none=True)
                     torch.cuda.empty_cache()
-                    self._take_less(portion)
+                    try:
+                        self._take_less(portion)
+                    except OutOfMemoryError as error:
+                        lacking |= {session.name: error for session, _ in portion}
                     break
                 for (session, _), mean in zip(portion, means, strict=True):
                     losses[session.name] += mean
             else:
-                return losses
+                return lacking | losses
 
     def _accumulate(self, portion: Portion, tokens: Mapping[str, int]) -> list[Tensor]:
         """Gradients of a pass, and its sessions' losses."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import GenerationConfig
+from transformers.utils import cached_file
 
 from bandsearch.adapters.card import model_card
 from bandsearch.adapters.export import CARD_FILE
@@ -22,6 +23,10 @@ from bandsearch.values.environment import Environment
 from bandsearch.values.errors import AdapterError, RunDirectoryError
 from bandsearch.values.evaluation import Evaluation, Winner
 from bandsearch.values.source import Source
+
+# Of models that see or hear too.
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
+NONE_IS_FINE = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,10 @@ def _write_merged(source: Source, dtype: str, adapter: Path, folder: Path) -> No
         # As the base has it: one that was changed since is held to more when it is saved.
         model.generation_config = GenerationConfig.from_pretrained(source.location, revision=source.revision)
     model.save_pretrained(folder)
+    for name in PROCESSOR_FILES:
+        # Copied as they are: to load them takes what reads images.
+        if found := cached_file(source.location, name, revision=source.revision, **NONE_IS_FINE):
+            shutil.copy(found, folder)
     tokenizer.save_pretrained(folder)
 
 

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from bandsearch.adapters.merge import add_adapter
+from bandsearch.models.config import auto_class
 from bandsearch.models.loading import load_model
 from bandsearch.models.tokenizer import load_tokenizer
 from bandsearch.run import exporting
@@ -22,9 +23,14 @@ def test_a_merged_model_computes_what_base_and_adapter_do(
     exported = export(family)
     assert not torch.allclose(exported.trained, exported.base, atol=1e-2)
     (exported.path / "chat_template.jinja").write_text("{{ messages[0]['content'] }}!")
+    processor = Path(exported.source.location, "preprocessor_config.json")
+    processor.write_text('{"size": 32}')
     exporting._write_merged(exported.source, "float32", exported.path, tmp_path / "merged")
-    model, tokenizer = (each.from_pretrained(tmp_path / "merged") for each in (AutoModelForCausalLM, AutoTokenizer))
+    whole = auto_class(AutoConfig.from_pretrained(tmp_path / "merged"))
+    model, tokenizer = (each.from_pretrained(tmp_path / "merged") for each in (whole, AutoTokenizer))
     assert torch.allclose(model(IDS).logits, exported.trained, atol=1e-4)
+    assert (tmp_path / "merged" / processor.name).read_text() == processor.read_text()
+    processor.unlink()
     text = "The answer is 42."
     assert tokenizer(text)["input_ids"] == load_tokenizer(exported.source)(text)["input_ids"]
     assert tokenizer.apply_chat_template([{"role": "user", "content": "Yes"}], tokenize=False) == "Yes!"

@@ -18,7 +18,9 @@ from bandsearch.values.errors import AdapterError
 Config = dict[str, Any]
 Tensors = dict[str, torch.Tensor]
 # vLLM has no LoRA for them, or not for the model at all.
-NOT_SERVED = ("stablelm", "gpt2", "gptj", "falcon", "bloom", "ministral3", "olmo_hybrid", "lfm2")
+NOT_SERVED = ("stablelm", "gpt2", "gptj", "falcon", "bloom")
+# Of these nothing is known.
+NOT_SERVED += ("ministral3", "olmo_hybrid", "lfm2", "qwen3_5_text", "qwen3_5_moe_text", "gemma4_text")
 Q = "base_model.model.model.layers.1.self_attn.q_proj"
 
 

@@ -15,7 +15,7 @@ from trainings import NARROW, SHORT, WIDE
 from bandsearch.engine import session as session_module
 from bandsearch.engine.conductor import Conductor
 from bandsearch.engine.engine import Engine
-from bandsearch.engine.failures import DivergedError
+from bandsearch.engine.failures import DivergedError, OutOfMemoryError
 from bandsearch.engine.session import Session
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate, Init, Method
@@ -205,6 +205,35 @@ def test_out_of_memory_takes_passes_apart_and_changes_nothing(engine: Engine, mo
         assert isinstance(point, Point)
         assert_alike((engine.train_losses(session), point.loss, engine.adapter(session)), wanted)
     engine._trainer._most_tokens = math.inf
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_who_lacks_memory_takes_nobody_along(engine: Engine, monkeypatch: pytest.MonkeyPatch, split: str) -> None:
+    """Full depth keeps the most; what is packed with it goes on, and ends where it would have ended alone."""
+    expected = [alone(engine, *each) for each in PACK]
+    usual = engine._passes.token_losses
+
+    def scarce(of: str, parts: Any, **how: Any) -> Any:
+        if of == split and any(part.start == 0 for part in parts):
+            raise torch.OutOfMemoryError("full")
+        return usual(of, parts, **how)
+
+    monkeypatch.setattr(engine._passes, "token_losses", scarce)
+    sessions = [engine.admit(*each) for each in PACK]
+    failed = {name for name, (candidate, _) in zip(sessions, PACK, strict=True) if candidate.layers[0] == 0}
+    assert 0 < len(failed) < len(sessions)
+    lost: dict[str, object] = {}
+    for _ in range(SHORT.steps):
+        lost |= engine.train_together([name for name in sessions if name not in lost])
+    read = engine.validate_together([name for name in sessions if name not in lost])
+    lost |= {name: each for name, each in read.items() if not isinstance(each, Point)}
+    assert {name: type(error) for name, error in lost.items()} == dict.fromkeys(failed, OutOfMemoryError)
+    assert not any(engine.holds(name) for name in failed)
+    monkeypatch.undo()
+    for session, wanted in zip(sessions, expected, strict=True):
+        if session not in failed:
+            assert_alike((engine.train_losses(session), read[session].loss, engine.adapter(session)), wanted)
+    engine._trainer._most_tokens = engine._trainer._longest_kept = math.inf
 
 
 class FailsBackward(torch.autograd.Function):

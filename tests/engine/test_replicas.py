@@ -214,9 +214,12 @@ def lack_memory_once(engine: Engine, method: str) -> None:
     at_work, name = (engine._trainer, "_backward") if method == "step" else (module_of_engine, "split_losses")
     work = getattr(at_work, name)
 
-    def failing(*_: Any) -> None:
+    def failing(sessions: Any, *_: Any) -> Any:
         setattr(at_work, name, work)
-        raise OutOfMemoryError("One example does not fit into memory.")
+        error = OutOfMemoryError("One example does not fit into memory.")
+        if method == "step":
+            return {session.name: error for session in sessions}
+        raise error
 
     setattr(at_work, name, failing)
 
