@@ -16,6 +16,7 @@ from bandsearch.adapters.limits import CHAT_TEMPLATE_FILE, chat_template_of, not
 from bandsearch.adapters.merge import add_adapter
 from bandsearch.adapters.verify import require_sound
 from bandsearch.models.aliases import resolve
+from bandsearch.models.failures import quiet
 from bandsearch.models.loading import load_model, stored_dtype, summarize
 from bandsearch.models.tokenizer import load_tokenizer
 from bandsearch.rundir import RunDirectory, disk_errors, require_disk
@@ -87,7 +88,8 @@ def _write_merged(source: Source, dtype: str, adapter: Path, folder: Path) -> No
     with suppress(OSError):
         # As the base has it: one that was changed since is held to more when it is saved.
         model.generation_config = GenerationConfig.from_pretrained(source.location, revision=source.revision)
-    model.save_pretrained(folder)
+    with quiet():
+        model.save_pretrained(folder)
     for name in PROCESSOR_FILES:
         # Copied as they are: to load them takes what reads images.
         if found := cached_file(source.location, name, revision=source.revision, **NONE_IS_FINE):
