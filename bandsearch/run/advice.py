@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bandsearch.run.budgets import least_budget
-from bandsearch.run.planning import LEAST_TRAININGS, confirm_seconds
+from bandsearch.run.confirming import LEAST_TRAININGS, confirm_seconds
 from bandsearch.values.plan import Plan
 from bandsearch.values.spec import RunSpec
 

@@ -7,28 +7,28 @@ sums are upper bounds: they use the cost of full-depth LoRA, and a narrower band
 from __future__ import annotations
 
 import bisect
-import itertools
 import math
 import operator
-from collections.abc import Sequence
-from typing import NamedTuple
 
 from bandsearch.run.budgets import least_budget
+from bandsearch.run.confirming import (
+    BASELINES,
+    CONFIRM_FRACTIONS,
+    LEAST_TRAININGS,
+    ConfirmChoice,
+    confirm_choice,
+    confirm_choices,
+    confirm_seconds,
+    confirm_share,
+    confirm_texts,
+)
 from bandsearch.run.evaluating import evaluation_detail, evaluation_seconds, evaluation_size
 from bandsearch.search.clock import MARGIN
 from bandsearch.values.errors import BudgetError
 from bandsearch.values.plan import ETA, VALIDATIONS, Costs, Plan, StagePlan
-from bandsearch.values.spec import Objective, RunSpec
+from bandsearch.values.spec import RunSpec
 
 PROBE_SHARE = 0.03
-CONFIRM_SHARE, SEARCH_SHARE = 0.35, 0.40
-# Lengths of a confirmation, of that which the search is made for.
-CONFIRM_FRACTIONS = (1.0, 2 / 3, 1 / 2)
-# Texts on which a confirmation is read for what it forgets where that decides nothing, and what they may take of it.
-MOST_TEXTS, FEWEST_TEXTS, TEXTS_SHARE = 32, 16, 0.05
-# Full depth at two rates, and its better one and a rival on two seeds: with fewer trainings nothing can be compared, so
-# a small budget gives the confirmation more of what is left.
-LEAST_TRAININGS, LARGEST_CONFIRM_SHARE = 5, 0.6
 # Promised is at most 2 % over; half of that and two seconds are kept back for what no measurement foresees.
 SLACK_SHARE = 0.01
 SLACK_SECONDS = 2.0
@@ -46,8 +46,6 @@ SMALLEST_RUNG = 30
 ENOUGH_CANDIDATES = 40
 # Who is compared at a rung: three width classes and four kinds of baseline. Of n in one of them about n/eta + 0.8 pass.
 STRATA, PASSED_BESIDE = 7, 0.8
-# Four kinds, full depth at two rates. Within a budget time is set aside for full depth; the others take what is left.
-BASELINES, FULL_DEPTHS = 5, 2
 # Ray Tune's own start, seconds; measured on 2 cores.
 SEARCH_START = 5.0
 
@@ -238,74 +236,20 @@ def _share(
     fixed: float,
 ) -> tuple[ConfirmChoice, float, float, float]:
     """How to confirm, and the seconds of confirm, search and probe, made for a training of `searched` steps."""
-    costs_of = {
-        choice: confirm_seconds(spec, costs, choice.trainings, choice.fraction * searched, retained, engines)
-        for choice in choices
-    }
+
+    def seconds_of(trainings: int, fraction: float) -> float:
+        return confirm_seconds(spec, costs, trainings, fraction * searched, retained, engines)
+
     if wall_seconds is None or spec.trials is not None:
         search = _search_seconds(spec.trials or 1, rungs, costs, engines=1)
         probe = (PROBE_SHARE * wall_seconds) if wall_seconds is not None else 60 * costs.seconds_per_step
-        return choices[0], costs_of[choices[0]], search, probe
+        return choices[0], seconds_of(choices[0].trainings, choices[0].fraction), search, probe
     probe = PROBE_SHARE * wall_seconds
     free = max(0.0, wall_seconds * (1 - SLACK_SHARE) - SLACK_SECONDS - fixed - probe)
-    shortest = min(choice.fraction for choice in choices)
-    least = confirm_seconds(spec, costs, LEAST_TRAININGS, shortest * searched, retained, engines)
-    share = confirm_share(free, least)
-    fitting = [choice for choice in choices if costs_of[choice] <= share]
-    choice = fitting[0] if fitting else choices[-1]
-    confirm = min(costs_of[choice], share)
+    share = confirm_share(free, seconds_of(LEAST_TRAININGS, min(choice.fraction for choice in choices)))
+    choice = confirm_choice(choices, seconds_of, share)
+    confirm = min(seconds_of(choice.trainings, choice.fraction), share)
     return choice, confirm, free - confirm, probe
-
-
-def confirm_share(free: float, least: float) -> float:
-    """Seconds of the confirmation, of `free` for search and confirmation; in less than `least` it compares nothing."""
-    return max(CONFIRM_SHARE / (CONFIRM_SHARE + SEARCH_SHARE) * free, min(LARGEST_CONFIRM_SHARE * free, least))
-
-
-class ConfirmChoice(NamedTuple):
-    """`fraction` of the length that the search is made for, on so many seeds, of searched finalists and baselines."""
-
-    fraction: float
-    seeds: int
-    finalists: int
-    baselines: int = FULL_DEPTHS
-
-    @property
-    def trainings(self) -> int:
-        return self.seeds * (self.finalists + self.baselines)
-
-
-def confirm_choices(*, bounded: bool, fractions: Sequence[float] = CONFIRM_FRACTIONS) -> list[ConfirmChoice]:
-    """The most telling first. Seeds beyond the third are given where they are needed (`next_training`), so more time
-    buys more finalists."""
-    if not bounded:
-        return [ConfirmChoice(2 / 3, 2, 3, BASELINES)]
-    return sorted(
-        itertools.starmap(ConfirmChoice, itertools.product(fractions, (3, 2), (12, 8, 6, 4))),
-        key=lambda choice: choice.fraction * choice.trainings * (1.5 if choice.seeds > 2 else 1.0),
-        reverse=True,
-    )
-
-
-def confirm_texts(spec: RunSpec, costs: Costs, steps: float, retained: int) -> int:
-    """Texts that a confirmation of so many steps is read on at its end, of those `retained` for the evaluation.
-
-    All of them where what is forgotten decides. Otherwise it is told beside the losses: on as many as cost little, or
-    on none where those say nothing.
-    """
-    if spec.objective is Objective.RETENTION:
-        return retained
-    most = min(MOST_TEXTS, retained)
-    seconds = TEXTS_SHARE * steps * costs.seconds_per_candidate_step
-    paid = most if costs.seconds_per_retention * most <= seconds else int(seconds / costs.seconds_per_retention)
-    return paid if paid >= min(FEWEST_TEXTS, most) else 0
-
-
-def confirm_seconds(spec: RunSpec, costs: Costs, trainings: int, steps: float, retained: int, engines: int) -> float:
-    """Wall seconds of so many confirmations, with what is read at their end."""
-    training = steps * costs.seconds_per_candidate_step * MARGIN
-    reading = costs.with_divergence(confirm_texts(spec, costs, steps, retained)).seconds_per_validation
-    return math.ceil(trainings / engines) * (training + reading)
 
 
 def _rungs(searched: int) -> tuple[int, ...]:

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from bandsearch.adapters.lora import trainable_parameters
 from bandsearch.engine.failures import DivergedError
-from bandsearch.run.planning import ARMS, CONFIRM_SHARE, LEAST_TRAININGS, candidates_for, confirm_choices, confirm_share
+from bandsearch.run.confirming import CONFIRM_SHARE, LEAST_TRAININGS, confirm_choice, confirm_choices, confirm_share
+from bandsearch.run.planning import ARMS, candidates_for
 from bandsearch.search.campaign import Campaign
 from bandsearch.search.clock import MARGIN
 from bandsearch.search.confirm import confirm
@@ -23,6 +24,7 @@ from bandsearch.search.proposer import Sampler
 from bandsearch.search.search import proxy_fidelity
 from bandsearch.values.atlas import Suggestion
 from bandsearch.values.candidate import Candidate
+from bandsearch.values.evaluation import Choice
 from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.plan import ETA, Costs, Plan, StagePlan
 from bandsearch.values.profile import SensitivityProfile
@@ -72,9 +74,13 @@ def bandsearch(
         wall_left=lambda: free - pool.spent,
         aim=Aim(tolerance=tolerance),
     )
-    option = world.nearest(winner.candidate)
-    final = sum(table.seconds(each, table.header.full_steps) for each in {option, world.nearest(winner.baseline)})
-    return HandedOver(profile.seconds + pool.spent + final, option, winner.choice.value, len(results))
+    option, baseline = world.nearest(winner.candidate), world.nearest(winner.baseline)
+    final = sum(table.seconds(each, table.header.full_steps) for each in {option, baseline})
+    # As `settle` has it, which tells noise from the validation examples: a table has none.
+    behind, reached = (world.loss(each, -1, world.seed) for each in (winner.candidate, winner.baseline))
+    is_behind = behind - reached > max(table.noise, tolerance * reached)
+    option, choice = (baseline, Choice.BASELINE) if is_behind else (option, winner.choice)
+    return HandedOver(profile.seconds + pool.spent + final, option, choice.value, len(results))
 
 
 def record_of(other: Table, table: Table, budget: float) -> tuple[Suggestion, ...]:
@@ -137,16 +143,18 @@ def _search(
 
 
 def _plan(table: Table, free: float) -> Plan | None:
-    """The largest confirmation that fits its share, as a run's plan has it; the lengths are the table's."""
+    """The most telling confirmation that fits its share, as a run's plan has it; the lengths are the table's."""
     step = table.seconds(table.full_depth, 1)
     rungs, full = table.header.rungs, table.header.full_steps
-    share = confirm_share(free, LEAST_TRAININGS * MARGIN * full * step)
-    choices = [choice for choice in confirm_choices(bounded=True) if choice.fraction == 1]
-    fitting = [choice for choice in choices if choice.trainings * full * step <= share]
+
+    def seconds_of(trainings: int, fraction: float) -> float:
+        return trainings * fraction * full * step
+
+    share = confirm_share(free, MARGIN * seconds_of(LEAST_TRAININGS, 1.0))
+    choice = confirm_choice(confirm_choices(bounded=True, fractions=(1.0,)), seconds_of, share)
     # Without time to confirm anything full depth is handed over, at the better of its first two rates.
     if free < 2 * rungs[-1] * step / (1 - CONFIRM_SHARE):
         return None
-    choice = fitting[0] if fitting else choices[-1]
     costs = Costs(
         seconds_per_step=step,
         packing=1,

@@ -1,0 +1,29 @@
+"""How finalists are confirmed with the time there is."""
+
+from __future__ import annotations
+
+import pytest
+
+from bandsearch.run.confirming import LEAST_TRAININGS, ConfirmChoice, confirm_choice, confirm_choices
+
+CHOICES = confirm_choices(bounded=True)
+
+
+def chosen(share: float) -> ConfirmChoice:
+    """Where one training of the whole length takes a second."""
+    return confirm_choice(CHOICES, lambda trainings, fraction: trainings * fraction, share)
+
+
+@pytest.mark.parametrize("trainings", [LEAST_TRAININGS, 8, 12, 20, 42, 100])
+def test_longer_trainings_come_before_more_finalists(trainings: int) -> None:
+    found = chosen(trainings)
+    assert found.fraction == 1.0
+    # All that fit, or the fewest there are; `next_training` leaves out whom there is no time for.
+    fewest = min(choice.trainings for choice in CHOICES)
+    assert found.trainings <= max(trainings, fewest)
+
+
+def test_where_too_little_could_be_compared_trainings_are_shorter() -> None:
+    assert chosen(LEAST_TRAININGS * 0.99).fraction == pytest.approx(2 / 3)
+    assert chosen(LEAST_TRAININGS * 0.6).fraction == pytest.approx(1 / 2)
+    assert chosen(0.1).fraction == pytest.approx(1 / 2)
