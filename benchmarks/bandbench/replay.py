@@ -65,7 +65,7 @@ def play(table: Table, arm: str, seed: int, other: Table | None = None) -> Playe
         steps = [Step(seconds=seconds, option=option) for seconds, option in path]
     else:
         budgets = {OURS: LADDER, NULL: (NULL_BUDGET,)}.get(arm, LADDER[: LADDER.index(HEADLINE) + 1])
-        budgets = (HEADLINE, NULL_BUDGET) if arm in VARIANTS else budgets
+        budgets = (HEADLINE,) if arm in VARIANTS else budgets
         horizon, steps = budgets[-1] * exhaustive, []
         for share in budgets:
             world, budget = World(table, seed, null=arm == NULL), share * exhaustive
