@@ -237,7 +237,8 @@ def _repeated(workload: Workload, trial: Trained) -> float:
 def check(rounds: Sequence[Round]) -> None:
     """A speed-up that trains nothing is none: every adapter changed, and every loss is below the bare base's."""
     for each in rounds:
-        for trial in (*each.naive.trials, *each.strong.trials, *each.ours.trials):
+        beside = each.beside.trials if each.beside is not None else ()
+        for trial in (*each.naive.trials, *beside, *each.strong.trials, *each.ours.trials):
             if not trial.change > 0:
                 raise AssertionError(f"The adapter of {trial.candidate} did not change.")
         for trial in each.ours.trials:

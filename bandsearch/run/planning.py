@@ -138,7 +138,8 @@ def make_plan(
         while known is None and expected < ENOUGH_CANDIDATES and rungs[0] / ETA >= SMALLEST_RUNG:
             rungs = tuple(round(rung / ETA) for rung in rungs)
             expected = candidates_for(device_seconds, rungs, costs)
-    confirm_steps = max(rungs[-1], round(searched * confirm_choice.fraction))
+    # No more than was paid for; a known plan's length comes back from its fraction.
+    confirm_steps = max(rungs[-1], math.floor(searched * confirm_choice.fraction + 1e-6))
     texts = confirm_texts(spec, costs, confirm_steps, size.retained) if settled is None else settled.confirm_texts
     final_length = f"{full_steps} steps"
     if full_steps < wanted:

@@ -226,9 +226,11 @@ def _round(**changed: dict[str, object]) -> Round:
     """Every arm trains one candidate from a base loss of 0.6 to 0.5, but for what is `changed` of an arm's trial."""
     trials = {
         arm: (_trained(frozen_candidates(4)[0]).model_copy(update=changed.get(arm, {})),)
-        for arm in ("naive", "strong", "ours")
+        for arm in ("naive", "beside", "strong", "ours")
     }
-    naive, strong = (Timing(start_seconds=1.0, trials=trials[arm], peak_memory_bytes=0) for arm in ("naive", "strong"))
+    naive, beside, strong = (
+        Timing(starts=(1.0,), trials=trials[arm], peak_memory_bytes=0) for arm in ("naive", "beside", "strong")
+    )
     ours = OurTiming(
         start_seconds=1.0,
         total_seconds=2.0,
@@ -238,10 +240,10 @@ def _round(**changed: dict[str, object]) -> Round:
         packing=1,
         peak_memory_bytes=0,
     )
-    return Round(naive, strong, ours)
+    return Round(naive, beside, strong, ours)
 
 
-@pytest.mark.parametrize("arm", ["naive", "strong", "ours"])
+@pytest.mark.parametrize("arm", ["naive", "beside", "strong", "ours"])
 def test_a_speed_up_of_adapters_that_do_not_change_is_none(arm: str) -> None:
     check([_round()])
     for change in (0.0, float("nan")):
