@@ -17,13 +17,13 @@ With the defaults and twelve layers:
     others: 11 widths x 2 + full depth x 4 + 4 best + 34 drawn = 64 entries at most
             13 drawn + full depth x 2 rates more               = 28 arms more
             2 seeds x (45 to the last rung + 135)              = 360 steps each,     33,100 steps
-    lower rates, as measured: 26 to 205 arms, 80 on average x (45 + 135)             14,300 steps
+    lower rates, as measured: 26 to 347 arms, 108 on average x (45 + 135)            19,400 steps
     readings: 105 x 9 + 234 x 5 + 92 x 6, 128 examples, 3 steps each                  8,000 steps
-                                                                           together 161,200 steps
+                                                                           together 166,300 steps
 
 A step of a packed candidate on one core takes 0.05 s (bands at the end) to 0.15 s (full depth), about 0.11 s on average
 over all bands, with the 59 tokens of `two_step`, and 0.014 to 0.041 s, about 0.03 s on average, with the 12 to 18
-tokens of the five other tasks. So `two_step` takes 17,700 core-seconds and each other task 4,800: 41,700 together, 5.8
+tokens of the five other tasks. So `two_step` takes 18,300 core-seconds and each other task 5,000: 43,300 together, 6.0
 hours on 2 quiet cores.
 """
 

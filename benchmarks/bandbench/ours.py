@@ -17,6 +17,7 @@ from bandsearch.engine.failures import DivergedError
 from bandsearch.run.confirming import CONFIRM_SHARE, LEAST_TRAININGS, confirm_choice, confirm_choices, confirm_share
 from bandsearch.run.planning import ARMS, candidates_for
 from bandsearch.search.campaign import Campaign
+from bandsearch.search.candidates import CandidateCode
 from bandsearch.search.clock import MARGIN
 from bandsearch.search.confirm import confirm
 from bandsearch.search.decision import Aim
@@ -51,9 +52,11 @@ def bandsearch(
     prior: Sequence[Suggestion] = (),
     tolerance: float = TOLERANCE,
     probed: bool = True,
+    own_rates: bool = False,
 ) -> HandedOver | None:
     """None where `budget` device seconds do not pay for the probe, two candidates and the final trainings. Without
-    `probed` the probe's bands are not tried first."""
+    `probed` the probe's bands are not tried first. The table's learning rates are given, as to every other arm; with
+    `own_rates` it searches those that its probe finds."""
     table, pool = world.table, TablePool(world)
     profile = table.profile_within(budget)
     if not probed:
@@ -62,7 +65,8 @@ def bandsearch(
     plan = _plan(table, free)
     if plan is None:
         return None
-    results = _search(table, profile, pool, plan, world.seed, sampler, prior)
+    code = code_of(table, profile.rate_range if own_rates else None)
+    results = _search(table, code, profile, pool, plan, world.seed, sampler, prior)
     winner = confirm(
         pool,
         results=results,
@@ -105,6 +109,7 @@ def misleading(table: Table) -> tuple[Suggestion, ...]:
 
 def _search(
     table: Table,
+    code: CandidateCode,
     profile: SensitivityProfile,
     pool: TablePool,
     plan: Plan,
@@ -114,7 +119,7 @@ def _search(
 ) -> list[TrialResult]:
     """As Ray Tune drives a campaign over one engine, until a first rung no longer fits or nothing new is left."""
     campaign = Campaign(
-        code_of(table, profile.rate_range),
+        code,
         profile,
         rungs=plan.rungs,
         eta=ETA,

@@ -25,10 +25,13 @@ OURS, NULL = "bandsearch", "bandsearch, nothing to win"
 SECOND, MISLED = "bandsearch, second task", "bandsearch, misled"
 # What its parts are worth, and what a person may ask for.
 RANDOMLY, BLIND, TOLERANT = "bandsearch, random proposals", "bandsearch, no probe's bands", "bandsearch, 5 % tolerated"
+# All arms are given the table's learning rates; a run whose space names none goes by its probe.
+OWN_RATES = "bandsearch, rates of its probe"
 VARIANTS: dict[str, dict[str, Any]] = {
     RANDOMLY: {"sampler": Sampler.RANDOM},
     BLIND: {"probed": False},
     TOLERANT: {"tolerance": 0.05},
+    OWN_RATES: {"own_rates": True},
 }
 # Of bandsearch's budgets, the one whose hand-over is reported and the one that is judged for false wins. What is handed
 # over depends on the budget, so every budget is a run of its own. With an atlas up to the reported one.
