@@ -35,7 +35,7 @@ bench: .venv/ready
 bench-quick: .venv/ready
 	.venv/bin/python -m benchmarks --quick --device $(or $(DEVICE),cpu)
 
-# Trains what the exhaustive tables of the demo tasks lack, about 5.3 hours for all on 2 quiet cores; after a kill the same
+# Trains what the exhaustive tables of the demo tasks lack, about six hours for all on 2 quiet cores; after a kill the same
 # command goes on. TASKS=swap,toss RANKS=4,16 TARGETS=mlp,all SEEDS=3 MINUTES=60 (then it stops, and what is there stays).
 bandbench: .venv/ready
 	.venv/bin/python -m benchmarks.bandbench build $(if $(TASKS),--tasks $(TASKS)) $(if $(RANKS),--ranks $(RANKS)) $(if $(TARGETS),--targets $(TARGETS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(MINUTES),--minutes $(MINUTES))
