@@ -70,6 +70,11 @@ def prepare(
             f"{gathered.name} holds {_count(different, 'different row')}, too few to train, validate and test on.",
             f"Give at least {FEWEST_ROWS}, better some hundreds.",
         )
+    if not parts[0].examples:
+        raise DataError(
+            f"All training rows of {gathered.name} stand in its validation or test rows too, so none is left.",
+            "Give other rows to measure on, or none: then some of these are kept for it.",
+        )
     settings = (max_length, spec.max_length, spec.max_examples, spec.template, seed, gathered.settings, grouping)
     origin = origin_of(tokenizer, settings, _everything(parts))
     if known is not None and (dataset := recalled(known, origin)) is not None:

@@ -175,3 +175,11 @@ def test_of_a_large_file_a_sample_is_read_with_its_lines(
     assert (dataset.counts.read, dataset.counts.not_sampled) == (200, 180)
     assert "Because of --max-examples at most 200 rows of a file or split were read, chosen at random." in dataset.notes
     assert [*read_of(100, 5)] == [*range(100)] == [*read_of(100, None)]
+
+
+def test_rows_that_train_and_measure_alike_are_refused_by_that_name(
+    jsonl: Write, plain: PreTrainedTokenizerBase
+) -> None:
+    rows = jsonl(asking(0, 40))
+    with pytest.raises(DataError, match="stand in its validation or test rows too"):
+        prepared(rows, plain, test=rows)
