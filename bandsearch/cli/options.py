@@ -135,8 +135,7 @@ def specification(
         float,
         typer.Option(
             help="What does not matter, as a share of full depth's validation loss: less is no win, and the smallest "
-            "candidate that is no worse by more is handed over. A larger one gives smaller adapters, 0 leaves it to "
-            "the noise alone.",
+            "candidate that is no worse by more is handed over. 0 leaves it to the noise alone.",
             rich_help_panel=SEARCH,
         ),
     ] = 0.01,

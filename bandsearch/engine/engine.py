@@ -250,11 +250,11 @@ class Engine:
         self._sessions[name] = read_session(name, path, self.device)
         return name
 
-    def _validated(self, alike: Sequence[Session], count: int) -> dict[str, float | OutOfMemoryError]:
+    def _validated(self, alike: Sequence[Session], count: int) -> Mapping[str, float | OutOfMemoryError]:
         """Of sessions that are read on the same `count` examples, by name; together, or where memory does not do for
         one of them each by itself."""
         try:
-            return {**self._validation_losses(alike, count)}
+            return self._validation_losses(alike, count)
         except OutOfMemoryError as error:
             if len(alike) == 1:
                 return {alike[0].name: error}

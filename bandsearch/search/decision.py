@@ -24,7 +24,8 @@ MOST_TOLERATED = 0.75
 
 @dataclass(frozen=True)
 class Aim:
-    """What is to be handed over. `tolerance`: what does not matter, as a share of tuned full depth's loss."""
+    """What is to be handed over. `tolerance`: what does not matter, as a share of the loss that it is compared with:
+    full depth's where a win is asked for, the best one's where something smaller is."""
 
     objective: Objective = Objective.LOSS
     tolerance: float = 0.0

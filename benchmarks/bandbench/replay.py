@@ -67,8 +67,8 @@ def play(table: Table, arm: str, seed: int, other: Table | None = None) -> Playe
         path = ARMS[arm](World(table, seed), horizon)
         steps = [Step(seconds=seconds, option=option) for seconds, option in path]
     else:
-        budgets = {OURS: LADDER, NULL: (NULL_BUDGET,)}.get(arm, LADDER[: LADDER.index(HEADLINE) + 1])
-        budgets = (HEADLINE,) if arm in VARIANTS else budgets
+        special = {OURS: LADDER, NULL: (NULL_BUDGET,)} | dict.fromkeys(VARIANTS, (HEADLINE,))
+        budgets = special.get(arm, LADDER[: LADDER.index(HEADLINE) + 1])
         horizon, steps = budgets[-1] * exhaustive, []
         for share in budgets:
             world, budget = World(table, seed, null=arm == NULL), share * exhaustive
