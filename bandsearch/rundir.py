@@ -244,14 +244,15 @@ def disk_errors(path: Path, remedy: str | None = None) -> Iterator[None]:
         raise
 
 
-def require_disk(path: Path, needed_bytes: int) -> None:
-    """Refuse to start what would fill the disk half way through."""
+def require_disk(path: Path, needed_bytes: int, remedy: str | None = None) -> None:
+    """Refuse to start what would fill the disk half way through. `remedy`: what to do then, by default for a run's
+    directory."""
     existing = next(parent for parent in (path, *path.resolve().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed_bytes:
         raise FullDiskError(
-            f"{path} needs about {needed_bytes / 1e9:.2f} GB and its disk has {free / 1e9:.2f} GB free.",
-            "Free some space, or put the run on another disk with --out.",
+            f"{path} needs about {needed_bytes / 1e9:.4g} GB and its disk has {free / 1e9:.4g} GB free.",
+            remedy or "Free some space, or put the run on another disk with --out.",
         )
 
 

@@ -30,6 +30,9 @@ PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "video_p
 NONE_IS_FINE = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
 
 
+REMEDY = "Free some space, or choose a directory on another disk."
+
+
 @dataclass(frozen=True)
 class Exported:
     """`serving`: the command that serves it, or a sentence where vLLM serves no such adapters."""
@@ -56,9 +59,10 @@ def export_run(directory: Path, destination: Path, *, merged: bool = False) -> E
     summary = summarize(source)
     require_sound(home.adapter, summary.layout)
     dtype = stored_dtype(source)
-    if merged:
-        require_disk(destination, summary.bytes_by_dtype[dtype])
-    with disk_errors(destination, "Free some space, or choose a directory on another disk."):
+    # Before anything is copied: what a copy of several files ends with does not say that the disk is full.
+    copied = sum(file.stat().st_size for file in home.adapter.rglob("*"))
+    require_disk(destination, summary.bytes_by_dtype[dtype] if merged else copied, REMEDY)
+    with disk_errors(destination, REMEDY):
         fresh = destination.with_name(f".{destination.name}.partial")
         shutil.rmtree(fresh, ignore_errors=True)
         try:

@@ -117,10 +117,14 @@ def test_a_merged_export_is_a_model_by_itself(tmp_path: Path, capsys: pytest.Cap
     assert "PeftModel" not in (tmp_path / "mine" / "README.md").read_text()
 
 
-def test_a_merged_export_is_refused_before_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("merged", [True, False])
+def test_an_export_is_refused_before_the_disk_is_full(
+    merged: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(FullDiskError, match="free"):
-        api.export(REFERENCE, tmp_path / "mine", merged=True)
+    with pytest.raises(FullDiskError, match=r"free\. Free some space, or choose a directory on another disk"):
+        api.export(REFERENCE, tmp_path / "mine", merged=merged)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("family", "command"), [("gpt2", False), ("qwen2", True)])
