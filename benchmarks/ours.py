@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -181,8 +181,9 @@ def validation_loss(pool: EnginePool, workload: Workload) -> float:
     return token_mean(call(pool, 0, "losses", "validation", None, workload.scale.validation_examples))
 
 
-def token_mean(losses: Sequence[tuple[float, int]]) -> float:
-    return sum(loss * tokens for loss, tokens in losses) / sum(tokens for _, tokens in losses)
+def token_mean(losses: Iterable[tuple[float, int]]) -> float:
+    pairs = list(losses)
+    return sum(loss * tokens for loss, tokens in pairs) / sum(tokens for _, tokens in pairs)
 
 
 def _peak_memory(engine: Engine) -> int:

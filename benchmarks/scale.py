@@ -52,6 +52,7 @@ class Scale(Value):
     search_minutes: float | None = Field(default=None, gt=0, description="after which B's search is at its end")
     probe_steps: int = Field(ge=1, description="the probe's deadline in training steps")
     full_steps: int = Field(ge=1, description="the retraining of both winners")
+    full_seeds: int = Field(default=5, ge=2, description="seeds of it, since one says little")
     choose_threads: bool = Field(default=False, description="measure whether the plain arms gain from all cores")
     dtype: str = "float32"
     seed: int = 0
@@ -139,7 +140,11 @@ SEVEN_B = BENCH.model_copy(
 QUICK = Study(
     name="quick",
     main=BENCH.model_copy(update={"rungs": (2, 4, 12), "naive_trials": 2, "strong_trials": 1}),
-    others=(SCREENED.model_copy(update={"candidates": 8, "strong_trials": 1, "search_minutes": 2, "full_steps": 270}),),
+    others=(
+        SCREENED.model_copy(
+            update={"candidates": 8, "strong_trials": 1, "search_minutes": 1.5} | {"full_steps": 270, "full_seeds": 3}
+        ),
+    ),
 )
 FULL = Study(
     name="cpu",

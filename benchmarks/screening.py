@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable, Hashable, Sequence
+from statistics import mean
+from threading import Lock
+
+import numpy as np
 
 from bandsearch.engine.measure import measure_costs
 from bandsearch.engine.scoring import ExampleLoss
@@ -21,7 +23,7 @@ from bandsearch.values.statistics import paired_bootstrap
 from bandsearch.values.trial import TrialResult
 from bandsearch.values.value import Value
 from benchmarks.job import Trained
-from benchmarks.ours import Started, call, started, token_mean
+from benchmarks.ours import Started, call, in_slots, started, token_mean
 from benchmarks.processes import Timing
 from benchmarks.records import MemoryRecords
 from benchmarks.spread import Spread
@@ -33,7 +35,8 @@ SPACE = SearchSpace(name="default")
 class Screening(Value):
     """Seconds of `ours` run from the first process to the end of the search, probe included; retraining is not in them.
 
-    `difference` is of test losses, ours less naive's, over test questions, after both were trained again.
+    Test losses are means over the seeds of the retraining. `difference` is ours less naive's, with what comes of the
+    seeds and of the test questions in its interval.
     """
 
     naive: Spread
@@ -60,7 +63,7 @@ def screen(workload: Workload, naive: Timing, exhaustive: list[Trained]) -> Scre
     """`naive` is the measured arm of A; `exhaustive` are the frozen candidates trained to the last rung.
 
     Naive takes the frozen candidate with the lowest last loss; ours the best of the search. Both are trained again
-    by the same engine at full length, and judged on the test split, on which nothing was chosen.
+    by the same engines at full length, on several seeds, and judged on the test split, on which nothing was chosen.
     """
     began = time.perf_counter()
     with started(workload) as at:
@@ -72,9 +75,7 @@ def screen(workload: Workload, naive: Timing, exhaustive: list[Trained]) -> Scre
         seconds = time.perf_counter() - began
         winner = best_of(results)
         rival = min(exhaustive, key=lambda trial: trial.validation_losses[-1]).candidate
-        engines = [0, 1 % at.pool.size]
-        with ThreadPoolExecutor(len(engines)) as threads:
-            ours, theirs = threads.map(partial(_test_losses, at, workload), engines, (winner, rival))
+        ours, theirs = _retrained(at, workload, winner, rival)
         base = token_mean(call(at.pool, 0, "losses", "test", None, None))
     tried = [result.candidate for result in results]
     naive_seconds = naive.seconds(workload, tried, starts=len(tried))
@@ -89,14 +90,10 @@ def screen(workload: Workload, naive: Timing, exhaustive: list[Trained]) -> Scre
         naive_seconds=naive_seconds.median,
         winner=str(winner),
         naive_winner=str(rival),
-        winner_test_loss=token_mean(ours),
-        naive_winner_test_loss=token_mean(theirs),
+        winner_test_loss=mean(map(token_mean, ours)),
+        naive_winner_test_loss=mean(map(token_mean, theirs)),
         base_test_loss=base,
-        difference=paired_bootstrap(
-            [one - other for (one, _), (other, _) in zip(ours, theirs, strict=True)],
-            weights=[tokens for _, tokens in ours],
-            groups=[example.group for example in workload.dataset.test],
-        ),
+        difference=_difference(ours, theirs, [example.group for example in workload.dataset.test]),
     )
 
 
@@ -166,9 +163,45 @@ def _plan(at: Started, workload: Workload, costs: Costs) -> Plan:
     )
 
 
-def _test_losses(at: Started, workload: Workload, engine: int, candidate: Candidate) -> list[ExampleLoss]:
-    session = call(at.pool, engine, "admit", candidate, workload.full)
-    call(at.pool, engine, "advance", session, workload.full.steps)
+def _retrained(
+    at: Started, workload: Workload, winner: Candidate, rival: Candidate
+) -> tuple[list[list[ExampleLoss]], list[list[ExampleLoss]]]:
+    """Test losses of both by seed, of full trainings on seeds that neither was chosen on."""
+    seeds = range(workload.full.seed + 1, workload.full.seed + 1 + workload.scale.full_seeds)
+    waiting, lock = iter([(candidate, seed) for seed in seeds for candidate in (winner, rival)]), Lock()
+    found: dict[tuple[Candidate, int], list[ExampleLoss]] = {}
+
+    def work(engine: int) -> None:
+        while True:
+            with lock:
+                key = next(waiting, None)
+            if key is None:
+                return
+            found[key] = _test_losses(at, workload, engine, *key)
+
+    in_slots(range(at.pool.size), work)
+    return [found[winner, seed] for seed in seeds], [found[rival, seed] for seed in seeds]
+
+
+def _difference(
+    ours: Sequence[Sequence[ExampleLoss]], theirs: Sequence[Sequence[ExampleLoss]], groups: Sequence[Hashable]
+) -> Interval:
+    """Of the token means over all seeds. What seeds and what questions make of it are independent, so that the squares
+    of their half widths add up."""
+    each = np.array([[loss for loss, _ in losses] for losses in ours])
+    each -= np.array([[loss for loss, _ in losses] for losses in theirs])
+    weights = [tokens for _, tokens in ours[0]]
+    by_question = paired_bootstrap(each.mean(axis=0).tolist(), weights=weights, groups=groups)
+    by_seed = paired_bootstrap([token_mean(zip(row, weights, strict=True)) for row in each.tolist()])
+    below = math.hypot(by_question.mean - by_question.low, by_seed.mean - by_seed.low)
+    above = math.hypot(by_question.high - by_question.mean, by_seed.high - by_seed.mean)
+    return by_question.model_copy(update={"low": by_question.mean - below, "high": by_question.mean + above})
+
+
+def _test_losses(at: Started, workload: Workload, engine: int, candidate: Candidate, seed: int) -> list[ExampleLoss]:
+    fidelity = workload.full.model_copy(update={"seed": seed})
+    session = call(at.pool, engine, "admit", candidate, fidelity)
+    call(at.pool, engine, "advance", session, fidelity.steps)
     losses: list[ExampleLoss] = call(at.pool, engine, "losses", "test", session, None)
     call(at.pool, engine, "evict", session)
     return losses

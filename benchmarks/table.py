@@ -139,7 +139,7 @@ def _screening(workloads: Sequence[Measured]) -> str:
             lambda s: f"{s.winner_test_loss:.4f}, {s.naive_winner_test_loss:.4f}, {s.base_test_loss:.4f}",
         ),
         (
-            "ours less naive's, 95 % interval over test questions",
+            "ours less naive's, 95 % interval over seeds and test questions",
             lambda s: f"{s.difference.low:+.4f} to {s.difference.high:+.4f}{'' if s.is_no_worse else ' **missed**'}",
         ),
         ("winner", lambda s: s.winner),

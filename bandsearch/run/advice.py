@@ -20,8 +20,14 @@ def with_advice(plan: Plan, spec: RunSpec, plan_of: Callable[[float], Plan]) -> 
     enough = least_budget(spec, plan.wall_seconds, lambda wall: _is_enough(plan_of(wall), spec))
     advice = (
         f"This budget buys about {plan.expected_trials} candidates and {_trainings(plan, spec)} trainings to confirm "
-        f"them, too few to find a band: full-depth LoRA is likely to be handed over. About {enough} would be enough."
+        "them, too few to find a band: full-depth LoRA is likely to be handed over."
     )
+    if not plan.finalists:
+        advice = (
+            "This budget does not buy enough trainings to compare anything with full-depth LoRA: that is handed over, "
+            "at the best of a few learning rates."
+        )
+    advice = f"{advice} About {enough} would be enough."
     return plan.model_copy(update={"advice": advice})
 
 

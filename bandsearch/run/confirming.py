@@ -29,7 +29,9 @@ def confirm_share(free: float, least: float) -> float:
 
 
 class ConfirmChoice(NamedTuple):
-    """`fraction` of the length that the search is made for, on so many seeds, of searched finalists and baselines."""
+    """`fraction` of the length that the search is made for, on so many seeds, of searched finalists and baselines.
+
+    Without finalists nothing is compared with full depth, whose two best rates are."""
 
     fraction: float
     seeds: int
@@ -39,6 +41,11 @@ class ConfirmChoice(NamedTuple):
     @property
     def trainings(self) -> int:
         return self.seeds * (self.finalists + self.baselines)
+
+    @property
+    def arms(self) -> int:
+        """Final trainings: winner and baseline, which are one where nothing is compared."""
+        return 2 if self.finalists else 1
 
 
 def confirm_choices(*, bounded: bool, fractions: Sequence[float] = CONFIRM_FRACTIONS) -> list[ConfirmChoice]:
@@ -80,9 +87,13 @@ def confirm_choice(
     """The most telling of `choices` that `share` seconds pay for; `seconds_of` so many trainings of such a fraction.
 
     Of the greatest length at which anything can be compared, were it with fewer finalists than any of them has
-    (`next_training` leaves out the last): who is ahead in short trainings is often behind in long ones.
+    (`next_training` leaves out the last): who is ahead in short trainings is often behind in long ones. Where nothing
+    can be compared at any of them, full depth's rates are, at the greatest that does for two.
     """
     fractions = sorted({choice.fraction for choice in choices}, reverse=True)
-    fraction = next((each for each in fractions if seconds_of(LEAST_TRAININGS, each) <= share), fractions[-1])
+    fraction = next((each for each in fractions if seconds_of(LEAST_TRAININGS, each) <= share), None)
+    if fraction is None:
+        fraction = next((each for each in fractions if seconds_of(FULL_DEPTHS, each) <= share), fractions[-1])
+        return ConfirmChoice(fraction, seeds=1, finalists=0)
     alike = [choice for choice in choices if choice.fraction == fraction]
     return next((choice for choice in alike if seconds_of(choice.trainings, fraction) <= share), alike[-1])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import math
 import operator
+from collections.abc import Callable
 
 from bandsearch.run.budgets import least_budget
 from bandsearch.run.confirming import (
@@ -23,12 +24,14 @@ from bandsearch.run.confirming import (
     confirm_texts,
 )
 from bandsearch.run.evaluating import evaluation_detail, evaluation_seconds, evaluation_size
+from bandsearch.search.baselines import FULL_DEPTH_RATES
 from bandsearch.search.clock import MARGIN
 from bandsearch.values.errors import BudgetError
 from bandsearch.values.plan import ETA, VALIDATIONS, Costs, Plan, StagePlan
 from bandsearch.values.spec import RunSpec
 
-PROBE_SHARE = 0.03
+# The probe's share, and what it may take of a small budget so as to do its least: rates that were not tried cost more.
+PROBE_SHARE, LARGEST_PROBE_SHARE, LEAST_PROBE_STEPS = 0.03, 0.06, 30
 # Promised is at most 2 % over; half of that and two seconds are kept back for what no measurement foresees.
 SLACK_SHARE = 0.01
 SLACK_SECONDS = 2.0
@@ -88,7 +91,7 @@ def make_plan(
     def free_and_needed(wall: float) -> tuple[float, float]:
         size = evaluation_size(costs, test_examples, retention_texts, engines, wall)
         evaluation = evaluation_seconds(spec, costs, size, engines, wall)
-        free = wall * (1 - SLACK_SHARE - PROBE_SHARE) - SLACK_SECONDS - costs.load_seconds - evaluation
+        free = wall * (1 - SLACK_SHARE) - SLACK_SECONDS - probe_seconds(wall, costs) - costs.load_seconds - evaluation
         needed = least * step + _validations(costs, final.engines)
         if spec.trials is not None:
             needed += _search_seconds(spec.trials, _rungs(wanted), costs, engines=1)
@@ -116,8 +119,11 @@ def make_plan(
     size = evaluation_size(costs, test_examples, retention_texts, engines, wall_seconds)
     evaluate = evaluation_seconds(spec, costs, size, engines, wall_seconds)
 
+    def retrain(arms: int) -> float:
+        own = costs.step_on(engines // arms)
+        return full_steps * math.ceil(arms / engines) * own.seconds * MARGIN + _validations(costs, own.engines)
+
     rungs = _rungs(searched) if known is None else known.rungs
-    retrain = full_steps * step + _validations(costs, final.engines)
     settled = known if confirming else None
     fractions = CONFIRM_FRACTIONS if settled is None else (settled.confirm_steps / searched,)
     confirm_choice, confirm, search, probe = _share(
@@ -129,40 +135,45 @@ def make_plan(
         rungs,
         engines,
         wall_seconds,
-        fixed=costs.load_seconds + retrain + evaluate,
+        fixed=lambda arms: costs.load_seconds + retrain(arms) + evaluate,
     )
-    expected = spec.trials
+    compares, expected = confirm_choice.finalists > 0, spec.trials
     if expected is None:
         device_seconds = max(0.0, search - SEARCH_START) * engines
         expected = candidates_for(device_seconds, rungs, costs)
-        while known is None and expected < ENOUGH_CANDIDATES and rungs[0] / ETA >= SMALLEST_RUNG:
+        while known is None and compares and expected < ENOUGH_CANDIDATES and rungs[0] / ETA >= SMALLEST_RUNG:
             rungs = tuple(round(rung / ETA) for rung in rungs)
             expected = candidates_for(device_seconds, rungs, costs)
+        if not compares:
+            expected = min(FULL_DEPTH_RATES, expected)
     # No more than was paid for; a known plan's length comes back from its fraction.
     confirm_steps = max(rungs[-1], math.floor(searched * confirm_choice.fraction + 1e-6))
     texts = confirm_texts(spec, costs, confirm_steps, size.retained) if settled is None else settled.confirm_texts
     final_length = f"{full_steps} steps"
     if full_steps < wanted:
         final_length = f"{full_steps} of {wanted} steps{', more if time is left' if bounded else ''}"
-    baselines = f"{BASELINES} baselines"
-    if confirm_choice.baselines < BASELINES:
-        baselines = "full depth at two rates (other baselines where time is left)"
+    final_arms = "winner and full-depth baseline" if compares else "full depth"
     stages = [
         StagePlan(
             name="load", seconds=costs.load_seconds, detail=f"{engines} engine(s), base model loaded once each, timed"
         ),
         StagePlan(name="probe", seconds=probe, detail="gradients, learning-rate range, short full-depth run"),
-        StagePlan(name="search", seconds=search, detail=f"about {expected} candidates, rungs {_arrow(rungs)} steps"),
+        StagePlan(
+            name="search",
+            seconds=search,
+            detail=f"{f'about {expected} candidates' if compares else 'rates of full depth'}, "
+            f"rungs {_arrow(rungs)} steps",
+        ),
         StagePlan(
             name="confirm",
             seconds=confirm,
-            detail=f"{confirm_choice.finalists} finalists and {baselines}, {confirm_steps} steps, "
-            f"{confirm_choice.seeds} seeds{f', {texts} texts for forgetting' if texts else ''}",
+            detail=f"{_confirmed(confirm_choice)}, {confirm_steps} steps, {confirm_choice.seeds} "
+            f"seed{'s' if confirm_choice.seeds > 1 else ''}{f', {texts} texts for forgetting' if texts else ''}",
         ),
         StagePlan(
             name="retrain",
-            seconds=retrain,
-            detail=f"winner and full-depth baseline, {final_length}{_together(final.engines)}",
+            seconds=retrain(confirm_choice.arms),
+            detail=f"{final_arms}, {final_length}{_together(costs.step_on(engines // confirm_choice.arms).engines)}",
         ),
         StagePlan(
             name="evaluate",
@@ -234,23 +245,33 @@ def _share(
     engines: int,
     wall_seconds: float | None,
     *,
-    fixed: float,
+    fixed: Callable[[int], float],
 ) -> tuple[ConfirmChoice, float, float, float]:
-    """How to confirm, and the seconds of confirm, search and probe, made for a training of `searched` steps."""
+    """How to confirm, and the seconds of confirm, search and probe, made for a training of `searched` steps. `fixed`
+    are those of all else, with so many final trainings."""
 
     def seconds_of(trainings: int, fraction: float) -> float:
         return confirm_seconds(spec, costs, trainings, fraction * searched, retained, engines)
 
     if wall_seconds is None or spec.trials is not None:
         search = _search_seconds(spec.trials or 1, rungs, costs, engines=1)
-        probe = (PROBE_SHARE * wall_seconds) if wall_seconds is not None else 60 * costs.seconds_per_step
+        probe = 60 * costs.seconds_per_step if wall_seconds is None else probe_seconds(wall_seconds, costs)
         return choices[0], seconds_of(choices[0].trainings, choices[0].fraction), search, probe
-    probe = PROBE_SHARE * wall_seconds
-    free = max(0.0, wall_seconds * (1 - SLACK_SHARE) - SLACK_SECONDS - fixed - probe)
-    share = confirm_share(free, seconds_of(LEAST_TRAININGS, min(choice.fraction for choice in choices)))
-    choice = confirm_choice(choices, seconds_of, share)
-    confirm = min(seconds_of(choice.trainings, choice.fraction), share)
-    return choice, confirm, free - confirm, probe
+    probe = probe_seconds(wall_seconds, costs)
+    least = seconds_of(LEAST_TRAININGS, min(choice.fraction for choice in choices))
+
+    def free(arms: int) -> float:
+        return max(0.0, wall_seconds * (1 - SLACK_SHARE) - SLACK_SECONDS - fixed(arms) - probe)
+
+    choice = confirm_choice(choices, seconds_of, confirm_share(free(ARMS), least))
+    left = free(choice.arms)
+    confirm = min(seconds_of(choice.trainings, choice.fraction), confirm_share(left, least))
+    return choice, confirm, left - confirm, probe
+
+
+def probe_seconds(wall: float, costs: Costs) -> float:
+    """Of a budget of `wall` seconds."""
+    return min(max(PROBE_SHARE * wall, LEAST_PROBE_STEPS * costs.seconds_per_step), LARGEST_PROBE_SHARE * wall)
 
 
 def _rungs(searched: int) -> tuple[int, ...]:
@@ -285,6 +306,14 @@ def _search_seconds(trials: int, rungs: tuple[int, ...], costs: Costs, *, engine
 def _validations(costs: Costs, engines: int) -> float:
     """Of a final training on its way, on so many engines."""
     return VALIDATIONS * costs.seconds_per_validation / engines
+
+
+def _confirmed(choice: ConfirmChoice) -> str:
+    if not choice.finalists:
+        return "full depth at two rates"
+    if choice.baselines < BASELINES:
+        return f"{choice.finalists} finalists and full depth at two rates (other baselines where time is left)"
+    return f"{choice.finalists} finalists and {BASELINES} baselines"
 
 
 def _together(engines: int) -> str:

@@ -47,7 +47,7 @@ def openings(
     misleads it costs those few.
     """
     kinds = _baseline_bands(code.layer_count, seed)
-    rates = tuned_rates(code, profile)
+    rates = tuned_rates(code, profile.rate_range.best)
     full, *partial = (
         [
             Opening(candidate=habit(code, band, rate), role=role, proposed_by="baseline")
@@ -81,6 +81,24 @@ def openings(
     return (first, *recommended, *others)
 
 
+def rate_openings(
+    code: CandidateCode, profile: SensitivityProfile, prior: Sequence[Suggestion] = ()
+) -> tuple[Opening, ...]:
+    """All that a search tries after which nothing could be compared: full depth at several learning rates, around the
+    one that `prior` knows, or else the probe's best."""
+    known = [each for each in prior if role_of(code, each.candidate) is Role.FULL_DEPTH][:1]
+    about = [(each.candidate.learning_rate, "atlas", each.reason) for each in known]
+    first, by, reason = (*about, (profile.rate_range.best, "baseline", ""))[0]
+    band, (rate, *others) = Band.full(code.layer_count), tuned_rates(code, first)[:FULL_DEPTH_RATES]
+    return (
+        Opening(candidate=habit(code, band, rate), role=Role.FULL_DEPTH, proposed_by=by, reason=reason),
+        *(
+            Opening(candidate=habit(code, band, other), role=Role.FULL_DEPTH, proposed_by="baseline")
+            for other in others
+        ),
+    )
+
+
 def _new(code: CandidateCode, proposed: Sequence[Opening], known: Sequence[Opening]) -> list[Opening]:
     """Those in the space that resemble neither what is known nor one before them."""
     taken = list(known)
@@ -91,14 +109,14 @@ def _new(code: CandidateCode, proposed: Sequence[Opening], known: Sequence[Openi
     return taken[len(known) :]
 
 
-def tuned_rates(code: CandidateCode, profile: SensitivityProfile) -> tuple[float, ...]:
-    """Rates of a tuned baseline, the most promising first: the probe's best, half way to the ends, the ends; of two the
-    one that is further away. Rates that are nearly one are one."""
+def tuned_rates(code: CandidateCode, best: float) -> tuple[float, ...]:
+    """Rates of a tuned baseline, the most promising first: the `best` that is known, half way to the ends, the ends; of
+    two the lower one. A rate that looks best after a few steps is rarely too low for many, and one that is too high
+    breaks off. Rates that are nearly one are one."""
     low, high = code.rates
-    best = min(max(profile.rate_range.best, low), high)
-    ends = sorted((low, high), key=lambda end: -abs(math.log(end / best)))
+    best = min(max(best, low), high)
     found: list[float] = []
-    for exact in (best, *(math.sqrt(best * end) for end in ends), *ends):
+    for exact in (best, math.sqrt(best * low), math.sqrt(best * high), low, high):
         rate = min(max(float(f"{exact:.4g}"), low), high)
         if all(rates_differ(rate, other) for other in found):
             found.append(rate)

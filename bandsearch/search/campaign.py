@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 
-from bandsearch.search.baselines import openings, role_of
+from bandsearch.search.baselines import openings, rate_openings, role_of
 from bandsearch.search.candidates import CandidateCode
 from bandsearch.search.halving import Halving
 from bandsearch.search.proposal import Proposal
@@ -60,14 +60,19 @@ class Campaign:
         objective: Objective = Objective.LOSS,
         past: Iterable[TrialResult] = (),
         prior: Sequence[Suggestion] = (),
+        compares: bool = True,
     ) -> None:
         """`expected`: candidates the search hopes to try; it sizes what comes before the sampler. `past`: results of
         earlier processes. `prior`: what earlier runs recommend; it must be the same in every process of a search.
-        `parameters` counts what a candidate trains."""
+        `parameters` counts what a candidate trains. Unless it `compares`, full depth's learning rate is all that is
+        searched for, and every rate is trained to the last rung."""
         self._code, self._seed, self._parameters = code, seed, parameters
         self._sampler, self._objective = Sampler(sampler), objective
         self._halving = Halving(rungs, eta)
-        self._openings = openings(code, profile, seed, expected, prior)
+        self._compares = compares
+        self._openings = (
+            openings(code, profile, seed, expected, prior) if compares else rate_openings(code, profile, prior)
+        )
         self._startup = len(self._openings) + max(SMALLEST_STARTUP, expected // STARTUP_SHARE)
         self._running: dict[int, tuple[Proposal, list[Point], Standing]] = {}
         self._results: dict[int, TrialResult] = {}
@@ -93,12 +98,14 @@ class Campaign:
     def propose(self) -> Proposal | None:
         """The next candidate, under the lowest number that is free. It runs until it is finished or dropped.
 
-        None where nothing is left in the space that differs from what was tried: then the search is at its end.
+        None where nothing is left that differs from what was tried: then the search is at its end.
         """
         number = next(n for n in count() if n not in self._results and n not in self._running)
         if number < len(self._openings):
             opening = self._openings[number]
             candidate, role, proposed_by = opening.candidate, opening.role, opening.proposed_by
+        elif not self._compares:
+            return None
         else:
             sampler = Sampler.RANDOM if number < self._startup else self._sampler
             params = propose_params(
@@ -140,7 +147,7 @@ class Campaign:
         verdict = self._halving.decide(self._stratum(proposal.candidate, proposal.role), rung_index, point.loss)
         if rung_index == len(self._halving.rungs) - 1:
             return self._settle(number, TrialState.COMPLETE)
-        if not verdict.keep:
+        if not verdict.keep and self._compares:
             return self._settle(number, TrialState.PRUNED, verdict.reason)
         return self._settle(number, TrialState.RUNNING)
 

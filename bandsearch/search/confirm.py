@@ -30,6 +30,8 @@ STAGE = TrialStage.CONFIRM
 # What a full-depth baseline is made of where the search left none that can be trained: the habit, and slower.
 HABIT_RANK, HABIT_ALPHA = 16, 32.0
 RETREAT = 3.0
+# Rates at which full depth is confirmed; where nothing else is, one by itself tells nothing.
+FULL_DEPTHS = 2
 POLL_SECONDS = 0.2
 
 
@@ -137,6 +139,8 @@ class _Confirmation:
         # several often does not.
         sure = rounds - 1 if self.places > 1 and rounds > 1 else rounds
         capacity = len(started) - running + max(running, self.places * sure)
+        if plan.finalists == 0 and capacity < FULL_DEPTHS:
+            return None
         found = next_training(contenders, started, plan.confirm_seeds, capacity, self.aim)
         if found is None:
             return None

@@ -31,14 +31,14 @@ def prior_from(
     data_fingerprint: str,
     rate: float,
 ) -> Prior:
-    """At most MOST candidates of `code`'s space that earlier runs on this model, or on siblings, recommend.
+    """At most MOST candidates of `code`'s space that earlier runs on this model, or on siblings, recommend, and behind
+    them full depth at the rate that was the best for it in the first run that compared any.
 
     Runs on the very model come first (on the same data before others), then those on decoders of its family, the most
     alike in depth and width first; of equals the one that stands first in `records`. Each recommends what won it at
     the same relative depth, with its rank, targets and learning rate brought into the space; what does not fit there
     is left out. The last place goes to the first of these at `rate`, which the probe found on this data: the best rate
-    depends on the data, and where a band is good need not. A place that is left goes to full depth at the rate that was
-    the best for it in the first run that compared any.
+    depends on the data, and where a band is good need not.
     """
     known = sorted(
         (record for record in records if record.fingerprint == fingerprint or record.layout.family == layout.family),
@@ -56,7 +56,7 @@ def prior_from(
         found = _with(found, Suggestion(candidate=here, reason=reason))
     for record in known:
         baseline = None if record.tuned_baseline is None else fitted(record.tuned_baseline, record.layer_count, code)
-        if baseline is not None and len(found) < MOST:
+        if baseline is not None:
             reason = (
                 f"{_on(record, fingerprint)} this was full depth's best rate on {record.data} ({record.date[:10]})."
             )

@@ -106,6 +106,7 @@ def run_search(
         objective=objective,
         past=past,
         prior=prior,
+        compares=plan.finalists > 0,
     )
     places = [0] if plan.trial_limit is not None else list(range(pool.size)) * plan.packing
     tell = partial(_tell, campaign, plan, clock, listen)

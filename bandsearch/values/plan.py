@@ -75,7 +75,7 @@ class Plan(Value):
     confirm_steps: int
     confirm_seeds: int = Field(ge=1)
     confirm_texts: int = Field(default=0, ge=0, description="texts on which each of these is read for what it forgot")
-    finalists: int = Field(ge=1)
+    finalists: int = Field(ge=0, description="0: nothing can be compared, full depth's rate alone is searched for")
     validation_examples: int = Field(ge=1)
     test_examples: int = Field(ge=1)
     generated_examples: int = Field(ge=0)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from bandsearch.adapters.lora import trainable_parameters
 from bandsearch.engine.failures import DivergedError
-from bandsearch.run.confirming import CONFIRM_SHARE, LEAST_TRAININGS, confirm_choice, confirm_choices, confirm_share
+from bandsearch.run.confirming import LEAST_TRAININGS, confirm_choice, confirm_choices, confirm_share
 from bandsearch.run.planning import ARMS, candidates_for
 from bandsearch.search.campaign import Campaign
 from bandsearch.search.candidates import CandidateCode
@@ -61,8 +61,7 @@ def bandsearch(
     profile = table.profile_within(budget)
     if not probed:
         profile = profile.model_copy(update={"proposals": ()})
-    free = budget - profile.seconds - ARMS * table.seconds(table.full_depth, table.header.full_steps)
-    plan = _plan(table, free)
+    plan = _plan(table, budget - profile.seconds)
     if plan is None:
         return None
     code = code_of(table, profile.rate_range if own_rates else None)
@@ -75,7 +74,7 @@ def bandsearch(
         plan=plan,
         seed=world.seed,
         records=MemoryRecords(),
-        wall_left=lambda: free - pool.spent,
+        wall_left=lambda: (plan.wall_seconds or 0.0) - pool.spent,
         aim=Aim(tolerance=tolerance),
     )
     option, baseline = world.nearest(winner.candidate), world.nearest(winner.baseline)
@@ -128,6 +127,7 @@ def _search(
         parameters=partial(trainable_parameters, layout=table.header.layout),
         sampler=sampler,
         prior=prior,
+        compares=plan.finalists > 0,
     )
     fidelity, seconds = proxy_fidelity(plan, seed), plan.seconds_of("search")
     while pool.spent + plan.rungs[0] * plan.costs.seconds_per_step <= seconds:
@@ -147,18 +147,23 @@ def _search(
     return campaign.results
 
 
-def _plan(table: Table, free: float) -> Plan | None:
-    """The most telling confirmation that fits its share, as a run's plan has it; the lengths are the table's."""
+def _plan(table: Table, left: float) -> Plan | None:
+    """The most telling confirmation that fits its share of what is `left` after the probe, the final trainings set
+    aside, as a run's plan has it; the lengths are the table's."""
     step = table.seconds(table.full_depth, 1)
     rungs, full = table.header.rungs, table.header.full_steps
 
     def seconds_of(trainings: int, fraction: float) -> float:
         return trainings * fraction * full * step
 
-    share = confirm_share(free, MARGIN * seconds_of(LEAST_TRAININGS, 1.0))
+    least = MARGIN * seconds_of(LEAST_TRAININGS, 1.0)
+    free = left - ARMS * full * step
+    share = confirm_share(free, least)
     choice = confirm_choice(confirm_choices(bounded=True, fractions=(1.0,)), seconds_of, share)
-    # Without time to confirm anything full depth is handed over, at the better of its first two rates.
-    if free < 2 * rungs[-1] * step / (1 - CONFIRM_SHARE):
+    if choice.arms < ARMS:
+        free = left - choice.arms * full * step
+        share = min(seconds_of(choice.trainings, 1.0), confirm_share(free, least))
+    if free < rungs[-1] * step:
         return None
     costs = Costs(
         seconds_per_step=step,

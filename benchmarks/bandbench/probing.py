@@ -13,7 +13,7 @@ from bandsearch.models.loading import load_model
 from bandsearch.models.tokenizer import load_tokenizer
 from bandsearch.probe.effort import ProbeSettings
 from bandsearch.probe.probe import run_probe
-from bandsearch.run.planning import PROBE_SHARE
+from bandsearch.run.planning import probe_seconds
 from bandsearch.values.profile import SensitivityProfile
 from bandsearch.values.space import SearchSpace
 from bandsearch.values.spec import DataSpec, ModelSpec
@@ -38,7 +38,7 @@ def take_probes(folder: Path, task: str) -> None:
         space = SearchSpace(name=task, alpha=header.alpha)
 
         def probe(share: float) -> SensitivityProfile:
-            deadline = PROBE_SHARE * share * table.exhaustive_seconds
+            deadline = probe_seconds(share * table.exhaustive_seconds, costs)
             return run_probe(
                 engine,
                 ProbeSettings(seed=0, batch_size=header.batch_size, space=space, costs=costs, deadline=deadline),

@@ -16,7 +16,7 @@ def scale() -> Scale:
     counts = {"candidates": 3, "rounds": 1, "naive_trials": 1, "strong_trials": 1, "search_trials": 3}
     lengths = Lengths(median=24, sigma=0.5, shortest=8, longest=60)
     return BENCH.model_copy(
-        update=changes | counts | {"lengths": lengths, "rates": 3.0, "probe_steps": 1, "full_steps": 2}
+        update=changes | counts | {"lengths": lengths, "rates": 3.0, "probe_steps": 1, "full_steps": 2, "full_seeds": 2}
     )
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from bandsearch.demo.tasks import COUNT
 from bandsearch.engine.engine import Engine
 from bandsearch.values.evaluation import Interval
+from bandsearch.values.statistics import paired_bootstrap
 from benchmarks import processes
 from benchmarks.ablations import pays_after
 from benchmarks.benchmark import run
@@ -25,7 +27,7 @@ from benchmarks.job import Answer, Job, Trained
 from benchmarks.ours import OurTiming
 from benchmarks.processes import Timing, run_naive, run_strong
 from benchmarks.scale import BENCH, FULL, GPU, GPU_QUICK, QUICK, SEVEN_B_SHAPE, Scale, Study
-from benchmarks.screening import Screening
+from benchmarks.screening import Screening, _difference
 from benchmarks.spread import Spread, repeats
 from benchmarks.table import _screening
 from benchmarks.workload import Workload
@@ -216,6 +218,21 @@ def test_a_winner_behind_naives_is_marked(low: float, missed: bool) -> None:
     assert screening.is_no_worse != missed
     rows = _screening([SimpleNamespace(scale=BENCH, screening=screening)])
     assert ("**missed**" in rows) == missed
+
+
+@given(st.lists(st.floats(-0.5, 0.5), min_size=2, max_size=6), st.integers(0, 50))
+def test_a_difference_that_seeds_turn_round_is_none(by_seed: list[float], seed: int) -> None:
+    """Its interval is no narrower than that over seeds or that over questions."""
+    numbers = np.random.default_rng(seed)
+    theirs = [[(float(loss), 1) for loss in numbers.normal(1, 0.1, 40)] for _ in by_seed]
+    ours = [[(loss + shift, tokens) for loss, tokens in losses] for losses, shift in zip(theirs, by_seed, strict=True)]
+    found, over_seeds = _difference(ours, theirs, range(40)), paired_bootstrap(by_seed)
+    assert found.mean == pytest.approx(over_seeds.mean)
+    assert found.low <= over_seeds.low + 1e-9
+    assert found.high >= over_seeds.high - 1e-9
+    noisy = [[(loss + 0.1 * (-1) ** place, 1) for place, (loss, _) in enumerate(losses)] for losses in theirs]
+    over_questions = _difference(noisy, theirs, range(40))
+    assert over_questions.low < 0 < over_questions.high
 
 
 def _trained(candidate: object, seconds: float = 1.0, change: float = 0.1) -> Trained:

@@ -26,4 +26,11 @@ def test_longer_trainings_come_before_more_finalists(trainings: int) -> None:
 def test_where_too_little_could_be_compared_trainings_are_shorter() -> None:
     assert chosen(LEAST_TRAININGS * 0.99).fraction == pytest.approx(2 / 3)
     assert chosen(LEAST_TRAININGS * 0.6).fraction == pytest.approx(1 / 2)
-    assert chosen(0.1).fraction == pytest.approx(1 / 2)
+
+
+def test_where_nothing_can_be_compared_two_rates_of_full_depth_are() -> None:
+    assert chosen(LEAST_TRAININGS / 2 - 0.01) == ConfirmChoice(1.0, seeds=1, finalists=0)
+    assert chosen(1.9).fraction == pytest.approx(2 / 3)
+    assert chosen(0.1) == ConfirmChoice(1 / 2, seeds=1, finalists=0)
+    assert chosen(0.1).trainings == 2
+    assert (chosen(0.1).arms, chosen(LEAST_TRAININGS).arms) == (1, 2)

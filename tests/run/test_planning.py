@@ -71,7 +71,7 @@ def test_the_stages_add_up_to_the_budget_or_it_is_refused(wall: float, step: flo
         assert smallest.seconds > wall
     else:
         assert sum(stage.seconds for stage in made.stages) == pytest.approx(wall, rel=0.001)
-        assert made.seconds_of("probe") <= 0.03 * wall + 1e-6
+        assert 0.03 * wall - 1e-6 <= made.seconds_of("probe") <= 0.06 * wall + 1e-6
         assert list(made.rungs) == sorted(set(made.rungs))
         assert made.rungs[-1] <= made.confirm_steps <= made.full_steps
         assert made.full_steps <= 375
@@ -85,6 +85,8 @@ def test_the_confirmation_can_compare_where_that_leaves_the_search_its_share(
     try:
         made = plan(wall, step=step, engines=engines)
     except BudgetError:
+        return
+    if not made.finalists:
         return
     comparing = math.ceil(5 / engines) * (1.15 * made.confirm_steps + 2) * step
     search, confirm = made.seconds_of("search"), made.seconds_of("confirm")
@@ -101,6 +103,21 @@ def test_the_named_smallest_budget_works(wall: float, step: float) -> None:
     except BudgetError as error:
         smallest = Budget.parse(re.search(r"about (\S+)\.$", str(error))[1])
         assert plan(smallest.seconds, step=step).full_steps >= 20
+
+
+def test_a_budget_that_pays_for_no_comparison_buys_full_depth_at_a_good_rate() -> None:
+    made = plan(130, steps=200, engines=1)
+    assert made.finalists == 0
+    details = {stage.name: stage.detail for stage in made.stages}
+    assert details["search"].startswith("rates of full depth")
+    assert details["confirm"].startswith("full depth at two rates")
+    assert details["retrain"].startswith("full depth, 200 steps")
+    assert made.expected_trials <= 4
+    # One final training, where winner and baseline are two.
+    comparing = plan(400, steps=200, engines=1)
+    assert comparing.finalists > 0
+    assert made.seconds_of("retrain") == pytest.approx(comparing.seconds_of("retrain") / 2, rel=0.05)
+    assert made.seconds_of("retrain") > 200 * 0.1
 
 
 def test_a_longer_budget_buys_more() -> None:

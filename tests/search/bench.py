@@ -32,6 +32,7 @@ def planted_search(
     objective: Objective = Objective.LOSS,
     prior: Sequence[Suggestion] = (),
     space: SearchSpace | None = None,
+    compares: bool = True,
 ) -> list[TrialResult]:
     campaign = Campaign(
         CandidateCode(space or SearchSpace(name="planted"), LAYOUT, RATES),
@@ -44,6 +45,7 @@ def planted_search(
         sampler=sampler,
         objective=objective,
         prior=prior,
+        compares=compares,
     )
     for _ in range(trials):
         proposal = campaign.propose()

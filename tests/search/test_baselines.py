@@ -6,13 +6,15 @@ import pytest
 from bench import planted_search
 from surface import LAYERS, LAYOUT, RATES, Surface, profile
 
-from bandsearch.search.baselines import openings, role_of, tuned_rates
+from bandsearch.search.baselines import openings, rate_openings, role_of, tuned_rates
 from bandsearch.search.candidates import CandidateCode
 from bandsearch.search.finalists import pick_finalists
+from bandsearch.values.atlas import Suggestion
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate, Role
 from bandsearch.values.layout import Layout
 from bandsearch.values.space import BandSpace, RateSpace, SearchSpace
+from bandsearch.values.trial import TrialState
 
 
 def code_of(layers: int, space: SearchSpace | None = None) -> CandidateCode:
@@ -51,10 +53,35 @@ def test_a_second_rate_is_another_rate() -> None:
     """The range test often ends just above its best rate: half way up would be the same rate again."""
     near = profile(12).rate_range.model_copy(update={"low": 1e-3, "best": 1e-2, "high": 1.8e-2})
     code = CandidateCode(SearchSpace(name="x"), LAYOUT, near)
-    rates = tuned_rates(code, profile(12).model_copy(update={"rate_range": near}))
-    assert rates == (1e-2, pytest.approx(3.162e-3), 1e-3, 1.8e-2)
+    assert tuned_rates(code, near.best) == (1e-2, pytest.approx(3.162e-3), 1e-3, 1.8e-2)
     fixed = SearchSpace(name="x", learning_rate=RateSpace(low=2e-4, high=2e-4))
-    assert tuned_rates(CandidateCode(fixed, LAYOUT, near), profile(12)) == (2e-4,)
+    assert tuned_rates(CandidateCode(fixed, LAYOUT, near), near.best) == (2e-4,)
+
+
+def test_a_lower_rate_comes_before_a_higher_one_however_far_the_bounds_reach() -> None:
+    """What looks best after a few steps is rarely too low for many."""
+    bounds = SearchSpace(name="x", learning_rate=RateSpace(low=3e-4, high=1.0))
+    best, second, third, *_ = tuned_rates(CandidateCode(bounds, LAYOUT, RATES), 1e-3)
+    assert second < best < third
+
+
+def test_where_nothing_can_be_compared_the_rate_of_full_depth_is_all_that_is_searched_for() -> None:
+    results = planted_search(Surface(), 0, 20, compares=False)
+    assert {each.candidate.layers for each in results} == {tuple(range(LAYERS))}
+    assert {each.role for each in results} == {Role.FULL_DEPTH}
+    assert len({each.candidate.learning_rate for each in results}) == len(results) == 4
+    assert {each.state for each in results} == {TrialState.COMPLETE}
+    assert results[0].candidate.learning_rate == RATES.best
+
+
+def test_a_known_rate_of_full_depth_takes_the_place_of_the_probes() -> None:
+    known = Candidate.full_depth(LAYERS, rank=16, alpha=32, learning_rate=4e-3)
+    band = known.model_copy(update={"bands": (Band(start=0, stop=3),)})
+    prior = [Suggestion(candidate=band, reason="a band"), Suggestion(candidate=known, reason="known")]
+    first, *others = rate_openings(code_of(LAYERS), profile(), prior)
+    assert (first.candidate, first.reason, first.role) == (known, "known", Role.FULL_DEPTH)
+    assert [each.candidate.learning_rate for each in others] == list(tuned_rates(code_of(LAYERS), 4e-3)[1:4])
+    assert {each.candidate.layers for each in others} == {known.layers}
 
 
 def test_the_random_band_depends_on_the_seed() -> None:

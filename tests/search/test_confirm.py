@@ -75,6 +75,26 @@ def test_a_planted_narrow_band_wins_although_short_proxies_prefer_wide_ones() ->
     assert won >= 4
 
 
+def test_without_time_to_compare_a_planted_rate_of_full_depth_is_handed_over() -> None:
+    surface = Surface(rate=3e-4)
+    results = planted_search(surface, 0, 20, compares=False)
+    winner, trained = confirmed(PlantedPool(surface), results, finalists=0, confirm_seeds=1)
+    assert (winner.role, winner.choice) == (Role.FULL_DEPTH, Choice.UNCOMPARED)
+    assert winner.candidate.learning_rate == pytest.approx(3.162e-4)
+    assert len(trained) == 2
+    assert len({each.candidate.learning_rate for each in trained}) == 2
+
+
+def test_one_rate_by_itself_is_not_confirmed() -> None:
+    """There is nothing that it could be compared with, and the final training wants the time."""
+    step, surface = 1e-3, Surface(rate=3e-4)
+    results = planted_search(surface, 0, 20, compares=False)
+    once = {"finalists": 0, "confirm_seeds": 1, "seconds_per_step": step, "confirm_steps": 180}
+    winner, trained = confirmed(PlantedPool(surface), results, wall_left=lambda: 1.5 * 180 * step, **once)
+    assert trained == []
+    assert winner.candidate.learning_rate == pytest.approx(3.162e-4)
+
+
 def test_once_finalists_have_been_trained_the_search_is_over() -> None:
     surface = Surface()
     results = planted_search(surface, 0, 12)

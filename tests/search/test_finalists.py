@@ -35,7 +35,7 @@ def test_full_depth_comes_at_two_rates_and_then_the_best_of_few_parameters() -> 
     own = [r for r in RESULTS if r.role is Role.SEARCHED and r.state is TrialState.COMPLETE]
     small = [r for r in own if 2 * r.trainable_parameters <= finalists[0].trainable_parameters]
     assert finalists[2].number == min(small, key=lambda r: r.points[-1].loss).number
-    assert finalists[3].number == min(own, key=lambda r: r.points[-1].loss).number
+    assert min(own, key=lambda r: r.points[-1].loss).number in {each.number for each in finalists[2:4]}
     full = [r for r in RESULTS if r.role is Role.FULL_DEPTH and r.state is TrialState.COMPLETE]
     assert finalists[0].number == min(full, key=lambda r: r.points[-1].loss).number
 

@@ -71,6 +71,7 @@ def test_the_own_model_comes_before_a_sibling_and_its_own_data_first() -> None:
         Band(start=6, stop=9),
         Band(start=0, stop=3),
         Band(start=6, stop=9),
+        Band.full(12),
     ]
     assert found[0].reason == "On this model layers 6-8 of 12 won on mine.jsonl (2026-01-01)."
     assert "On sibling, of the same family, layers 0-5 of 24 won" in found[1].reason
@@ -113,7 +114,7 @@ def test_who_was_confirmed_on_one_seed_or_compared_with_nobody_is_not_recommende
     assert prior([record.model_copy(update={"winner": nobody})]).suggestions == ()
 
 
-def test_a_place_that_is_left_goes_to_the_rate_that_was_the_best_for_full_depth() -> None:
+def test_the_rate_that_was_the_best_for_full_depth_comes_last() -> None:
     won, tuned = a_record(candidate_on(0, 12, 1e-3)), candidate_on(0, 12, 5e-3)
     record = won.model_copy(update={"winner": won.winner.model_copy(update={"candidate": tuned, "baseline": tuned})})
     (only,) = prior([record]).suggestions
@@ -124,7 +125,7 @@ def test_a_place_that_is_left_goes_to_the_rate_that_was_the_best_for_full_depth(
     # Of one that a band won, behind that band.
     assert [each.candidate.learning_rate for each in prior([a_record()]).suggestions] == [3e-3, RATES.best, 1e-3]
     several = [a_record(candidate_on(start, start + 3), data=f"{start}.jsonl") for start in range(2)]
-    assert all(len(each.candidate.layers) == 3 for each in prior(several).suggestions)
+    assert [len(each.candidate.layers) for each in prior(several).suggestions] == [3, 3, 3, 12]
 
 
 def test_candidates_are_brought_into_the_space() -> None:
@@ -164,7 +165,7 @@ def test_whatever_is_recommended_can_be_tried(band: Band, snap: int, layers: int
 def test_suggestions_open_the_search_with_their_reasons_and_are_few(expected: int) -> None:
     many = [a_record(candidate_on(start, start + 3), data=f"{start}.jsonl") for start in range(8)]
     suggested = prior(many).suggestions
-    assert len(suggested) == MOST
+    assert len(suggested) == MOST + 1
     without = openings(CODE, profile(), 0, expected)
     opened = openings(CODE, profile(), 0, expected, suggested)
     ours = [each for each in opened if each.proposed_by == "atlas"]
