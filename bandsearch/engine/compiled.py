@@ -1,9 +1,9 @@
 """Norms, activations, gated products and rotary embeddings by kernels that torch.compile fuses them to, of any family.
 
-Whole decoder layers are not compiled: what is adapted changes from pass to pass, and a compiler takes it for given. These
-parts hold no linear module. Each is compiled once for all modules of its kind, for any number of tokens, before the first
-step; from then on nothing is compiled, and what does not fit (tensors of which only some need gradients, one token) is
-computed as before.
+Whole decoder layers are not compiled: what is adapted changes from pass to pass, and a compiler takes it for given.
+These parts hold no linear module. Each is compiled once for all modules of its kind, for any number of tokens, before
+the first step; from then on nothing is compiled, and what does not fit (a single token, tensors of which only some need
+gradients) is computed as it was.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ def _settings() -> Iterator[Any]:
 class _Kernel:
     """A function of tensors as it was compiled. `faithful` until it has computed something else."""
 
-    def __init__(self, function: FunctionType) -> None:
-        # What is compiled is found by the code object: of one's own, nobody else's compilations count towards its limit.
+    def __init__(self, function: Any) -> None:
+        # By its code object it is known what is compiled: with one of its own it has the limit of these for itself.
         own = _copy(function, function.__globals__)
         self._compiled = torch.compile(own, dynamic=True)
         self._run = torch._dynamo.run(self._compiled)
@@ -132,7 +132,7 @@ class _Part:
 
     module: nn.Module
     kind: object
-    function: FunctionType
+    function: Callable[..., Any]
     around: Callable[[Callable[..., Any]], Forward]
 
 
@@ -176,7 +176,7 @@ def _parts(decoder: nn.Module) -> Iterator[_Part]:
     for module in free:
         if _is_small(module) and module not in activations:
             kind = (type(module), tuple(tuple(each.shape) for each in module.parameters()))
-            yield _Part(module, kind, type(module).forward, partial(_rowwise, module))
+            yield _Part(module, kind, _forward_of(module), partial(_rowwise, module))
 
 
 def _is_gated(module: nn.Module) -> bool:
@@ -189,15 +189,19 @@ def _is_small(module: nn.Module) -> bool:
     if type(module).__module__.startswith("torch.") or next(module.children(), None) is not None:
         return False
     vectors = all(each.ndim == 1 and len(each) > 1 for each in module.parameters())
-    return vectors and _takes_one(module) and isinstance(type(module).forward, FunctionType)
+    return vectors and _takes_one(module) and isinstance(_forward_of(module), FunctionType)
+
+
+def _forward_of(module: nn.Module) -> Any:
+    return type(module).forward
 
 
 def _takes_one(module: nn.Module) -> bool:
-    return len(inspect.signature(type(module).forward).parameters) == 2
+    return len(inspect.signature(_forward_of(module)).parameters) == 2
 
 
 def _rotary_of(module: nn.Module) -> FunctionType | None:
-    forward = type(module).forward
+    forward = _forward_of(module)
     if not isinstance(forward, FunctionType) or ROTARY not in forward.__code__.co_names:
         return None
     function = forward.__globals__.get(ROTARY)
@@ -227,7 +231,7 @@ def _gated(module: nn.Module, kernel: Callable[..., Tensor]) -> Forward:
 
 def _rotated(module: nn.Module, kernel: Callable[..., Any]) -> Forward:
     """The module's own forward, which finds `kernel` by the function's name: other models of its file keep theirs."""
-    forward = type(module).forward
+    forward = _forward_of(module)
 
     def rotary(*args: Any, **kwargs: Any) -> Any:
         return kernel(*(_heads(each) if isinstance(each, Tensor) else each for each in args), **kwargs)
@@ -249,7 +253,7 @@ def _heads(x: Tensor) -> Tensor:
     return own.transpose(1, 2)
 
 
-def _copy(function: FunctionType, names: dict[str, Any]) -> FunctionType:
+def _copy(function: Any, names: dict[str, Any]) -> FunctionType:
     """With a code object of its own, and `names` as what it finds globally."""
     code = function.__code__.replace()
     copy = FunctionType(code, names, function.__name__, function.__defaults__, function.__closure__)

@@ -11,8 +11,8 @@ from bandsearch.values.value import Value
 
 
 class Levers(Value):
-    """Each is checked against a plain PEFT pass when the engine starts, and can be switched off; all but `compile`, which
-    takes time before it saves any, are on by default.
+    """Each is checked against a plain PEFT pass when the engine starts, and can be switched off. All are on by default
+    but `compile`, which takes time before it saves any.
     """
 
     prefix_cache: bool = Field(default=True, description="keep what the frozen layers below a band put out")
