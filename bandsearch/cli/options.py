@@ -180,7 +180,7 @@ def specification(
         typer.Option(
             "--with",
             help="Levers of the engine to switch on that are off: compile (norms, activations and rotary embeddings "
-            "fused by torch.compile; takes up to a minute of the budget at the start of every engine).",
+            "fused by torch.compile, which takes of the budget at the start of every engine).",
             rich_help_panel=TRAINING,
         ),
     ] = None,

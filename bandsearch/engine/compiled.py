@@ -81,7 +81,8 @@ class CompiledModules:
                             mask = torch.ones_like(ids)
                             logits = self._model(input_ids=ids, attention_mask=mask, use_cache=False).logits
                         if graded:
-                            torch.autograd.grad(logits.float().sum(), seeds[-1])
+                            torch.autograd.grad(logits.float().sum(), seeds, allow_unused=True)
+                        seeds.clear()
         finally:
             handle.remove()
             self._forwards.release()

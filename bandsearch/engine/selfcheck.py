@@ -46,7 +46,7 @@ LEAST_SUPERVISED = {torch.float32: 16, torch.bfloat16: 64, torch.float16: 64}
 MOST_ROWS = 16
 # What torch.compile needs on a CPU and on a GPU.
 NEEDED = (
-    "It needs a C++ compiler: install g++.",
+    "It needs a C++ compiler and Python's headers: install g++ and python3-dev.",
     "It needs a C compiler, Python's headers and the triton that came with torch: install gcc and python3-dev.",
 )
 # With padding. PEFT keeps an input of every linear in fp32, which of a 7B model takes 5 MB a token.

@@ -147,7 +147,8 @@ def test_without_a_compiler_it_is_off_and_says_what_is_missing(
     monkeypatch.setattr(compiled.torch, "compile", missing)
     engine = _again(load("llama"), Levers(compile=True))
     assert engine.notes == (
-        "compile fails (RuntimeError: No working C++ compiler found) and is off. It needs a C++ compiler: install g++.",
+        "compile fails (RuntimeError: No working C++ compiler found) and is off. "
+        "It needs a C++ compiler and Python's headers: install g++ and python3-dev.",
     )
     assert not engine.levers.compile
     assert engine.levers.prefix_cache

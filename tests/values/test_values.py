@@ -124,5 +124,5 @@ def test_levers_are_switched_by_name() -> None:
 
 @pytest.mark.parametrize(("on", "off"), [(("turbo",), ()), ((), ("turbo",)), (("compile",), ("compile",))])
 def test_a_lever_that_is_none_or_both_is_refused(on: tuple[str, ...], off: tuple[str, ...]) -> None:
-    with pytest.raises(UsageError, match="turbo|on and off"):
+    with pytest.raises(UsageError, match=r"turbo|on and off"):
         Levers.switched(on=on, off=off)
