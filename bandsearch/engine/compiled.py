@@ -3,7 +3,7 @@
 Whole decoder layers are not compiled: what is adapted changes from pass to pass, and a compiler takes it for given.
 These parts hold no linear module. Each is compiled once for all modules of its kind, for any number of tokens, before
 the first step; from then on nothing is compiled, and what does not fit (a single token, tensors of which only some need
-gradients) is computed as it was.
+gradients, rotary embeddings of a part of each head) is computed as it was.
 """
 
 from __future__ import annotations
