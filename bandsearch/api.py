@@ -59,6 +59,7 @@ def specify(
     steps: int | None = None,
     batch_size: int = 16,
     without: tuple[str, ...] = (),
+    with_: tuple[str, ...] = (),
     tasks: tuple[str, ...] = (),
     task_directory: str | None = None,
     task_limit: int | None = None,
@@ -74,7 +75,8 @@ def specify(
     The rows of several `dataset`s are joined. `validation` and `test` are files of rows for these splits.
     `dataset` may be left out for the embedded model alone, which brings its own tasks. It also brings texts of the kind
     it was pre-trained on, which take the place of the neutral ones where no `retention` is given. `columns` are
-    what columns are read as, such as {"article": "prompt", "highlights": "completion"}. `tolerance` is the share of
+    what columns are read as, such as {"article": "prompt", "highlights": "completion"}. `with_` and `without` name
+    levers of the engine to switch on and off. `tolerance` is the share of
     full depth's validation loss that does not matter. `template` is a jinja chat template's file or name, read now and
     kept with the specification.
     """
@@ -111,7 +113,7 @@ def specify(
         trials=trials,
         objective=Objective(objective),
         tolerance=tolerance,
-        levers=Levers.without(without),
+        levers=Levers.switched(on=with_, off=without),
         seed=seed,
         tasks=tasks,
         task_directory=task_directory,

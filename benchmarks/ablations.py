@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import accumulate
 from statistics import median
+from tempfile import TemporaryDirectory
 
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.levers import Levers
@@ -27,6 +30,7 @@ OFF: dict[str, Levers] = {
     "all": Levers.none(),
 }
 ON_GPU = {"Liger kernels": Levers(liger=False)}
+ON = {"compile": Levers(compile=True)}
 PAYING_TRIALS = 12
 # These two are measured so many times, interleaved with the others: what the cache saves is about what noise is.
 REPEATED = ("none", "prefix cache")
@@ -47,6 +51,20 @@ class Lever(Value):
     peak_memory_bytes: int
 
 
+class Added(Value):
+    """A lever that is off unless asked for, on beside the others. `speedup` is their time without it divided by that
+    with it, engines warm; `start_seconds` what a start takes longer on a machine that has compiled nothing before, and
+    `pays_after` the steps of training that win it back, None where none do.
+    """
+
+    on: str
+    readings: int
+    seconds: float
+    speedup: Spread
+    start_seconds: float
+    pays_after: float | None
+
+
 class Ratio(Value):
     """Trials per hour, ours (warm) by strong (warm), at a start layer or at so many tokens per step."""
 
@@ -64,6 +82,7 @@ class Ablations(Value):
     candidates: int
     epochs: float
     levers: tuple[Lever, ...]
+    added: tuple[Added, ...]
     by_start: tuple[Ratio, ...]
     by_tokens_per_step: tuple[Ratio, ...]
     cache_pays_after: int | None
@@ -73,10 +92,12 @@ class Ablations(Value):
 def measure_ablations(workload: Workload, count: int, batch_sizes: Sequence[int]) -> Ablations:
     """Levers are measured on all candidates of the workload, the rest on `count` each."""
     candidates = workload.candidates[:count]
+    levers, added = _levers(workload)
     return Ablations(
         candidates=len(workload.candidates),
         epochs=workload.scale.steps * workload.scale.batch_size / len(workload.dataset.train),
-        levers=_levers(workload),
+        levers=levers,
+        added=added,
         by_start=_by_start(workload, count),
         by_tokens_per_step=_by_tokens(workload, candidates, batch_sizes),
         cache_pays_after=_cache_pays_after(workload),
@@ -84,15 +105,56 @@ def measure_ablations(workload: Workload, count: int, batch_sizes: Sequence[int]
     )
 
 
-def _levers(workload: Workload) -> tuple[Lever, ...]:
+def _levers(workload: Workload) -> tuple[tuple[Lever, ...], tuple[Added, ...]]:
     off = {"none": Levers(), **OFF, **(ON_GPU if workload.device == "cuda" else {})}
     once = [name for name in off if name not in REPEATED]
-    found: dict[str, list[OurTiming]] = {name: [] for name in off}
+    found: dict[str, list[OurTiming]] = {name: [] for name in (*off, *ON)}
     for turn in range(REPEATS):
         for name in (*REPEATED, *once[turn::REPEATS]):
             found[name].append(run_ours(workload, workload.candidates, off[name]))
-    usual = median(timing.warm_seconds for timing in found["none"])
-    return tuple(_lever(name, timings, usual) for name, timings in found.items())
+        for name, levers in ON.items():
+            with _nothing_compiled():
+                found[name].append(run_ours(workload, workload.candidates, levers))
+    usual, steps = found["none"], len(workload.candidates) * workload.scale.steps
+    seconds = median(timing.warm_seconds for timing in usual)
+    return (
+        tuple(_lever(name, found[name], seconds) for name in off),
+        tuple(_added(name, found[name], usual, steps) for name in ON),
+    )
+
+
+@contextmanager
+def _nothing_compiled() -> Iterator[None]:
+    """Inside, engines that start find no kernels that an earlier process has compiled."""
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    before = os.environ.pop(name, None)
+    with TemporaryDirectory() as directory:
+        os.environ[name] = directory
+        try:
+            yield
+        finally:
+            del os.environ[name]
+            if before is not None:
+                os.environ[name] = before
+
+
+def _added(name: str, timings: Sequence[OurTiming], usual: Sequence[OurTiming], steps: int) -> Added:
+    seconds = Spread.of([timing.warm_seconds for timing in timings])
+    without = median(timing.warm_seconds for timing in usual)
+    starting, usual_start = (median(timing.start_seconds for timing in some) for some in (timings, usual))
+    return Added(
+        on=name,
+        readings=len(timings),
+        seconds=seconds.median,
+        speedup=Spread.of([without / timing.warm_seconds for timing in timings]),
+        start_seconds=starting - usual_start,
+        pays_after=steps_to_win_back(starting - usual_start, (without - seconds.median) / steps),
+    )
+
+
+def steps_to_win_back(seconds: float, saved: float) -> float | None:
+    """How many steps, each shorter by `saved`, make up for `seconds`; None for steps that are no shorter."""
+    return max(0.0, seconds) / saved if saved > 0 else None
 
 
 def _lever(name: str, timings: Sequence[OurTiming], usual: float) -> Lever:

@@ -169,6 +169,20 @@ def _ablations(found: Ablations) -> str:
             for each in found.levers
         ],
     )
+    added = _table(
+        ["on as well", "seconds", "× faster", "measured", "start longer by, s", "paid for after steps"],
+        [
+            [
+                each.on,
+                f"{each.seconds:.1f}",
+                _ratio(each.speedup, bold=False),
+                f"{each.readings}",
+                f"{each.start_seconds:.1f}",
+                "never" if each.pays_after is None else f"{each.pays_after:.0f}",
+            ]
+            for each in found.added
+        ],
+    )
     starts = _table(
         ["start layer", *(f"{each.at:.0f}" for each in found.by_start)],
         [["trials per hour ÷ strong, warm", *(f"{each.ratio:.2f}" for each in found.by_start)]],
@@ -184,7 +198,7 @@ def _ablations(found: Ablations) -> str:
     )
     return (
         f"## Ablations\n\nLevers: {found.candidates} candidates, {found.epochs:.1f} epochs, engines warm; medians, and "
-        f"in brackets from the fastest to the slowest.\n\n{levers}\n\n{starts}\n\n{tokens}\n\n"
+        f"in brackets from the fastest to the slowest.\n\n{levers}\n\n{added}\n\n{starts}\n\n{tokens}\n\n"
         f"- the prefix cache has paid for itself after: {pays}{variants}"
     )
 

@@ -90,6 +90,7 @@ Out = Annotated[
 # What a specification says beyond model and data, for commands that search and train nothing.
 NO_SEARCH: dict[str, Any] = {
     "without": None,
+    "with_": None,
     "budget": None,
     "trials": 1,
     "space": "default",
@@ -174,6 +175,15 @@ def specification(
             rich_help_panel=TRAINING,
         ),
     ] = None,
+    with_: Annotated[
+        str | None,
+        typer.Option(
+            "--with",
+            help="Levers of the engine to switch on that are off: compile (norms, activations and rotary embeddings "
+            "fused by torch.compile, which takes of the budget at the start of every engine).",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
     tasks: Annotated[
         str | None,
         typer.Option(
@@ -240,6 +250,7 @@ def specification(
         steps=steps,
         batch_size=batch_size,
         without=split_names(without),
+        with_=split_names(with_),
         tasks=split_names(tasks),
         task_directory=str(task_directory) if task_directory else None,
         task_limit=task_limit,

@@ -16,6 +16,10 @@ class Forwards:
     def __init__(self) -> None:
         self._replaced: list[tuple[nn.Module, Forward | None]] = []
 
+    def __len__(self) -> int:
+        """How many are replaced."""
+        return len(self._replaced)
+
     def replace(self, module: nn.Module, wrapped: Callable[[Forward], Forward]) -> None:
         """`wrapped` makes the new forward from the one there is."""
         # Loading libraries may have put a forward of their own on a module.

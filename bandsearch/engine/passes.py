@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from bandsearch.data.dataset import Dataset, Examples
 from bandsearch.engine.adapted import AdaptedLinears, Member
 from bandsearch.engine.batches import Batch, collate
+from bandsearch.engine.compiled import CompiledModules
 from bandsearch.engine.head import Head
 from bandsearch.engine.liger import FusedModules
 from bandsearch.engine.prefix import PrefixCache
@@ -56,6 +57,7 @@ class Passes:
         self._linears = AdaptedLinears(model, layout)
         self._head = Head(model)
         self._fused = FusedModules(model, layout)
+        self._compiled = CompiledModules(model, layout)
         self._own_cache = cache
         self.use(Levers.none())
 
@@ -66,7 +68,15 @@ class Passes:
         self._narrow_last_layer = levers.supervised_last_layer
         self._masked = not levers.unmasked_attention
         self._linears.use_onednn(levers.fast_linear)
+        # What Liger has a kernel for is its own; the rest is compiled.
+        self._compiled.use(False)
         self._fused.use(levers.liger)
+        self._compiled.use(levers.compile)
+
+    @property
+    def compiled(self) -> int:
+        """How many modules run as they were compiled."""
+        return len(self._compiled)
 
     @contextmanager
     def trying(self, cache: PrefixCache | None) -> Iterator[None]:

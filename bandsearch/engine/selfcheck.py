@@ -33,6 +33,7 @@ ORDER = (
     "prefix_cache",
     "packing",
     "liger",
+    "compile",
 )
 # No part of a single engine's pass: the order of examples, and what is checked when engines meet.
 ELSEWHERE = ("length_grouping", "data_parallel")
@@ -43,6 +44,11 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.3, torch.float16: 0.1}
 # on 64 of them, and more only make every start longer.
 LEAST_SUPERVISED = {torch.float32: 16, torch.bfloat16: 64, torch.float16: 64}
 MOST_ROWS = 16
+# What torch.compile needs on a CPU and on a GPU.
+NEEDED = (
+    "It needs a C++ compiler and Python's headers: install g++ and python3-dev.",
+    "It needs a C compiler, Python's headers and the triton that came with torch: install gcc and python3-dev.",
+)
 # With padding. PEFT keeps an input of every linear in fp32, which of a 7B model takes 5 MB a token.
 MOST_TOKENS = 2048
 
@@ -63,6 +69,8 @@ def faithful_levers(
         "liger": wanted.liger and liger_is_usable(model),
     }
     wanted = wanted.model_copy(update=possible)
+    said = _uncompiled(layout, passes, wanted) if wanted.compile else ()
+    wanted = wanted.model_copy(update={"compile": wanted.compile and not said})
     rows = _rows(passes, LEAST_SUPERVISED[model.dtype])
     while (found := within_memory(partial(_checked, model, layout, passes, wanted, rows))) is None:
         torch.cuda.empty_cache()
@@ -70,7 +78,21 @@ def faithful_levers(
             raise too_much()
         rows = rows[: len(rows) // 2]
     passes.use(found[0])
-    return found
+    return found[0], (*said, *found[1])
+
+
+def _uncompiled(layout: Layout, passes: Passes, wanted: Levers) -> tuple[str, ...]:
+    """Compile what Liger's kernels leave; a sentence where that fails or finds nothing."""
+    try:
+        passes.use(Levers.none().model_copy(update={"liger": wanted.liger, "compile": True}))
+        found = passes.compiled
+    except Exception as error:
+        # A compiler that is not there, or lacks something, fails in ways of its own.
+        cause = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        return (f"compile fails ({cause}) and is off. {NEEDED[passes.device.type == 'cuda']}",)
+    finally:
+        passes.use(Levers.none())
+    return () if found else (f"compile finds nothing to fuse in this {layout.family} model and is off",)
 
 
 def _checked(

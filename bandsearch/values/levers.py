@@ -11,7 +11,9 @@ from bandsearch.values.value import Value
 
 
 class Levers(Value):
-    """Each is on by default, is checked against a plain PEFT pass when the engine starts, and can be switched off."""
+    """Each is checked against a plain PEFT pass when the engine starts, and can be switched off. All are on by default
+    but `compile`, which takes time before it saves any.
+    """
 
     prefix_cache: bool = Field(default=True, description="keep what the frozen layers below a band put out")
     packing: int | None = Field(default=None, ge=1, description="candidates per pass; None: measured, 1: off")
@@ -26,6 +28,9 @@ class Levers(Value):
     )
     fast_linear: bool = Field(default=True, description="oneDNN for fp32 products on a CPU that it is faster on")
     liger: bool = Field(default=True, description="Liger's fused norms and gated products on a GPU, where installed")
+    compile: bool = Field(
+        default=False, description="norms, activations and rotary embeddings as torch.compile fuses them"
+    )
 
     @classmethod
     def none(cls) -> Levers:
@@ -34,8 +39,16 @@ class Levers(Value):
 
     @classmethod
     def without(cls, names: Sequence[str]) -> Levers:
-        """All but these. Raises UsageError for a name that is none."""
-        unknown = [name for name in names if name not in cls.model_fields]
-        if unknown:
-            raise UsageError(f"There is no lever {unknown[0]!r}.", f"Choose from {', '.join(cls.model_fields)}.")
-        return cls.model_validate({name: 1 if name == "packing" else False for name in names})
+        """The usual ones but these."""
+        return cls.switched(off=names)
+
+    @classmethod
+    def switched(cls, *, on: Sequence[str] = (), off: Sequence[str] = ()) -> Levers:
+        """The usual ones and those `on`, without those `off`. Raises UsageError for a name that is none or is both."""
+        for name in (*on, *off):
+            if name not in cls.model_fields:
+                raise UsageError(f"There is no lever {name!r}.", f"Choose from {', '.join(cls.model_fields)}.")
+        if both := sorted(set(on) & set(off)):
+            raise UsageError(f"The lever {both[0]} is to be on and off.", "Name it once.")
+        chosen: dict[str, int | bool] = {name: True for name in on if name != "packing"}
+        return cls.model_validate(chosen | {name: 1 if name == "packing" else False for name in off})

@@ -17,7 +17,7 @@ from bandsearch.engine.engine import Engine
 from bandsearch.values.evaluation import Interval
 from bandsearch.values.statistics import paired_bootstrap
 from benchmarks import processes
-from benchmarks.ablations import pays_after
+from benchmarks.ablations import pays_after, steps_to_win_back
 from benchmarks.benchmark import run
 from benchmarks.candidates import FROZEN, alike, frozen_candidates
 from benchmarks.costs import PEAKS, Volume, peak_flops
@@ -64,6 +64,13 @@ def test_the_cache_pays_once_it_stays_ahead() -> None:
     assert pays_after([9, 1, 1, 1, 1], [3, 3, 3, 3, 3]) == 4
     assert pays_after([1, 1], [2, 2]) == 1
     assert pays_after([9, 9], [1, 1]) is None
+
+
+def test_what_a_start_takes_is_won_back_by_shorter_steps_alone() -> None:
+    assert steps_to_win_back(30.0, 0.5) == 60
+    assert steps_to_win_back(30.0, 0.0) is None
+    assert steps_to_win_back(30.0, -0.5) is None
+    assert steps_to_win_back(-1.0, 0.5) == 0
 
 
 def test_operations_of_a_seven_b_model_are_those_of_the_arithmetic() -> None:

@@ -10,8 +10,9 @@ from pydantic import ValidationError
 from bandsearch.values.band import Band
 from bandsearch.values.budget import Budget, Unit
 from bandsearch.values.candidate import Candidate, Method
-from bandsearch.values.errors import BudgetError
+from bandsearch.values.errors import BudgetError, UsageError
 from bandsearch.values.fidelity import Fidelity, Schedule
+from bandsearch.values.levers import Levers
 from bandsearch.values.pareto import pareto_front
 
 CANDIDATE = Candidate(bands=(Band(start=2, stop=6),), rank=8, alpha=32, targets=("all",), learning_rate=1e-3)
@@ -111,3 +112,17 @@ def test_the_front_is_what_nothing_dominates(points: list[tuple[int, int]]) -> N
         dominated = any(o[0] <= point[0] and o[1] <= point[1] and o != point for o in points)
         assert (point in front) == (not dominated)
     assert len(front) == len(set(front))
+
+
+def test_levers_are_switched_by_name() -> None:
+    assert Levers.switched() == Levers()
+    chosen = Levers.switched(on=("compile", "packing"), off=("liger", "prefix_cache"))
+    assert chosen == Levers(compile=True, liger=False, prefix_cache=False)
+    assert Levers.switched(off=("packing",)).packing == 1
+    assert not any((Levers.none().compile, Levers.none().liger, Levers.none().prefix_cache))
+
+
+@pytest.mark.parametrize(("on", "off"), [(("turbo",), ()), ((), ("turbo",)), (("compile",), ("compile",))])
+def test_a_lever_that_is_none_or_both_is_refused(on: tuple[str, ...], off: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match=r"turbo|on and off"):
+        Levers.switched(on=on, off=off)
