@@ -46,6 +46,9 @@ class Table:
 
 def look_for(name: str) -> None:
     """Raise DataError where there is no such file and the hub could have no data set of that name. Quick."""
+    if not name:
+        # As a path it would be the folder one happens to be in.
+        raise DataError("The name of a data set is empty.", "Give a file, a folder, a hub id, or demo:<task>.")
     path = Path(name).expanduser()
     if not name.startswith(DEMO_SCHEME) and not path.exists() and not _is_on_hub(name):
         raise _missing(path)
