@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import sqlite3
+from collections import deque
 from pathlib import Path
 
 import optuna
@@ -125,8 +126,7 @@ def test_a_full_disk_is_one_by_its_number(tmp_path: Path) -> None:
     try:
         archive = Archive(tmp_path / "study.db", CODE, Objective.LOSS)
         with pytest.raises(OSError, match="No space left") as raised:
-            for number in range(100):
-                archive.begin(proposal(number))
+            deque(map(archive.begin, map(proposal, range(100))), maxlen=0)
     finally:
         event.remove(Engine, "connect", no_more_room)
     assert raised.value.errno == errno.ENOSPC
