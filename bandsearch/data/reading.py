@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import random
 import re
 from collections.abc import Mapping, Sequence
@@ -123,6 +124,11 @@ def _looks_like_a_file(name: str) -> bool:
 
 
 def _missing(path: Path) -> DataError:
+    if path.exists():
+        # A pipe, as from <(zcat ...): it can be read once, and a run that is resumed reads its data again.
+        return DataError(f"{path} is neither a file nor a folder.", "Write what it gives to a file.")
+    if path.is_symlink():
+        return DataError(f"{path} is a link to {os.readlink(path)}, which is not there.", "Give the file itself.")
     folder = path.parent
     names = [entry.name for entry in folder.iterdir() if is_data_file(entry)] if folder.is_dir() else []
     close = difflib.get_close_matches(path.name, names, 1)
