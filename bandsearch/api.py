@@ -26,7 +26,17 @@ from bandsearch.values.levers import Levers
 from bandsearch.values.plan import Plan
 from bandsearch.values.profile import SensitivityProfile
 from bandsearch.values.progress import Listener, Stop, never, silent
-from bandsearch.values.spec import TOLERANCE, DataSpec, ModelSpec, Objective, PriorSource, RunSpec, TrainSpec
+from bandsearch.values.spec import (
+    MOST_EPOCHS,
+    MOST_SEED,
+    TOLERANCE,
+    DataSpec,
+    ModelSpec,
+    Objective,
+    PriorSource,
+    RunSpec,
+    TrainSpec,
+)
 
 if TYPE_CHECKING:
     from bandsearch.adapters.verify import Finding
@@ -92,6 +102,10 @@ def specify(
         raise UsageError(f"Unknown objective {objective!r}.", f"Choose {' or '.join(Objective)}.")
     if not 0 <= tolerance < 1:
         raise UsageError(f"A tolerance of {tolerance:g} is no share of a loss.", "Give 0.01 for one per cent.")
+    if epochs > MOST_EPOCHS:
+        raise UsageError(f"{epochs:g} epochs are more than can be counted.", f"Give at most {MOST_EPOCHS:.0f}.")
+    if seed > MOST_SEED:
+        raise UsageError(f"The seed {seed} is too large.", f"Give at most {MOST_SEED}.")
     if prior not in set(PriorSource):
         raise UsageError(f"Unknown prior {prior!r}.", f"Choose {' or '.join(PriorSource)}.")
     if budget is None and trials is None:
@@ -176,11 +190,11 @@ def resume(
     return main.resume(Path(directory), listen, stop, budget)
 
 
-def plan(spec: RunSpec, listen: Listener = silent) -> Plan:
+def plan(spec: RunSpec, listen: Listener = silent, stop: Stop = never) -> Plan:
     """What the budget buys on this machine, measured; nothing is spent."""
     from bandsearch.run import single
 
-    return single.plan_only(spec, listen)
+    return single.plan_only(spec, listen, stop)
 
 
 def probe(spec: RunSpec, listen: Listener = silent) -> SensitivityProfile:

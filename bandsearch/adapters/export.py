@@ -6,7 +6,8 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -40,8 +41,8 @@ def export_adapter(
 
     The scale is folded into B and all factors get one rank R with alpha = R, so that the scale every reader computes
     is 1: older vLLM releases ignore per-module ranks and alphas. `tensors` carry PEFT's saved names. An adapter
-    already at `destination` is replaced. Raises AdapterError for tensors that are not the candidate's, NaN or Inf,
-    a destination that is something else, and a full disk.
+    already at `destination` is replaced. Raises AdapterError for tensors that are not the candidate's, NaN or Inf, and
+    a destination that is something else; OSError where the disk is full.
     """
     folded = fold(tensors, candidate, layout)
     rank = next(tensor.shape[0] for name, tensor in folded.items() if ".lora_A." in name)
@@ -49,7 +50,7 @@ def export_adapter(
     destination = destination.absolute()
     if destination.exists() and not (destination / CONFIG_FILE).is_file() and not _is_empty(destination):
         raise AdapterError(f"{destination} exists and is not an adapter.", "Choose another directory.")
-    try:
+    with _writing(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=destination.parent, prefix=f".{destination.name}-") as scratch:
             fresh = Path(scratch) / "fresh"
@@ -63,19 +64,17 @@ def export_adapter(
             if destination.exists():
                 os.rename(destination, Path(scratch) / "old")
             os.rename(fresh, destination)
-    except OSError as error:
-        raise _not_written(error, destination) from error
 
 
 def write_card(destination: Path, card: str) -> None:
     """Replace the model card of an exported adapter, for numbers that are known only after it was written."""
     scratch = destination / f".{CARD_FILE}.tmp"
-    try:
-        scratch.write_text(card, encoding="utf-8")
-        os.replace(scratch, destination / CARD_FILE)
-    except OSError as error:
-        scratch.unlink(missing_ok=True)
-        raise _not_written(error, destination) from error
+    with _writing(destination):
+        try:
+            scratch.write_text(card, encoding="utf-8")
+            os.replace(scratch, destination / CARD_FILE)
+        finally:
+            scratch.unlink(missing_ok=True)
 
 
 def fold(tensors: Mapping[str, Tensor], candidate: Candidate, layout: Layout) -> dict[str, Tensor]:
@@ -131,9 +130,13 @@ def _is_empty(destination: Path) -> bool:
     return destination.is_dir() and not any(destination.iterdir())
 
 
-def _not_written(error: OSError, destination: Path) -> AdapterError:
-    if error.errno == errno.ENOSPC:
-        return AdapterError(
-            f"The disk is full; the adapter was not written to {destination}.", "Free space and run the command again."
-        )
-    return AdapterError(f"The adapter cannot be written to {destination}: {error.strerror or error}.")
+@contextmanager
+def _writing(destination: Path) -> Iterator[None]:
+    """Turn what keeps an adapter from being written into a sentence. A full disk stays an OSError: only who writes
+    there knows how to go on once it has room."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise AdapterError(f"The adapter cannot be written to {destination}: {error.strerror or error}.") from error

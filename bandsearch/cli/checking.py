@@ -67,7 +67,7 @@ def verify(
     from bandsearch.values.spec import ModelSpec
 
     source = resolve(ModelSpec(name=model, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code))
-    with session(json, stoppable=False) as at:
+    with session(json) as at:
         findings = verify_adapter(adapter, summarize(source).layout)
         sound = not any(finding.severity is Severity.ERROR for finding in findings)
         served = _served(adapter, source, dtype, tuple(prompt or PROMPTS)) if runtime and sound else None
@@ -144,7 +144,7 @@ def evaluate(
       bandsearch eval results/demo/adapter --model demo --tasks demo_two_step
       bandsearch eval my-adapter -m qwen2.5-7b -d my.jsonl --tasks gsm8k --task-limit 200
     """
-    with session(json, stoppable=False) as at:
+    with session(json) as at:
         from bandsearch.run.single import evaluate_adapter
 
         evaluation = evaluate_adapter(adapter, spec, examples, at.listen)
@@ -201,7 +201,7 @@ def data(
     from bandsearch.models.config import context_length, load_config
     from bandsearch.models.tokenizer import load_tokenizer
 
-    with session(json, stoppable=False) as at:
+    with session(json) as at:
         tokenizer = load_tokenizer(source)
         dataset = prepare(spec, tokenizer, seed, context=context_length(load_config(source)))
         at.write({"event": "result", **facts(dataset)})
@@ -232,7 +232,7 @@ def models(
     from bandsearch.models.loading import summarize
     from bandsearch.values.spec import ModelSpec
 
-    with session(json, stoppable=False) as at:
+    with session(json) as at:
         summary = summarize(resolve(ModelSpec(name=name, revision=revision, trust_remote_code=trust_remote_code)))
         at.say(summary)
     if not json:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
 from rich.markup import escape
 from rich.progress_bar import ProgressBar
@@ -22,20 +22,30 @@ if TYPE_CHECKING:
 REFRESHES_PER_SECOND = 2
 PLAIN_SECONDS = 10.0
 RECENT_LINES = 4
+BAR_WIDTH = 30
+# Columns of a terminal that has room for bars beside the words.
+BARS_FROM = 70
 
 
 @contextmanager
-def live_listener(console: Console) -> Iterator[Listener]:
-    """A listener that draws what it hears; safe to call from any thread. Leaves the terminal as it found it."""
+def live_listener(console: Console) -> Iterator[tuple[Listener, Callable[[str], None]]]:
+    """What hears, safe to call from any thread, and draws it; and what gives notice of something, safe to call where a
+    signal interrupts. Leaves the terminal as it found it."""
     if not console.is_terminal:
-        yield PlainLines(lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)).hear
+        plain = PlainLines(lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
+        yield plain.hear, give_notice
         return
     panel = LivePanel()
     with Live(panel, console=console, refresh_per_second=REFRESHES_PER_SECOND, transient=True) as live:
         # Announcements that carry no progress stay on the screen, above the panel.
         panel.say = lambda line: live.console.print(f"[dim]{escape(line)}[/dim]", highlight=False)
-        yield panel.hear
+        yield panel.hear, panel.give_notice
         panel.close()
+
+
+def give_notice(words: str) -> None:
+    """On standard error, where no panel stands."""
+    Console(stderr=True).print(words, markup=False, highlight=False, soft_wrap=True)
 
 
 class Known:
@@ -147,6 +157,7 @@ class LivePanel:
         self._known = Known(clock)
         self._lock = threading.Lock()
         self._recent: deque[str] = deque(maxlen=RECENT_LINES)
+        self._notice = ""
 
     def hear(self, update: Update) -> None:
         lines = []
@@ -163,6 +174,10 @@ class LivePanel:
         for line in lines:
             self.say(line)
 
+    def give_notice(self, words: str) -> None:
+        """Shown below from now on. Takes no lock: the thread that a signal interrupts may hold it."""
+        self._notice = words
+
     def close(self) -> None:
         for line in self._ended():
             self.say(line)
@@ -170,41 +185,48 @@ class LivePanel:
     def _ended(self) -> list[str]:
         return [f"✓ {self._known.stage}, {clock_text(self._known.stage_seconds)}"] if self._known.stage else []
 
-    def __rich__(self) -> RenderableType:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         with self._lock:
-            return self._draw()
+            yield self._draw(options.max_width >= BARS_FROM)
 
-    def _draw(self) -> RenderableType:
+    def _draw(self, with_bars: bool) -> RenderableType:
         known = self._known
         table = Table.grid(padding=(0, 2))
-        table.add_column(style="dim", justify="right")
-        table.add_column(width=30)
+        table.add_column(style="dim", justify="right", no_wrap=True)
+        if with_bars:
+            table.add_column(width=BAR_WIDTH)
         table.add_column(overflow="fold")
+
+        def add(name: str, bar: RenderableType, words: Text) -> None:
+            table.add_row(name, *([bar] if with_bars else []), words)
+
         left = known.seconds_left
         if known.limit is not None and known.spent_now is not None:
-            table.add_row("budget", _bar(known.spent_now / known.limit), Text(known.budget_words))
+            add("budget", _bar(known.spent_now / known.limit), Text(known.budget_words))
         elif known.budget_words:
-            table.add_row("time", "", Text(known.budget_words))
+            add("time", "", Text(known.budget_words))
         if known.stage:
             remaining = "" if left is None else f", at most {clock_text(left)} left"
             if known.limit is None and left is not None:
                 remaining = f", about {clock_text(left)} left"
             words = f"{clock_text(known.stage_seconds)}{remaining}"
-            table.add_row(f"[bold]{escape(known.stage)}[/bold]", _bar(known.done), Text(words))
+            add(f"[bold]{escape(known.stage)}[/bold]", _bar(known.done), Text(words))
         if known.loss_words:
             better = known.baseline_loss is not None and (known.best_loss or 0.0) < known.baseline_loss
-            table.add_row("loss", "", Text(known.loss_words, style="green" if better else ""))
+            add("loss", "", Text(known.loss_words, style="green" if better else ""))
         if known.count_words:
-            table.add_row("trials", "", Text(known.count_words))
+            add("trials", "", Text(known.count_words))
         return Group(
-            table, *(Text(f"  {line}", style="dim", no_wrap=True, overflow="ellipsis") for line in self._recent)
+            table,
+            *(Text(f"  {line}", style="dim", no_wrap=True, overflow="ellipsis") for line in self._recent),
+            *([Text(self._notice)] if self._notice else []),
         )
 
 
 def _bar(share: float | None) -> RenderableType:
     if share is None:
         return Text("")
-    return ProgressBar(total=1.0, completed=min(1.0, share), width=30)
+    return ProgressBar(total=1.0, completed=min(1.0, share), width=BAR_WIDTH)
 
 
 def clock_text(seconds: float) -> str:

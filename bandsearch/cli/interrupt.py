@@ -1,4 +1,4 @@
-"""Ctrl-C once: finish the step and save. Twice: stop now."""
+"""Ctrl-C once: finish the step and save. Twice, or where nothing has begun yet: stop now."""
 
 from __future__ import annotations
 
@@ -19,19 +19,26 @@ NOTICE = "Stopping after this step; what is finished is saved. Press Ctrl-C agai
 def stop_on_interrupt(announce: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
     """Yields `stop()`, which turns true at the first SIGINT or SIGTERM; a second one ends the process at once.
 
-    Batch systems send SIGTERM before they kill, so it counts as a first Ctrl-C.
+    As long as nobody has called it there is no step to finish, and the first one raises KeyboardInterrupt. Batch
+    systems send SIGTERM before they kill, so it counts as a first Ctrl-C.
     """
-    asked = threading.Event()
+    asked, heeded = threading.Event(), threading.Event()
 
     def handle(number: int, frame: FrameType | None) -> None:
         if asked.is_set():
             end_now()
         asked.set()
+        if not heeded.is_set():
+            raise KeyboardInterrupt
         announce(NOTICE)
+
+    def stop() -> bool:
+        heeded.set()
+        return asked.is_set()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked.is_set
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -69,6 +69,10 @@ def resume(
       bandsearch resume results/demo
       bandsearch resume results/demo --budget 20min
     """
+    from bandsearch.rundir import RunDirectory
+
+    # A typing error is said before the seconds that it takes to import torch.
+    RunDirectory.open(directory)
     with session(json) as at:
         from bandsearch.run.main import resume
 
@@ -102,7 +106,7 @@ def probe(
       bandsearch probe --model demo
       bandsearch probe -m qwen2.5-0.5b -d my.jsonl --out profile.json
     """
-    with session(json, stoppable=False) as at:
+    with session(json) as at:
         from bandsearch.run.single import probe_only
 
         profile = probe_only(spec, out, at.listen)
@@ -134,10 +138,10 @@ def search(spec: "RunSpec", out: Out = None, json: Json = False) -> None:
 
 
 def _plan(spec: "RunSpec", json: bool) -> None:
-    with session(json, stoppable=False) as at:
+    with session(json) as at:
         from bandsearch.run.single import plan_only
 
-        planned = plan_only(spec, at.listen)
+        planned = plan_only(spec, at.listen, at.stop)
         at.say(planned)
     if not json:
         from bandsearch.cli.tables import plan_table

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 
-from bandsearch.cli.display import live_listener
+from bandsearch.cli.display import give_notice, live_listener
 from bandsearch.cli.interrupt import stop_on_interrupt
 from bandsearch.cli.output import Say, json_only, update_line
+from bandsearch.values.errors import InterruptedRunError
 
 if TYPE_CHECKING:
     from bandsearch.values.progress import Listener
@@ -36,19 +37,22 @@ class Session:
 
 
 @contextmanager
-def session(as_json: bool, *, stoppable: bool = True) -> Iterator[Session]:
-    """`stoppable`: the first Ctrl-C asks the stages to finish their step; otherwise it interrupts at once."""
+def session(as_json: bool) -> Iterator[Session]:
+    """Raises InterruptedRunError at the first Ctrl-C where no stage asks whether to stop."""
     with ExitStack() as stack:
         console = Console(stderr=as_json)
         if as_json:
             write = stack.enter_context(json_only())
             listen: Listener = lambda update: write(update_line(update))  # noqa: E731
+            announce: Callable[[str], None] = give_notice
         else:
             write = _nothing
-            listen = stack.enter_context(live_listener(console))
-        notices = Console(stderr=True)
-        stop = stack.enter_context(stop_on_interrupt(_quietly(notices.print))) if stoppable else _never
-        yield Session(as_json, console, _quietly(listen), stop, write)
+            listen, announce = stack.enter_context(live_listener(console))
+        stop = stack.enter_context(stop_on_interrupt(_quietly(announce)))
+        try:
+            yield Session(as_json, console, _quietly(listen), stop, write)
+        except KeyboardInterrupt:
+            raise InterruptedRunError("Stopped; there was nothing to save.") from None
 
 
 def _quietly(say: Callable[[Said], None]) -> Callable[[Said], None]:
@@ -69,7 +73,3 @@ def _quietly(say: Callable[[Said], None]) -> Callable[[Said], None]:
 
 def _nothing(value: dict[str, Any]) -> None:
     """People do not read JSON."""
-
-
-def _never() -> bool:
-    return False

@@ -17,6 +17,8 @@ from bandsearch.data.problems import Problem, refuse, too_many
 from bandsearch.data.reading import SUFFIXES, Row, is_data_file, read_of, without_nulls
 from bandsearch.values.errors import DataError
 
+# Bytes that tell how a text is encoded.
+_SAMPLE = 4096
 _GZIP = b"\x1f\x8b"
 # A longer byte order mark may begin with a shorter one, so UTF-32 stands first.
 _FOREIGN_MARKS = {
@@ -82,7 +84,13 @@ def _decoded(content: bytes, path: Path) -> str:
     if b"\0" in body:
         zero = body.index(b"\0")
         line = body.count(b"\n", 0, zero) + 1
-        encoding = "UTF-16LE" if zero % 2 else "UTF-16BE"
+        # Of UTF-16 a good part of every second byte is zero, and hardly one between them; a torn write leaves a block.
+        sample = body[:_SAMPLE]
+        even, odd = sample[::2].count(0), sample[1::2].count(0)
+        if 4 * min(even, odd) >= max(even, odd) or 20 * max(even, odd) < len(sample):
+            clean = f"tr -d '\\0' < {path.name} > clean-{path.name}"
+            raise DataError(f"{path.name}:{line}: byte {zero + 1} of the file is zero.", f"Take these out: {clean}")
+        encoding = "UTF-16LE" if odd > even else "UTF-16BE"
         raise _encoding_error(path, line, f"byte {zero + 1} of the file is zero; it looks like UTF-16", encoding)
     try:
         return body.decode()

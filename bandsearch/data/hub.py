@@ -119,7 +119,15 @@ def _explained(spec: DataSpec) -> Iterator[None]:
             f"{spec.name} is neither a file nor a hub data set you can read.",
             "Ask for access on its page, then `hf auth login`." if gated else "Check the spelling, or `hf auth login`.",
         ) from error
-    except (DatasetsError, OSError, ValueError, KeyError, RuntimeError, StopIteration, pyarrow.ArrowException) as error:
+    except (
+        DatasetsError,
+        OSError,
+        ValueError,
+        LookupError,
+        RuntimeError,
+        StopIteration,
+        pyarrow.ArrowException,
+    ) as error:
         raise DataError(f"{spec.name} cannot be loaded: {_sentence(error)}.", _remedy(error)) from error
     finally:
         logging.set_verbosity(verbosity)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import random
 import re
 from collections.abc import Mapping, Sequence
@@ -46,6 +47,9 @@ class Table:
 
 def look_for(name: str) -> None:
     """Raise DataError where there is no such file and the hub could have no data set of that name. Quick."""
+    if not name:
+        # As a path it would be the folder one happens to be in.
+        raise DataError("The name of a data set is empty.", "Give a file, a folder, a hub id, or demo:<task>.")
     path = Path(name).expanduser()
     if not name.startswith(DEMO_SCHEME) and not path.exists() and not _is_on_hub(name):
         raise _missing(path)
@@ -120,6 +124,11 @@ def _looks_like_a_file(name: str) -> bool:
 
 
 def _missing(path: Path) -> DataError:
+    if path.exists():
+        # A pipe, as from <(zcat ...): it can be read once, and a run that is resumed reads its data again.
+        return DataError(f"{path} is neither a file nor a folder.", "Write what it gives to a file.")
+    if path.is_symlink():
+        return DataError(f"{path} is a link to {os.readlink(path)}, which is not there.", "Give the file itself.")
     folder = path.parent
     names = [entry.name for entry in folder.iterdir() if is_data_file(entry)] if folder.is_dir() else []
     close = difflib.get_close_matches(path.name, names, 1)

@@ -22,6 +22,7 @@ import ray
 from bandsearch.engine.failures import LostEngineError
 from bandsearch.engine.handles import EngineHandles
 from bandsearch.engine.setup import EngineSetup
+from bandsearch.values.progress import Stop, never
 from bandsearch.values.trial import Point
 
 OBJECT_STORE_BYTES = 200 * 2**20
@@ -29,6 +30,8 @@ OBJECT_STORE_BYTES = 200 * 2**20
 LONGEST_TEMPORARY = 30
 # Calls that may wait in one engine.
 CALLERS = 64
+# How often it is asked whether to stop, seconds.
+ASKING = 0.2
 
 
 @ray.remote(max_concurrency=CALLERS)
@@ -91,7 +94,8 @@ class EnginePool(EngineHandles):
     """The engines of a run, from start to stop."""
 
     @classmethod
-    def start(cls, setups: Sequence[EngineSetup]) -> EnginePool:
+    def start(cls, setups: Sequence[EngineSetup], stop: Stop = never) -> EnginePool:
+        """Raises LostEngineError where an engine does not start, or is not to any more since `stop()` is true."""
         # Ray lowers the priority of its workers; a budget is spent whether they get the cores or not.
         os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_DEDUP_LOGS="0", RAY_worker_niceness="0")
         # Ray tells everyone that its cluster asks for a token; nobody but this run ever talks to it.
@@ -106,8 +110,9 @@ class EnginePool(EngineHandles):
             actors.append(options.remote(setup.model_copy(update={"device": "cuda:0"}) if gpus else setup))
         pool = cls(actors)
         try:
-            for actor in actors:
-                pool.get(actor.ready.remote())
+            with pool.abandoned_once(stop):
+                for actor in actors:
+                    pool.get(actor.ready.remote())
         except BaseException:
             pool.stop()
             raise
@@ -127,6 +132,27 @@ class EnginePool(EngineHandles):
         """Kill the engines, whatever they do: whoever waits for one, in any thread, gets a LostEngineError."""
         for actor in self._actors:
             ray.kill(actor)
+
+    @contextmanager
+    def abandoned_once(self, stop: Stop, patience: float = 0.0) -> Iterator[None]:
+        """Inside, the engines are abandoned `patience` seconds after `stop()` has become true: for work that does not
+        ask, and of which nothing could be saved."""
+        is_over = threading.Event()
+
+        def watch() -> None:
+            while not is_over.wait(ASKING):
+                if stop():
+                    if not is_over.wait(patience):
+                        self.abandon()
+                    return
+
+        watcher = threading.Thread(target=watch, name="abandon", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            watcher.join()
 
     def stop(self) -> None:
         self.abandon()

@@ -105,6 +105,13 @@ def _checked(
     reference = [
         _plain(model, layout, passes, each, factors, rows) for each, factors in zip(candidates, tensors, strict=True)
     ]
+    # NaN is not even like itself, and the engine would be blamed for what the weights are.
+    if not all(torch.isfinite(loss) for loss, *_ in reference):
+        dtype = str(model.dtype).removeprefix("torch.")
+        raise ModelError(
+            f"The loss of this {layout.family} model on its first training examples is NaN or infinite.",
+            f"Its weights hold NaN, or {dtype} does not hold its states: download it again, or try --dtype fp32.",
+        )
 
     def fault(levers: Levers) -> str | None:
         """What is wrong with them; None where they reproduce the reference."""

@@ -21,7 +21,7 @@ from bandsearch.run.advice import with_advice
 from bandsearch.run.job import Job
 from bandsearch.run.planning import make_plan
 from bandsearch.values.plan import Costs, Plan, SharedStep
-from bandsearch.values.progress import Listener, Update
+from bandsearch.values.progress import Listener, Stop, Update, never
 
 VALIDATION_EXAMPLES = 256
 # So many times as long a confirmation tells enough more to give up the trainings of a shorter one.
@@ -45,14 +45,14 @@ def engine_setups(job: Job, data: Path, cache: Path | None = None) -> list[Engin
     ]
 
 
-def start_engines(job: Job, listen: Listener, data: Path, cache: Path) -> EnginePool:
-    """The warm engines of a run; the base model is loaded when this returns."""
+def start_engines(job: Job, listen: Listener, data: Path, cache: Path, stop: Stop = never) -> EnginePool:
+    """The warm engines of a run; the base model is loaded when this returns. Raises LostEngineError once `stop()`."""
     if boot_id() is None:
         # Then nobody can tell whether what an earlier session kept has come through a power cut.
         shutil.rmtree(cache, ignore_errors=True)
     setups = engine_setups(job, data, cache)
     listen(Update(stage="load", message=f"{len(setups)} engine(s) for {job.source.slug} on {setups[0].device}"))
-    pool = EnginePool.start(setups)
+    pool = EnginePool.start(setups, stop)
     for note in pool.apply(0, _notes):
         listen(Update(stage="load", message=note))
     return pool

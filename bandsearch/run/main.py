@@ -50,6 +50,8 @@ from bandsearch.values.spec import RunSpec
 
 # Where the engines keep prefix states: by far the largest part of a run, and of no use after it.
 PREFIX = "prefix"
+# What is being scored is waited for so long once the person has asked to stop, seconds; lm-eval's tasks take longer.
+PART_PATIENCE = 5.0
 # What is wrong with what was asked for. After anything else, such as a full disk, the run can go on.
 REFUSALS = (BudgetError, DataError, DependencyError, ModelError, SpaceError, UsageError)
 
@@ -108,7 +110,7 @@ def _complete(home: RunDirectory, job: Job, listen: Listener, stop: Stop) -> Run
             winner = _train(at, winner)
             with at.ledger.stage("export"):
                 export_winner(at.pool, home, job, winner)
-            with at.ledger.stage("evaluate"):
+            with at.ledger.stage("evaluate"), at.pool.abandoned_once(at.stop, PART_PATIENCE):
                 evaluation = evaluate_arms(at.pool, home, job, at.plan, winner, at.wall_left(), at.listen, at.heed)
                 home.write(home.evaluation, evaluation)
     with home:
@@ -156,7 +158,8 @@ def _begun(path: Path, spec: RunSpec) -> Iterator[RunDirectory]:
     home = RunDirectory.create(path, spec)
     try:
         yield home
-    except REFUSALS:
+    # Ctrl-C is one as long as nobody asks whether to stop.
+    except (*REFUSALS, KeyboardInterrupt):
         if home.is_new and not home.plan.exists():
             home.discard()
         raise
@@ -182,15 +185,17 @@ def _open(home: RunDirectory, job: Job, listen: Listener, stop: Stop) -> Iterato
         known = home.read(home.plan, Plan)
         if known is not None:
             _require_rest(home, job, ledger, known)
+        if stop():
+            raise _stopped(home)
         with _resumable(home, stop), ExitStack() as stack:
             with ledger.stage("load"):
-                pool = start_engines(job, tell, home.data, home.scratch / PREFIX)
+                pool = start_engines(job, tell, home.data, home.scratch / PREFIX, stop)
                 # Where the disk is full no stage can be charged, and the devices are released all the same.
                 stack.callback(pool.stop)
             try:
                 finishing = 0.0 if known is None else _unfinished(home, known)
                 with ended_in_time(job.wall_seconds, ledger.wall_left, finishing, pool):
-                    with ledger.stage("plan"):
+                    with ledger.stage("plan"), pool.abandoned_once(stop):
                         plan = _plan(home, job, pool, ledger, known, tell)
                         pool.pack(plan.packing)
                     yield _Run(home, job, ledger, pool, plan, tell, stop)
@@ -259,7 +264,8 @@ def _profile(at: _Run) -> SensitivityProfile:
             costs=at.plan.costs,
             deadline=at.plan.seconds_of("probe") if at.plan.wall_seconds is not None else None,
         )
-        profile = at.pool.apply(0, run_probe, settings)
+        with at.pool.abandoned_once(at.stop):
+            profile = at.pool.apply(0, run_probe, settings)
         at.home.write(at.home.profile, profile)
         return profile
 

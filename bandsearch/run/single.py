@@ -14,6 +14,7 @@ from bandsearch.adapters.merge import merge_adapter, mount_adapter
 from bandsearch.adapters.verify import FOR_VLLM_ALONE, require_sound
 from bandsearch.data.kept import keep
 from bandsearch.engine.engine import Engine
+from bandsearch.engine.failures import LostEngineError
 from bandsearch.engine.measure import measure_costs
 from bandsearch.evaluate.arms import compare, score_arm
 from bandsearch.evaluate.asking import asking
@@ -24,25 +25,32 @@ from bandsearch.probe.probe import ProbeSettings, run_probe
 from bandsearch.run.engines import engine_setups, measured_plan, start_engines
 from bandsearch.run.job import Job, prepare_job
 from bandsearch.rundir import disk_errors, write_atomically
-from bandsearch.values.errors import UsageError
+from bandsearch.values.errors import InterruptedRunError, UsageError
 from bandsearch.values.evaluation import Arm, ArmScores, Evaluation
 from bandsearch.values.plan import Plan
 from bandsearch.values.profile import SensitivityProfile
-from bandsearch.values.progress import Listener, Update, silent
+from bandsearch.values.progress import Listener, Stop, Update, never, silent
 from bandsearch.values.spec import RunSpec
 
 
-def plan_only(spec: RunSpec, listen: Listener = silent) -> Plan:
-    """Measure this machine and say what the budget buys. Spends and writes nothing."""
+def plan_only(spec: RunSpec, listen: Listener = silent, stop: Stop = never) -> Plan:
+    """Measure this machine and say what the budget buys. Spends and writes nothing. Raises InterruptedRunError once
+    `stop()` is true."""
     job = prepare_job(spec)
     started = time.monotonic()
     with _kept(job) as data:
-        # Engines are ended without a chance to tidy up.
-        pool = start_engines(job, listen, data, data.parent / "prefix")
         try:
-            return measured_plan(job, pool, listen, spent=lambda: time.monotonic() - started)
-        finally:
-            pool.stop()
+            # Engines are ended without a chance to tidy up.
+            pool = start_engines(job, listen, data, data.parent / "prefix", stop)
+            try:
+                with pool.abandoned_once(stop):
+                    return measured_plan(job, pool, listen, spent=lambda: time.monotonic() - started)
+            finally:
+                pool.stop()
+        except LostEngineError as error:
+            if stop():
+                raise InterruptedRunError("Stopped; nothing was spent or written.") from error
+            raise
 
 
 def probe_only(spec: RunSpec, file: Path | None = None, listen: Listener = silent) -> SensitivityProfile:

@@ -6,6 +6,9 @@ differ the records are right: the archive is brought up to them when it is opene
 
 from __future__ import annotations
 
+import errno
+import os
+import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,7 +43,10 @@ _STATES: Mapping[TrialState, OptunaState] = {
 
 
 class Archive:
-    """Ask and tell on the study, one transaction each. Losses are stored as measured, one value or two."""
+    """Ask and tell on the study, one transaction each. Losses are stored as measured, one value or two.
+
+    Raises OSError where the disk is full, and RunDirectoryError where the file is damaged.
+    """
 
     def __init__(self, path: Path, code: CandidateCode, objective: Objective) -> None:
         self._path, self._code, self._objective = path, code, objective
@@ -128,13 +134,16 @@ class Archive:
         try:
             yield
         except (StorageInternalError, SQLAlchemyError) as error:
+            innermost = _innermost(error)
+            if getattr(innermost, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path)) from error
             raise RunDirectoryError(
-                f"{self._path} cannot be used: {_innermost(error)}.",
+                f"{self._path} cannot be used: {str(innermost).splitlines()[0]}.",
                 "See that its disk has room. If the file is damaged delete it; it is made again from trials.jsonl.",
             ) from error
 
 
-def _innermost(error: BaseException) -> str:
+def _innermost(error: BaseException) -> BaseException:
     while (cause := error.__cause__) is not None:
         error = cause
-    return str(error).splitlines()[0]
+    return error

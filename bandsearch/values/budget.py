@@ -20,6 +20,8 @@ class Unit(StrEnum):
 
 
 _SECONDS = {"h": 3600.0, "min": 60.0, "s": 1.0}
+# Nobody has more, and far beyond it planning counts more candidates than a machine integer holds.
+_MOST_SECONDS = 1e6 * 3600
 _PATTERN = re.compile(r"(?P<amount>\d+(?:\.\d+)?)\s*(?:(?P<unit>gpu|cpu)-)?(?P<time>h|min|s)", re.IGNORECASE)
 _FORMS = "Write it as 8gpu-h, 30gpu-min (accelerators x time), 2cpu-h (cores x time) or 45min, 2h (wall clock)."
 
@@ -38,6 +40,8 @@ class Budget(Value):
         seconds = float(match["amount"]) * _SECONDS[match["time"].lower()]
         if seconds <= 0:
             raise BudgetError(f"Budget {text!r} is zero.", _FORMS)
+        if seconds > _MOST_SECONDS:
+            raise BudgetError(f"Budget {text!r} is more than a million hours.", _FORMS)
         return cls(seconds=seconds, unit=Unit(match["unit"].lower()) if match["unit"] else Unit.WALL)
 
     def devices(self, gpus: int, cores: int) -> int:

@@ -16,6 +16,10 @@ from bandsearch.values.value import Value
 TOLERANCE = 0.01
 # Tokens, prompt and completion together, where nobody says how many.
 DEFAULT_LENGTH = 1024
+# What every generator of random numbers takes, and what is made of it for others still fits.
+MOST_SEED = 2**31 - 1
+# Far from where step numbers stop to be exact.
+MOST_EPOCHS = 1e6
 
 
 class Objective(StrEnum):
@@ -85,7 +89,7 @@ class DataSpec(Value):
 class TrainSpec(Value):
     """The full training of the winner. `steps` overrules `epochs`."""
 
-    epochs: float = Field(default=3.0, gt=0)
+    epochs: float = Field(default=3.0, gt=0, le=MOST_EPOCHS)
     steps: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=16, ge=1)
 
@@ -112,7 +116,7 @@ class RunSpec(Value):
     atlas: str | None = Field(
         default=None, description="directory of the atlas; None: BANDSEARCH_ATLAS, or the user's cache"
     )
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MOST_SEED)
     tasks: tuple[str, ...] = Field(default=(), description="lm-eval tasks to run on base, baseline and winner")
     task_directory: str | None = Field(default=None, description="folder with local lm-eval task YAML files")
     task_limit: int | None = Field(default=None, ge=1, description="documents per lm-eval task")

@@ -2,6 +2,7 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
 from bandsearch.cli.display import LivePanel, PlainLines, clock_text, live_listener
@@ -82,7 +83,7 @@ def test_without_a_budget_the_stage_says_how_long_it_will_take() -> None:
 
 def test_a_terminal_gets_a_panel_and_keeps_the_announcements() -> None:
     console = Console(width=100, file=io.StringIO(), force_terminal=True)
-    with live_listener(console) as listen:
+    with live_listener(console) as (listen, _):
         listen(Update(stage="load", message="2 rows [/dropped]"))
         listen(search_update(1))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
@@ -93,9 +94,31 @@ def test_a_terminal_gets_a_panel_and_keeps_the_announcements() -> None:
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
 
 
+def test_a_notice_stands_below_the_panel_from_then_on() -> None:
+    console = Console(width=100, file=io.StringIO(), force_terminal=True)
+    with live_listener(console) as (listen, give_notice):
+        listen(search_update(1))
+        give_notice("Stopping after this step.")
+        listen(Update(stage="confirm", message="begun"))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert shown.rindex("Stopping after") > shown.rindex("confirm")
+
+
+@pytest.mark.parametrize(("width", "has_bars"), [(40, False), (80, True)])
+def test_a_narrow_terminal_keeps_the_words_and_leaves_out_the_bars(width: int, has_bars: bool) -> None:
+    console = Console(width=width, file=io.StringIO())
+    panel = LivePanel(Clock())
+    panel.hear(search_update(4, spent=60.0, devices=1, limit=600.0))
+    console.print(panel)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert ("━" in shown) is has_bars
+    assert "budget" in shown
+    assert "1:00 of 10:00" in shown
+
+
 def test_no_terminal_gets_no_control_characters() -> None:
     console = Console(width=40, file=io.StringIO())
-    with live_listener(console) as listen:
+    with live_listener(console) as (listen, _):
         listen(Update(stage="load", message="a line that is longer than the forty columns of this console"))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "\x1b" not in shown

@@ -7,7 +7,11 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from bandsearch.cli.interrupt import INTERRUPTED, descendants, stop_on_interrupt
+from bandsearch.cli.session import session
+from bandsearch.values.errors import InterruptedRunError
 
 ROOT = Path(__file__).parents[2]
 
@@ -16,6 +20,7 @@ import subprocess, sys, time
 from bandsearch.cli.interrupt import stop_on_interrupt
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
 with stop_on_interrupt(lambda words: print(words, flush=True)) as stop:
+    stop()
     print(child.pid, flush=True)
     while not (stop() and len(sys.argv) > 1):
         time.sleep(0.01)
@@ -65,6 +70,22 @@ def _is_alive(process: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
+
+
+def test_where_nobody_asks_the_first_interrupt_ends_it() -> None:
+    said: list[str] = []
+    with stop_on_interrupt(said.append) as stop:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        assert stop()
+    assert not said
+
+
+def test_a_command_without_steps_that_is_interrupted_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InterruptedRunError, match="nothing to save") as raised, session(as_json=False):
+        signal.raise_signal(signal.SIGINT)
+    assert raised.value.exit_code == INTERRUPTED
+    assert not capsys.readouterr().err
 
 
 def test_handlers_are_put_back() -> None:

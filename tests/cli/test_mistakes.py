@@ -41,6 +41,9 @@ def bandsearch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
             ["does not say what 'article' is read as", "pairs"],
         ),
         (["data", "demo:swap", "--template", "none.jinja"], ["no chat template none.jinja"]),
+        (["run", "-m", "demo", "-b", "1h", "--epochs", "inf"], ["inf epochs are more", "at most 1000000."]),
+        (["run", "-m", "demo", "-b", "1h", "--seed", str(2**31)], ["too large", "at most 2147483647."]),
+        (["run", "-m", "demo", "-d", "", "-b", "1h"], ["data set is empty", "hub id"]),
         (["run", "-m", "demo", "--trials", "9", "--retention", "none.jsonl"], ["no data file none.jsonl"]),
     ],
 )

@@ -18,6 +18,7 @@ from bandsearch.values.progress import Update
 def work(**_):
     with session("--json" in sys.argv) as at:
         sys.stdin.readline()
+        at.stop()
         for step in range(20):
             at.listen(Update(stage="search", message=f"{step} → {step + 1} " * 200))
         signal.raise_signal(signal.SIGINT)

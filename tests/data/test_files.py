@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bandsearch.data.dataset import prepare
 from bandsearch.data.files import read_file
-from bandsearch.data.reading import read
+from bandsearch.data.reading import look_for, read
 from bandsearch.values.errors import BandsearchError, DataError
 from bandsearch.values.spec import DataSpec
 
@@ -138,8 +139,27 @@ def test_other_encodings_are_named_with_line_and_remedy(tmp_path: Path) -> None:
     assert "iconv -f UTF-16 " in error.remedy
     path.write_bytes('{"a": "x"}\n'.encode("utf-16-le"))
     assert "iconv -f UTF-16LE " in refusal(path).remedy
+    path.write_bytes(('{"text": "' + 20 * "数据" + '"}\n').encode("utf-16-be"))
+    assert "iconv -f UTF-16BE " in refusal(path).remedy
     path.write_bytes('{"a": "x"}\n'.encode("utf-32"))
     assert refusal(path).message == "my.jsonl:1: the file is UTF-32."
+
+
+@pytest.mark.parametrize("content", [LINES + bytes(300), LINES[:40] + b"\0" + LINES[40:], bytes(5000)])
+def test_zeros_that_a_torn_write_has_left_are_no_encoding(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "my.jsonl").write_bytes(content)
+    error = refusal(tmp_path / "my.jsonl")
+    assert "of the file is zero." in error.message
+    assert "tr -d" in error.remedy
+
+
+def test_what_is_no_file_is_said_to_be_none(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(DataError, match=r"pipe\.jsonl is neither a file nor a folder\. Write what"):
+        read(DataSpec(name=str(tmp_path / "pipe.jsonl")))
+    (tmp_path / "link.jsonl").symlink_to("gone.jsonl")
+    with pytest.raises(DataError, match=r"link\.jsonl is a link to gone\.jsonl, which is not there"):
+        look_for(str(tmp_path / "link.jsonl"))
 
 
 def test_broken_files_of_other_kinds(tmp_path: Path) -> None:

@@ -280,6 +280,17 @@ def test_a_model_that_cannot_be_trained_faithfully_is_refused(build: Build, monk
         build(Levers())
 
 
+def test_weights_that_hold_nan_are_called_that(build: Build) -> None:
+    head = build(Levers()).model.get_output_embeddings().weight
+    before = head[0, 0].item()
+    head[0, 0] = float("nan")
+    try:
+        with pytest.raises(ModelError, match=r"NaN or infinite\. Its weights hold NaN.*--dtype fp32"):
+            build(Levers())
+    finally:
+        head[0, 0] = before
+
+
 def test_a_model_that_the_engine_breaks_on_is_refused_with_what_broke(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:

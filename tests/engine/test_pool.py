@@ -42,6 +42,11 @@ def test_what_keeps_an_engine_from_loading_is_said_as_it_was_written(setup_of: C
         EnginePool.start([setup.model_copy(update={"source": absent})])
 
 
+def test_engines_are_not_waited_for_any_more_once_a_stop_is_asked_for(setup_of: Callable[[str], EngineSetup]) -> None:
+    with pytest.raises(LostEngineError):
+        EnginePool.start([setup_of("qwen2")], lambda: True)
+
+
 def raises(engine: Engine, error: Exception) -> None:
     raise error
 
@@ -109,6 +114,21 @@ def test_who_waits_for_an_engine_that_is_abandoned_waits_no_longer(
     assert pool.apply(0, process) > 0
 
 
+def test_work_that_does_not_ask_is_ended_once_a_stop_is_asked_for(
+    pool: EnginePool, setup_of: Callable[[str], EngineSetup]
+) -> None:
+    another, asked = EnginePool.start([setup_of("qwen2")]), threading.Event()
+    timer = threading.Timer(0.2, asked.set)
+    timer.start()
+    with pytest.raises(LostEngineError, match="An engine died"), another.abandoned_once(asked.is_set):
+        another.apply(0, sleep)
+    timer.join()
+    with pool.abandoned_once(lambda: True, patience=60):
+        time.sleep(0.5)
+        assert pool.apply(0, process) > 0
+    assert pool.apply(0, process) > 0
+
+
 def test_an_engine_that_is_killed_is_lost_in_one_sentence(pool: EnginePool) -> None:
     number = pool.apply(0, process)
     asleep = pool.apply_async(0, sleep)
@@ -130,7 +150,7 @@ def work(engine):
     return "worked"
 
 with stop_on_interrupt(lambda words: print("asked", flush=True)) as stop:
-    pool = EnginePool.start([EngineSetup.model_validate_json(sys.argv[1])])
+    pool = EnginePool.start([EngineSetup.model_validate_json(sys.argv[1])], stop)
     working = pool.apply_async(0, work)
     time.sleep(0.5)
     os.killpg(0, signal.SIGTERM)

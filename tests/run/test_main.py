@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,9 +16,11 @@ from bandsearch.data import dataset
 from bandsearch.data.kept import keep
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.failures import LostEngineError
+from bandsearch.engine.pool import EnginePool
 from bandsearch.run import engines, main
 from bandsearch.run.engines import engine_setups
 from bandsearch.run.job import prepare_job
+from bandsearch.run.planning import make_plan
 from bandsearch.rundir import RunDirectory
 from bandsearch.values import ledger
 from bandsearch.values.budget import Budget
@@ -31,6 +34,7 @@ from bandsearch.values.errors import (
     RunDirectoryError,
     SpaceError,
 )
+from bandsearch.values.plan import Costs
 from bandsearch.values.progress import Update
 from bandsearch.values.source import Source
 from bandsearch.values.space import BandSpace, SearchSpace
@@ -43,11 +47,25 @@ SPEC = RunSpec(
     budget=Budget.parse("5min"),
 )
 
+COSTS = Costs(
+    seconds_per_step=0.01,
+    packing=1,
+    seconds_per_packed_step=0.01,
+    seconds_per_validation=0.05,
+    seconds_per_test_loss=0.01,
+    seconds_per_generation=0.01,
+    load_seconds=1,
+    peak_memory_bytes=1,
+)
+EXAMPLES = {"train_examples": 100, "validation_examples": 20, "test_examples": 20}
+PLAN = make_plan(SPEC, COSTS, **EXAMPLES, engines=1, wall_seconds=300.0, adapter_bytes=1, retention_texts=0)
 SOURCE = Source(location="org/base", is_local=False, slug="base")
 
 
 def starts_with(monkeypatch: pytest.MonkeyPatch, start: Callable[..., Any]) -> None:
-    job = SimpleNamespace(spec=SPEC, dataset=SimpleNamespace(notes=()), devices=1, budget_seconds=None)
+    job = SimpleNamespace(
+        spec=SPEC, dataset=SimpleNamespace(notes=()), devices=1, budget_seconds=None, wall_seconds=None
+    )
     monkeypatch.setattr(main, "prepare_job", lambda spec, known: job)
     monkeypatch.setattr(main, "keep", lambda dataset, path: None)
     monkeypatch.setattr(main, "environment", lambda job: Environment(facts={}, source=SOURCE))
@@ -84,10 +102,77 @@ def test_a_new_directory_goes_with_a_refusal_and_stays_where_the_run_can_go_on(
 def test_an_engine_lost_after_the_person_asked_to_stop_is_a_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fails_at_start(monkeypatch, LostEngineError("An engine died.", "Look."))
+    asked = threading.Event()
+
+    def failing(*_: Any) -> None:
+        asked.set()
+        raise LostEngineError("An engine died.", "Look.")
+
+    starts_with(monkeypatch, failing)
     with pytest.raises(InterruptedRunError, match="bandsearch resume") as raised:
-        main.run(SPEC, tmp_path / "run", stop=lambda: True)
+        main.run(SPEC, tmp_path / "run", stop=asked.is_set)
     assert raised.value.exit_code == 130
+
+
+def test_stopped_before_its_engines_are_started_it_starts_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fails_at_start(monkeypatch, LostEngineError("An engine died.", "Look."))
+    with pytest.raises(InterruptedRunError, match="bandsearch resume"):
+        main.run(SPEC, tmp_path / "run", stop=lambda: True)
+    assert not (tmp_path / "run" / "ledger.jsonl").exists()
+
+
+def test_interrupted_before_anything_began_it_leaves_no_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    fails_at_start(monkeypatch, LostEngineError("An engine died.", "Look."))
+    monkeypatch.setattr(main, "keep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        main.run(SPEC, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+class Deaf(EnginePool):
+    """Engines at work that they do not come back from."""
+
+    def __init__(self, asked: threading.Event) -> None:
+        super().__init__([])
+        self._asked, self._is_over = asked, threading.Event()
+
+    def work(self, *_: Any, **__: Any) -> Any:
+        self._asked.set()
+        assert self._is_over.wait(30)
+        raise LostEngineError("An engine died.", "Look.")
+
+    apply = work
+
+    def abandon(self) -> None:
+        self._is_over.set()
+
+    def stop(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("stage", ["plan", "probe", "evaluate"])
+def test_stages_that_do_not_ask_end_once_a_stop_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    asked = threading.Event()
+    deaf = Deaf(asked)
+    starts_with(monkeypatch, lambda *_: deaf)
+    monkeypatch.setattr(main, "PART_PATIENCE", 0.1)
+    monkeypatch.setattr(main, "measured_plan", deaf.work if stage == "plan" else lambda *_, **__: PLAN)
+    monkeypatch.setattr(deaf, "pack", lambda candidates: None)
+    if stage == "evaluate":
+        for name in ("_profile", "_winner", "_train"):
+            monkeypatch.setattr(main, name, lambda *_: None)
+        monkeypatch.setattr(main, "export_winner", lambda *_: None)
+        monkeypatch.setattr(main, "evaluate_arms", deaf.work)
+    with pytest.raises(InterruptedRunError, match="bandsearch resume"):
+        main.run(SPEC, tmp_path / "run", stop=asked.is_set)
+    assert json.loads((tmp_path / "run" / "ledger.jsonl").read_text().splitlines()[-1])["stage"] == "close"
 
 
 def test_what_is_said_is_in_the_log_with_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +275,7 @@ def test_a_run_encodes_its_data_once_and_engines_are_given_what_it_saw(
     expected = prepare_job(spec).dataset
     opened, encoded = [], []
 
-    def start(job: Any, listen: Any, data: Path, cache: Path) -> None:
+    def start(job: Any, listen: Any, data: Path, *_: Any) -> None:
         # Somebody writes to the file while engines start.
         mine.write_text("".join(rows[:30]))
         opened.append(Engine.load(engine_setups(job, data)[0]).dataset)
@@ -261,7 +346,7 @@ def test_where_the_system_does_not_say_when_it_started_no_earlier_state_is_read(
     found = []
     pool = SimpleNamespace(apply=lambda *_: ())
     monkeypatch.setattr(engines, "engine_setups", lambda *_: [SimpleNamespace(device="cpu")])
-    monkeypatch.setattr(engines.EnginePool, "start", lambda _: found.append(kept.exists()) or pool)
+    monkeypatch.setattr(engines.EnginePool, "start", lambda *_: found.append(kept.exists()) or pool)
     for boot in ("boot", None):
         kept.mkdir(parents=True, exist_ok=True)
         monkeypatch.setattr(engines, "boot_id", lambda boot=boot: boot)

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import errno
+import sqlite3
+from collections import deque
 from pathlib import Path
 
 import optuna
 import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 from surface import LAYOUT, RATES
 
 from bandsearch.search.archive import STUDY_NAME, Archive
@@ -107,3 +112,21 @@ def test_a_damaged_study_is_named_with_a_remedy(tmp_path: Path) -> None:
     path.write_bytes(b"this is no database" * 100)
     with pytest.raises(RunDirectoryError, match=r"study\.db cannot be used: .*delete it"):
         Archive(path, CODE, Objective.LOSS)
+
+
+def test_a_full_disk_is_one_by_its_number(tmp_path: Path) -> None:
+    """So that whoever holds the run directory says how to go on."""
+
+    def no_more_room(connection: sqlite3.Connection, _: object) -> None:
+        # Less than there are pages: the file may not grow.
+        connection.execute("PRAGMA max_page_count=1")
+
+    Archive(tmp_path / "study.db", CODE, Objective.LOSS)
+    event.listen(Engine, "connect", no_more_room)
+    try:
+        archive = Archive(tmp_path / "study.db", CODE, Objective.LOSS)
+        with pytest.raises(OSError, match="No space left") as raised:
+            deque(map(archive.begin, map(proposal, range(100))), maxlen=0)
+    finally:
+        event.remove(Engine, "connect", no_more_room)
+    assert raised.value.errno == errno.ENOSPC

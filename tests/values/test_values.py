@@ -92,6 +92,12 @@ def test_any_other_text_is_refused_with_the_forms(text: str) -> None:
         Budget.parse(text)
 
 
+def test_a_budget_nobody_has_is_refused_before_it_is_counted_with() -> None:
+    assert Budget.parse("1000000h").seconds == 3.6e9
+    with pytest.raises(BudgetError, match="more than a million hours"):
+        Budget.parse("9" * 20 + "h")
+
+
 def test_gpu_hours_without_a_gpu_name_the_unit_to_use() -> None:
     with pytest.raises(BudgetError, match="8cpu-h"):
         Budget.parse("4gpu-h").wall_seconds(gpus=0, cores=2)
