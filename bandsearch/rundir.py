@@ -56,6 +56,8 @@ class RunDirectory:
         self.report = path / "report.html"
         self.scratch = path / "scratch"
         self.data = self.scratch / "data.arrow"
+        self.prefix = self.scratch / "prefix"
+        self.full = self.scratch / "full"
         self.is_new = False
         self._lock: IO[str] | None = None
 
@@ -126,6 +128,11 @@ class RunDirectory:
             pass
         # A network disk keeps an open file under another name, in the way of its directory.
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def tidy(self) -> None:
+        """Take away the largest part of a run, which is of no use after it: prefix states and the data set."""
+        shutil.rmtree(self.prefix, ignore_errors=True)
+        self.data.unlink(missing_ok=True)
 
     def write_spec(self, spec: RunSpec) -> None:
         with disk_errors(self.path):

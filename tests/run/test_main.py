@@ -15,7 +15,7 @@ from bandsearch.data import dataset
 from bandsearch.data.kept import keep
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.failures import LostEngineError
-from bandsearch.run import engines, main
+from bandsearch.run import engines, main, underway
 from bandsearch.run.engines import engine_setups
 from bandsearch.run.job import prepare_job
 from bandsearch.rundir import RunDirectory
@@ -49,9 +49,9 @@ SOURCE = Source(location="org/base", is_local=False, slug="base")
 def starts_with(monkeypatch: pytest.MonkeyPatch, start: Callable[..., Any]) -> None:
     job = SimpleNamespace(spec=SPEC, dataset=SimpleNamespace(notes=()), devices=1, budget_seconds=None)
     monkeypatch.setattr(main, "prepare_job", lambda spec, known: job)
-    monkeypatch.setattr(main, "keep", lambda dataset, path: None)
-    monkeypatch.setattr(main, "environment", lambda job: Environment(facts={}, source=SOURCE))
-    monkeypatch.setattr(main, "start_engines", start)
+    monkeypatch.setattr(underway, "keep", lambda dataset, path: None)
+    monkeypatch.setattr(underway, "environment", lambda job: Environment(facts={}, source=SOURCE))
+    monkeypatch.setattr(underway, "start_engines", start)
 
 
 def fails_at_start(monkeypatch: pytest.MonkeyPatch, error: BandsearchError) -> None:
@@ -131,7 +131,7 @@ def test_a_run_knows_its_model_and_data_again(
     (tmp_path / "mine.jsonl").write_text("".join(rows))
     monkeypatch.chdir(tmp_path)
     lost = LostEngineError("An engine died.", "Look.")
-    monkeypatch.setattr(main, "start_engines", lambda *_: (_ for _ in ()).throw(lost))
+    monkeypatch.setattr(underway, "start_engines", lambda *_: (_ for _ in ()).throw(lost))
     spec = SPEC.model_copy(
         update={"model": ModelSpec(name="./model"), "data": DataSpec(name="mine.jsonl", max_length=64)}
     )
@@ -199,7 +199,7 @@ def test_a_run_encodes_its_data_once_and_engines_are_given_what_it_saw(
 
     encode = dataset.encode
     monkeypatch.setattr(dataset, "encode", lambda *args: encoded.append(args) or encode(*args))
-    monkeypatch.setattr(main, "start_engines", start)
+    monkeypatch.setattr(underway, "start_engines", start)
     for go_on in (lambda: main.run(spec, out), lambda: main.resume(out), lambda: main.run(spec, out)):
         with pytest.raises(LostEngineError, match="An engine died"):
             go_on()
@@ -223,7 +223,7 @@ def test_a_disk_too_full_for_the_data_set_is_said_before_anything_is_charged(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     starts_with(monkeypatch, lambda *_: pytest.fail("nothing to start with"))
-    monkeypatch.setattr(main, "keep", full)
+    monkeypatch.setattr(underway, "keep", full)
     with pytest.raises(RunDirectoryError, match=r"is full.*bandsearch resume"):
         main.run(SPEC, tmp_path / "run")
     assert not (tmp_path / "run" / "ledger.jsonl").exists()
