@@ -17,7 +17,7 @@ from bandsearch.run.words import agreed
 from bandsearch.rundir import Records
 from bandsearch.search.confirm import confirm as confirm_finalists
 from bandsearch.search.correlation import signals
-from bandsearch.search.decision import Aim
+from bandsearch.search.evidence import Aim
 from bandsearch.search.search import run_search, searched
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.evaluation import Arm, Winner
