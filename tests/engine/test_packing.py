@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from trainings import NARROW, SHORT, WIDE
+from trainings import NARROW, SHORT, WIDE, Trained, trained
 
 from bandsearch.engine import session as session_module
 from bandsearch.engine.conductor import Conductor
@@ -43,15 +43,6 @@ PACK: tuple[tuple[Candidate, Fidelity], ...] = (
         SHORT,
     ),
 )
-Trained = tuple[list[float], float, dict[str, torch.Tensor]]
-
-
-def alone(engine: Engine, candidate: Candidate, fidelity: Fidelity) -> Trained:
-    session = engine.admit(candidate, fidelity)
-    point = engine.advance(session, fidelity.steps)
-    result = engine.train_losses(session), point.loss, engine.adapter(session)
-    engine.evict(session)
-    return result
 
 
 def assert_alike(found: Trained, expected: Trained) -> None:
@@ -65,7 +56,7 @@ def assert_alike(found: Trained, expected: Trained) -> None:
 def test_a_pack_trains_each_as_if_it_were_alone(family: str, load: Callable[[str], Engine]) -> None:
     engine = load(family)
     assert engine.levers.packing != 1
-    expected = [alone(engine, *each) for each in PACK]
+    expected = [trained(engine, *each) for each in PACK]
     sessions = [engine.admit(*each) for each in PACK]
     for _ in range(SHORT.steps):
         assert engine.train_together(sessions) == {}
@@ -88,7 +79,7 @@ def test_each_of_a_pack_is_clipped_by_its_own_norm(
     monkeypatch.setattr(session_module, "CLIP", clip)
     monkeypatch.setattr(Session, "clip", watched)
     engine = load("llama")
-    expected = [alone(engine, *each) for each in PACK]
+    expected = [trained(engine, *each) for each in PACK]
     sessions = [engine.admit(*each) for each in PACK]
     norms.clear()
     for _ in range(SHORT.steps):
@@ -100,7 +91,7 @@ def test_each_of_a_pack_is_clipped_by_its_own_norm(
 
 
 def test_one_that_diverges_ends_alone(engine: Engine) -> None:
-    expected = alone(engine, NARROW, SHORT)
+    expected = trained(engine, NARROW, SHORT)
     good = engine.admit(NARROW, SHORT)
     bad = engine.admit(NARROW.model_copy(update={"learning_rate": 1e30}), SHORT.model_copy(update={"warmup_steps": 0}))
     sessions, failed = [good, bad], {}
@@ -142,7 +133,7 @@ def conducted(engine: Engine, packing: int, wanted: list[tuple[str, int]]) -> tu
 
 
 def test_those_behind_catch_up_and_then_share_passes(engine: Engine) -> None:
-    expected = alone(engine, NARROW, SHORT)
+    expected = trained(engine, NARROW, SHORT)
     ahead, behind, third = (engine.admit(NARROW, SHORT) for _ in range(3))
     engine.advance(ahead, 3)
     answers, packs = conducted(engine, 2, [(ahead, 6), (behind, 6), (third, 6)])
@@ -181,7 +172,7 @@ def test_one_evicted_while_it_waits_concerns_its_own_caller(engine: Engine) -> N
 
 
 def test_out_of_memory_takes_passes_apart_and_changes_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = [alone(engine, *each) for each in PACK]
+    expected = [trained(engine, *each) for each in PACK]
     most_rows = 3
     seen: list[int] = []
     usual = engine._passes.token_losses
@@ -210,7 +201,7 @@ def test_out_of_memory_takes_passes_apart_and_changes_nothing(engine: Engine, mo
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_who_lacks_memory_takes_nobody_along(engine: Engine, monkeypatch: pytest.MonkeyPatch, split: str) -> None:
     """Full depth keeps the most; what is packed with it goes on, and ends where it would have ended alone."""
-    expected = [alone(engine, *each) for each in PACK]
+    expected = [trained(engine, *each) for each in PACK]
     usual = engine._passes.token_losses
 
     def scarce(of: str, parts: Any, **how: Any) -> Any:
@@ -266,7 +257,7 @@ def test_a_pass_that_runs_out_of_memory_backward_is_gone_before_the_next(
         assert engine.train_together([session]) == {}
     assert len(made) > 3
     monkeypatch.undo()
-    assert engine.train_losses(session) == pytest.approx(alone(engine, *PACK[0])[0][:3], abs=1e-5)
+    assert engine.train_losses(session) == pytest.approx(trained(engine, *PACK[0])[0][:3], abs=1e-5)
 
 
 def test_memory_that_a_long_batch_lacked_is_no_limit_on_the_rows_of_short_ones(
