@@ -53,7 +53,7 @@ def probe_only(spec: RunSpec, file: Path | None = None, listen: Listener = silen
     settings = ProbeSettings(seed=spec.seed, batch_size=spec.train.batch_size, space=spec.space, costs=costs)
     profile = run_probe(engine, settings, listen)
     if file is not None:
-        with disk_errors(file.parent):
+        with disk_errors(file.parent, "Free some space, or choose another --out."):
             write_atomically(file, profile.model_dump_json(indent=2) + "\n")
     return profile
 
