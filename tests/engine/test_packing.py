@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -171,7 +170,10 @@ def test_one_evicted_while_it_waits_concerns_its_own_caller(engine: Engine) -> N
     assert isinstance(answers[1], KeyError)
 
 
-def test_out_of_memory_takes_passes_apart_and_changes_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_takes_passes_apart_and_changes_nothing(
+    load: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = load("qwen2")
     expected = [trained(engine, *each) for each in PACK]
     most_rows = 3
     seen: list[int] = []
@@ -195,12 +197,14 @@ def test_out_of_memory_takes_passes_apart_and_changes_nothing(engine: Engine, mo
         point = points[session]
         assert isinstance(point, Point)
         assert_alike((engine.train_losses(session), point.loss, engine.adapter(session)), wanted)
-    engine._trainer._most_tokens = math.inf
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_who_lacks_memory_takes_nobody_along(engine: Engine, monkeypatch: pytest.MonkeyPatch, split: str) -> None:
+def test_who_lacks_memory_takes_nobody_along(
+    load: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch, split: str
+) -> None:
     """Full depth keeps the most; what is packed with it goes on, and ends where it would have ended alone."""
+    engine = load("qwen2")
     expected = [trained(engine, *each) for each in PACK]
     usual = engine._passes.token_losses
 
@@ -224,7 +228,6 @@ def test_who_lacks_memory_takes_nobody_along(engine: Engine, monkeypatch: pytest
     for session, wanted in zip(sessions, expected, strict=True):
         if session not in failed:
             assert_alike((engine.train_losses(session), read[session].loss, engine.adapter(session)), wanted)
-    engine._trainer._most_tokens = engine._trainer._longest_kept = math.inf
 
 
 class FailsBackward(torch.autograd.Function):
