@@ -17,7 +17,7 @@ from bandsearch.engine.engine import Engine
 from bandsearch.engine.failures import LostEngineError
 from bandsearch.run import engines, main, underway
 from bandsearch.run.engines import engine_setups
-from bandsearch.run.job import prepare_job
+from bandsearch.run.job import default_directory, prepare_job
 from bandsearch.rundir import RunDirectory
 from bandsearch.values import ledger
 from bandsearch.values.budget import Budget
@@ -251,6 +251,19 @@ def test_a_space_that_the_model_cannot_have_is_refused_before_anything_is_done(
 def test_what_is_no_path_is_left_as_it_was_given() -> None:
     spec = prepare_job(SPEC.model_copy(update={"data": DataSpec(name="demo:swap")})).spec
     assert (spec.model.name, spec.data.name, spec.retention, spec.atlas) == ("demo", "demo:swap", None, None)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("mine/A b.jsonl",), "a-b.jsonl"),
+        (("a.jsonl", "demo:swap"), "a.jsonl-demo-swap"),
+        (("a.jsonl", "org/b", "c.csv", "d.csv"), "a.jsonl-b-and-2-more"),
+    ],
+)
+def test_a_directory_is_named_after_all_that_is_trained_on(names: tuple[str, ...], said: str) -> None:
+    spec = SPEC.model_copy(update={"data": DataSpec(name=names[0], also=names[1:])})
+    assert default_directory(spec, SOURCE).name.rsplit("-", 2)[0] == f"base-{said}"
 
 
 def test_where_the_system_does_not_say_when_it_started_no_earlier_state_is_read(
