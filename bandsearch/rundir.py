@@ -26,7 +26,7 @@ from typing import IO, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from bandsearch.values.errors import FullDiskError, RunDirectoryError
+from bandsearch.values.errors import FullDiskError, FullRunDiskError, RunDirectoryError
 from bandsearch.values.journal import append_line, cut_torn_line
 from bandsearch.values.progress import Update
 from bandsearch.values.spec import RunSpec
@@ -56,6 +56,8 @@ class RunDirectory:
         self.report = path / "report.html"
         self.scratch = path / "scratch"
         self.data = self.scratch / "data.arrow"
+        self.prefix = self.scratch / "prefix"
+        self.full = self.scratch / "full"
         self.is_new = False
         self._lock: IO[str] | None = None
 
@@ -126,6 +128,11 @@ class RunDirectory:
             pass
         # A network disk keeps an open file under another name, in the way of its directory.
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def tidy(self) -> None:
+        """Take away the largest part of a run, which is of no use after it: prefix states and the data set."""
+        shutil.rmtree(self.prefix, ignore_errors=True)
+        self.data.unlink(missing_ok=True)
 
     def write_spec(self, spec: RunSpec) -> None:
         with disk_errors(self.path):
@@ -235,9 +242,8 @@ def disk_errors(path: Path, remedy: str | None = None) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise FullDiskError(
-                f"The disk that holds {path} is full.",
-                remedy or f"Free some space, then `bandsearch resume {path}`.",
+            raise _full(
+                f"The disk that holds {path} is full.", remedy, f"Free some space, then `bandsearch resume {path}`."
             ) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
             raise RunDirectoryError(f"Cannot write in {path}: {error.strerror}.", "Choose another --out.") from error
@@ -250,10 +256,16 @@ def require_disk(path: Path, needed_bytes: int, remedy: str | None = None) -> No
     existing = next(parent for parent in (path, *path.resolve().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed_bytes:
-        raise FullDiskError(
+        raise _full(
             f"{path} needs about {needed_bytes / 1e9:.4g} GB and its disk has {free / 1e9:.4g} GB free.",
-            remedy or "Free some space, or put the run on another disk with --out.",
+            remedy,
+            "Free some space, or put the run on another disk with --out.",
         )
+
+
+def _full(message: str, remedy: str | None, for_a_run: str) -> FullDiskError:
+    """Only a run goes on where it stopped."""
+    return FullRunDiskError(message, for_a_run) if remedy is None else FullDiskError(message, remedy)
 
 
 def _is_begun(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Any PEFT adapter, mounted on its base or folded into the weights of it."""
+"""Any PEFT adapter mounted on its base, or one of ours folded into the weights of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from bandsearch.values.errors import AdapterError
 def mount_adapter(model: PreTrainedModel, adapter: Path) -> PeftModel:
     """`model` with the adapter beside its weights, so that it can be switched off. In evaluation mode.
 
-    Raises AdapterError where PEFT cannot load it, or would load a part of it.
+    Raises AdapterError where PEFT cannot load it, or would load a part of it, and for a method that adds to the text
+    in place of the weights.
     """
     remedy = "Give the model that it was trained on."
     try:
@@ -27,6 +28,9 @@ def mount_adapter(model: PreTrainedModel, adapter: Path) -> PeftModel:
     except (RuntimeError, ValueError, LookupError, TypeError) as error:
         line = next(iter(str(error).splitlines()), type(error).__name__)
         raise AdapterError(f"PEFT cannot load {adapter}: {line.rstrip('. :')}.", remedy) from error
+    if not hasattr(mounted.base_model, "merge_and_unload"):
+        method = mounted.active_peft_config.peft_type.value
+        raise AdapterError(f"An adapter of the method {method} cannot be scored.", "Give an adapter of weights.")
     stored = load_file(adapter / WEIGHTS_FILE).keys()
     # Some adapters bring embeddings of the base along.
     known = get_peft_model_state_dict(mounted, save_embedding_layers=False).keys()
@@ -34,17 +38,6 @@ def mount_adapter(model: PreTrainedModel, adapter: Path) -> PeftModel:
     if apart:
         raise AdapterError(f"PEFT loads a part of {adapter} alone: {apart[0]} has no counterpart.", remedy)
     return mounted
-
-
-def merge_adapter(mounted: PeftModel) -> PreTrainedModel:
-    """Add the mounted adapter's update to the weights, in place, and return the plain model. Frozen, in evaluation
-    mode. Raises AdapterError for a method that has no update of weights."""
-    if not hasattr(mounted.base_model, "merge_and_unload"):
-        method = mounted.active_peft_config.peft_type.value
-        raise AdapterError(f"An adapter of the method {method} cannot be merged.", "Give an adapter of weights.")
-    merged: PreTrainedModel = mounted.merge_and_unload()
-    merged.requires_grad_(False)
-    return merged.eval()
 
 
 def add_adapter(model: PreTrainedModel, adapter: Path) -> None:

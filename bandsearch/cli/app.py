@@ -24,8 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     epilog="Exit codes: 0 done. 1 a check found something wrong (verify, doctor). 2 what was asked for is wrong, or "
-    "the budget is too small. 75 an engine was lost or the disk is full: mend that, and bandsearch resume goes on. 130 "
-    "stopped by Ctrl-C or SIGTERM: bandsearch resume goes on.",
+    "the budget is too small. 75 a run lost an engine or its disk is full: mend that, and bandsearch resume goes on. "
+    "130 stopped by Ctrl-C or SIGTERM: bandsearch resume goes on.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

@@ -24,6 +24,7 @@ class Cells:
     def __init__(self, values: Mapping[str, Any], use: Use) -> None:
         self._values = {fold(column): value for column, value in values.items()}
         self._used, self._ignored = use.columns, use.ignored
+        self._offered: Any = None
 
     def take(self, column: str) -> Any:
         self._used.add(column)
@@ -43,11 +44,15 @@ class Cells:
     def messages(self, value: Any, where: str) -> tuple[Message, ...]:
         return messages_of(value, where, self._ignored)
 
+    def offer(self, tools: Any) -> None:
+        """Tools that stand within another cell; those of a column of their own go first."""
+        self._offered = tools
+
     def tools(self) -> tuple[Any, ...]:
         tools = listed(self._values.get("tools"))
         if tools:
             self._used.add("tools")
-        return tuple(map(loaded, tools))
+        return tuple(map(loaded, tools or listed(self._offered)))
 
     def history(self) -> tuple[Message, ...]:
         """Earlier turns: a list of [question, answer], or of messages; also as JSON text."""

@@ -32,7 +32,7 @@ _FOREIGN_MARKS = {
 def read_file(path: Path, limit: int | None = None) -> tuple[Row, ...]:
     """The rows of a data file, at least one. Raises DataError with file and line.
 
-    Where `limit` are wanted, of many JSON lines and of long parquet files only a sample is read.
+    Where `limit` are wanted, of a long file only a sample is taken.
     Where only a few rows are broken they come with what is wrong with them.
     """
     if not is_data_file(path):
@@ -43,7 +43,7 @@ def read_file(path: Path, limit: int | None = None) -> tuple[Row, ...]:
         rows = _parquet(content, path.name, limit)
     else:
         text = _decoded(content, path)
-        rows = _separated(text, path.name, kind) if kind in (".csv", ".tsv") else _json(text, path.name, limit)
+        rows = _separated(text, path.name, kind, limit) if kind in (".csv", ".tsv") else _json(text, path.name, limit)
     if not rows:
         raise DataError(f"{path.name} holds no rows.", "Give a file with at least ten.")
     return rows
@@ -113,7 +113,7 @@ def _encoding_error(path: Path, line: int, found: str, encoding: str) -> DataErr
 def _json(text: str, name: str, limit: int | None) -> tuple[Row, ...]:
     """JSON lines, or one array of objects; which of the two is seen from the text, whatever the file is called."""
     if text.lstrip().startswith("["):
-        return _array(text, name)
+        return _array(text, name, limit)
     # Not splitlines: that also breaks at characters such as U+2028, which JSON strings may hold.
     lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     rows = [_line(f"{name}:{number}", line) for number, line in (lines[index] for index in read_of(len(lines), limit))]
@@ -143,7 +143,7 @@ def _readable(name: str, rows: Sequence[Row], remedy: str) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def _array(text: str, name: str) -> tuple[Row, ...]:
+def _array(text: str, name: str, limit: int | None) -> tuple[Row, ...]:
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
@@ -152,7 +152,7 @@ def _array(text: str, name: str) -> tuple[Row, ...]:
         ) from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{name}: not valid JSON ({_reason(error)}).", "Mend the file.") from error
-    rows = [_object(f"{name} row {number}", value) for number, value in enumerate(values, start=1)]
+    rows = [_object(f"{name} row {index + 1}", values[index]) for index in read_of(len(values), limit)]
     return _readable(name, rows, "Every row is a JSON object.")
 
 
@@ -174,28 +174,30 @@ def _kind(value: Any) -> str:
     return kinds.get(type(value), "null")
 
 
-def _separated(text: str, name: str, kind: str) -> tuple[Row, ...]:
+def _separated(text: str, name: str, kind: str, limit: int | None) -> tuple[Row, ...]:
     header = text.split("\n", 1)[0]
     separator = "\t" if kind == ".tsv" else max(",;\t", key=header.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     # The largest cell csv accepts is a setting of the process; 128 KiB is less than some documents.
     csv.field_size_limit(2**31 - 1)
-    rows: list[Row] = []
     try:
         cells = filter(None, reader)
         columns = next(cells, [])
         if len(set(columns)) < len(columns):
             raise DataError(f"{name}:1: two columns have the same name.", "Name every column once.")
-        for number, values in enumerate(cells, start=1):
-            if len(values) == len(columns):
-                rows.append(Row(f"{name} row {number}", dict(zip(columns, values, strict=True))))
-            else:
-                cut = f"{len(values)} cells, but the header has {len(columns)}"
-                rows.append(Row(f"{name} row {number} (line {reader.line_num})", {}, cut))
+        found = [(reader.line_num, values) for values in cells]
     except csv.Error as error:
         raise DataError(
             f"{name}:{reader.line_num}: not valid CSV ({error}).", "Check the quotes around here."
         ) from error
+    rows: list[Row] = []
+    for index in read_of(len(found), limit):
+        line, values = found[index]
+        if len(values) == len(columns):
+            rows.append(Row(f"{name} row {index + 1}", dict(zip(columns, values, strict=True))))
+        else:
+            cut = f"{len(values)} cells, but the header has {len(columns)}"
+            rows.append(Row(f"{name} row {index + 1} (line {line})", {}, cut))
     return _readable(name, rows, "Put quotes around cells that hold the separator.")
 
 

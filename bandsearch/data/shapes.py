@@ -230,8 +230,9 @@ def _from_messages(place: str, cells: Cells, columns: tuple[str, ...]) -> Exampl
 
 def _from_pair(place: str, cells: Cells, columns: tuple[str, ...]) -> Example:
     asked, answered = (cells.take(column) for column in columns)
-    # In OpenAI's preference data the conversation stands within the question.
+    # In OpenAI's preference data the conversation stands within the question, and so do the tools that it may use.
     if isinstance(asked, dict) and isinstance(asked.get("messages"), list):
+        cells.offer(asked.get("tools"))
         asked = asked["messages"]
     context = [column for column in _CONTEXT if column not in columns]
     if isinstance(asked, list):

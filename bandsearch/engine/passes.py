@@ -61,6 +61,10 @@ class Passes:
         self._own_cache = cache
         self.use(Levers.none())
 
+    @property
+    def layer_count(self) -> int:
+        return len(self._decoder.layers)
+
     def use(self, levers: Levers) -> None:
         """Switch levers on and off. `packing` is the caller's: it decides how many parts are given at a time."""
         self._cache: PrefixCache | None = self._own_cache if levers.prefix_cache else None

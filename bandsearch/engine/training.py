@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -15,6 +14,7 @@ from bandsearch.engine.batches import WINDOW, Lengths, examples_at
 from bandsearch.engine.failures import DivergedError, OutOfMemoryError
 from bandsearch.engine.memory import too_much, within_memory
 from bandsearch.engine.passes import Part, Passes
+from bandsearch.engine.room import Room
 from bandsearch.engine.session import Session
 
 Failure = DivergedError | OutOfMemoryError
@@ -31,10 +31,8 @@ class Trainer:
         self._window = WINDOW if length_grouping else 1
         self._lengths = Lengths(dataset.train.lengths.tolist())
         self._supervised = tuple(dataset.train.learned.tolist())
-        # Of a pass, padding included; less once memory was too small for more.
-        self._most_tokens: float = math.inf
-        # The longest sequence, in tokens, of which all that its gradients need is kept; of longer ones it is too much.
-        self._longest_kept: float = math.inf
+        # Of a pass, and of a single row of which all that its gradients need is kept: of more its layers run twice.
+        self._pass, self._row = Room(), Room()
 
     def next_length(self, session: Session) -> int:
         """The longest sequence of the session's next step, in tokens."""
@@ -76,9 +74,9 @@ class Trainer:
     def _backward(self, sessions: Sequence[Session], batches: Batches) -> dict[str, Tensor | OutOfMemoryError]:
         """Gradients of each session's mean loss per supervised token, and that loss; of replicas each one's part.
 
-        Out of memory halves the tokens of a pass from then on and begins again: sessions are taken apart, then the rows
-        of one are accumulated, and at last the layers run twice for a row that is too long by itself. A session for
-        which even so it is too much has an error in place of a loss.
+        Out of memory has passes ask for less from then on and begins again: sessions are taken apart, then the rows of
+        one are accumulated, and at last the layers run twice for a row that is too long by itself. A session for which
+        even so it is too much has an error in place of a loss.
         """
         tokens = {name: sum(self._supervised[index] for index in rows) for name, rows in batches.items()}
         lacking: dict[str, Tensor | OutOfMemoryError] = {}
@@ -104,51 +102,64 @@ class Trainer:
     def _accumulate(self, portion: Portion, tokens: Mapping[str, int]) -> list[Tensor]:
         """Gradients of a pass, and its sessions' losses."""
         parts = [part_of(each, rows) for each, rows in portion]
-        recompute = self._padded_tokens(portion) > self._longest_kept
+        kept = self._kept(portion)
+        recompute = _rows(portion) == 1 and kept > self._row.most
         found = self._passes.token_losses("train", parts, recompute=recompute)
         means = [one.sum() / tokens[each.name] for (each, _), one in zip(portion, found, strict=True)]
         torch.stack(means).sum().backward()
+        for room in (self._pass, self._row):
+            room.fitted(0 if recompute else kept)
         return [mean.detach() for mean in means]
 
     def _take_less(self, portion: Portion) -> None:
         """Have passes ask for less than `portion` did. Raises OutOfMemoryError where there is nothing less."""
-        tokens = self._padded_tokens(portion)
-        if sum(len(rows) for _, rows in portion) > 1:
-            self._most_tokens = tokens // 2
-        elif tokens <= self._longest_kept:
-            # Shorter rows in one pass are no more than this one was: rows are halved before any layer runs twice.
-            self._longest_kept = tokens - 1
-            self._most_tokens = min(self._most_tokens, self._longest_kept)
+        kept = self._kept(portion)
+        if _rows(portion) > 1:
+            self._pass.lacked(kept, kept // 2)
+        elif kept > self._row.most:
+            raise too_much(self._padded_length(portion))
         else:
-            raise too_much(tokens)
+            self._row.lacked(kept, kept - 1)
+            if kept <= self._pass.most:
+                # Several rows are not to ask for as much either: rows are halved before any layer runs twice.
+                self._pass.lacked(kept, kept - 1)
 
     def _portions(self, sessions: Sequence[Session], batches: Batches) -> list[Portion]:
-        """What goes through the base together: sessions with equal numbers of rows, as many tokens as memory is known
-        to have room for."""
+        """What goes through the base together: sessions with equal numbers of rows, as much as memory is known to
+        have room for."""
         portions: list[Portion] = []
         for session in sessions:
             rows = session.share(sorted(batches[session.name], key=lambda index: self._lengths[index]))
             last = portions[-1] if portions else []
             together = [*last, (session, rows)]
-            if last and len(last[0][1]) == len(rows) and self._padded_tokens(together) <= self._most_tokens:
+            if last and len(last[0][1]) == len(rows) and self._kept(together) <= self._pass.most:
                 last.append((session, rows))
             else:
-                portions += [[(session, some)] for some in self._pieces(rows)]
+                portions += [[(session, some)] for some in self._pieces(session, rows)]
         return portions
 
-    def _pieces(self, rows: Sequence[int]) -> list[Sequence[int]]:
-        """`rows`, ascending by length, cut so that each piece has at most `_most_tokens` tokens or a single row."""
+    def _pieces(self, session: Session, rows: Sequence[int]) -> list[Sequence[int]]:
+        """`rows`, ascending by length, cut so that there is room for each piece, or it is a single row."""
         pieces: list[Sequence[int]] = []
         begin = 0
         for end in range(1, len(rows) + 1):
-            if end == len(rows) or (end + 1 - begin) * self._lengths[rows[end]] > self._most_tokens:
+            if end == len(rows) or self._kept([(session, rows[begin : end + 1])]) > self._pass.most:
                 pieces.append(rows[begin:end])
                 begin = end
         return pieces
 
-    def _padded_tokens(self, portion: Portion) -> int:
-        rows = [index for _, some in portion for index in some]
-        return len(rows) * max((self._lengths[index] for index in rows), default=0)
+    def _kept(self, portion: Portion) -> int:
+        """What is kept for the gradients of a pass, in tokens of a layer, padding included: nothing of the layers below
+        a session's band. What comes on top of its layers is counted as one more, which is a little too much."""
+        layers = sum(len(rows) * (self._passes.layer_count - session.start + 1) for session, rows in portion)
+        return self._padded_length(portion) * layers
+
+    def _padded_length(self, portion: Portion) -> int:
+        return max((self._lengths[index] for _, rows in portion for index in rows), default=0)
+
+
+def _rows(portion: Portion) -> int:
+    return sum(len(rows) for _, rows in portion)
 
 
 def part_of(session: Session | None, indices: Sequence[int]) -> Part:

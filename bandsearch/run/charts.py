@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from markupsafe import Markup
 
-from bandsearch.run.svg import Scale, axes, element, number, picture, polyline, title
+from bandsearch.run.svg import Scale, axes, element, number, picture, polyline, rules, title
 from bandsearch.run.words import layers_of
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate, Role
@@ -87,9 +87,7 @@ def layer_views(views: Sequence[LayerViews], layer_count: int, bands: Sequence[B
         values = [read(view) for _, _, read in lines for view in views]
         y = Scale.over(values, low, low - row_height + 40)
         parts.append(element("text", name, x=x.start - 6, y=y.stop - 8, class_="name"))
-        for tick in y.ticks(3):
-            parts.append(element("line", x1=x.start, x2=x.stop, y1=y(tick), y2=y(tick), class_="rule"))
-            parts.append(element("text", number(tick), x=x.start - 6, y=y(tick) + 4, class_="tick end"))
+        parts += rules(x, y, 3)
         for class_, label, read in lines:
             parts.append(polyline([(x(view.layer), y(read(view))) for view in views], f"line {class_}"))
             parts += [

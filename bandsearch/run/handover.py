@@ -59,7 +59,7 @@ def settle(pool: EnginePool, folder: Path, winner: Winner, plan: Plan) -> Winner
 
 def export_winner(pool: EnginePool, home: RunDirectory, job: Job, winner: Winner) -> None:
     """Write `adapter/` from the kept checkpoint; refuse it if the pre-flight finds an error."""
-    checkpoint = best_checkpoint(home.scratch / "full", winner.candidate)
+    checkpoint = best_checkpoint(home.full, winner.candidate)
     tensors = pool.apply(0, _factors, checkpoint)
     layout = job.summary.layout
     card = _card(home, job, winner)
@@ -85,7 +85,7 @@ def evaluate_arms(
     if winner.candidate != winner.baseline:
         trained[Arm.WINNER] = (winner.candidate, winner.trainable_parameters)
     checkpoints: dict[Arm, Path | None] = {Arm.BASE: None}
-    checkpoints |= {arm: best_checkpoint(home.scratch / "full", candidate) for arm, (candidate, _) in trained.items()}
+    checkpoints |= {arm: best_checkpoint(home.full, candidate) for arm, (candidate, _) in trained.items()}
     scored = Scoring(pool, home, job, plan, checkpoints, wall_left, listen, heed).scores()
     for arm, (_, parameters) in trained.items():
         scored[arm] = scored[arm].model_copy(update={"trainable_parameters": parameters})

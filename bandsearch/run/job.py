@@ -188,8 +188,11 @@ def _anchored(spec: RunSpec, source: Source) -> RunSpec:
 
 
 def default_directory(spec: RunSpec, source: Source) -> Path:
-    """`results/<model>-<data>-<date>`, with a number behind where that is taken by another run."""
-    data = re.sub(r"[^A-Za-z0-9.]+", "-", os.path.basename(spec.data.name)).strip("-").lower()
+    """`results/<model>-<data>-<date>`, with a number behind where that is taken by another run. Of more than two
+    sources two are named, and how many more there are."""
+    names = [os.path.basename(name) for name in spec.data.names]
+    said = "-".join([*names[:2], *([f"and-{len(names) - 2}-more"] if len(names) > 2 else [])])
+    data = re.sub(r"[^A-Za-z0-9.]+", "-", said).strip("-").lower()
     base = Path("results") / f"{source.slug}-{data}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     attempt, path = 1, base
     while path.exists():

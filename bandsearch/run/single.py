@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+
+from torch import Tensor
 
 from bandsearch.adapters.factors import plain_factors
 from bandsearch.adapters.limits import chat_template_of
-from bandsearch.adapters.merge import merge_adapter, mount_adapter
+from bandsearch.adapters.merge import mount_adapter
 from bandsearch.adapters.verify import FOR_VLLM_ALONE, require_sound
 from bandsearch.data.kept import keep
 from bandsearch.engine.engine import Engine
@@ -19,13 +22,14 @@ from bandsearch.engine.measure import measure_costs
 from bandsearch.evaluate.arms import compare, score_arm
 from bandsearch.evaluate.asking import asking
 from bandsearch.evaluate.lm_tasks import run_tasks
-from bandsearch.evaluate.retention import measure_retention, retention_of
-from bandsearch.models.loading import NF4
+from bandsearch.evaluate.retention import measure_retention
 from bandsearch.probe.probe import ProbeSettings, run_probe
 from bandsearch.run.engines import engine_setups, measured_plan, start_engines
 from bandsearch.run.job import Job, prepare_job
+from bandsearch.run.plainly import score_plainly
 from bandsearch.rundir import disk_errors, write_atomically
-from bandsearch.values.errors import InterruptedRunError, UsageError
+from bandsearch.values.candidate import Candidate
+from bandsearch.values.errors import InterruptedRunError
 from bandsearch.values.evaluation import Arm, ArmScores, Evaluation
 from bandsearch.values.plan import Plan
 from bandsearch.values.profile import SensitivityProfile
@@ -61,7 +65,7 @@ def probe_only(spec: RunSpec, file: Path | None = None, listen: Listener = silen
     settings = ProbeSettings(seed=spec.seed, batch_size=spec.train.batch_size, space=spec.space, costs=costs)
     profile = run_probe(engine, settings, listen)
     if file is not None:
-        with disk_errors(file.parent):
+        with disk_errors(file.parent, "Free some space, or choose another --out."):
             write_atomically(file, profile.model_dump_json(indent=2) + "\n")
     return profile
 
@@ -73,45 +77,69 @@ def evaluate_adapter(
 
     `examples`: at most so many of the test split.
 
-    LoRA is scored as a run scores it, beside the weights. Other methods, such as DoRA, are merged into them.
+    Both are scored as adapters are trained, beside the weights: LoRA as a run scores it, other methods, such as DoRA,
+    by PEFT's own passes.
 
     Raises AdapterError for an adapter that cannot be loaded whole on this model.
     """
     job = prepare_job(spec)
     require_sound(adapter, job.summary.layout, passing=FOR_VLLM_ALONE)
     factors = plain_factors(adapter, job.summary.layout)
-    if factors is None and spec.model.dtype == NF4:
-        raise UsageError(
-            f"{adapter} is more than LoRA, and cannot be merged into a base in 4 bits.", "Use --dtype bf16 or fp32."
-        )
     trained_with = chat_template_of(adapter)
     if trained_with and trained_with.read_text(encoding="utf-8") != job.dataset.chat_template:
         message = f"this adapter was trained with another chat template: --template {trained_with} asks in it"
         listen(Update(stage="evaluate", message=message))
-    engine, texts = _engine(job), job.retention.texts
-    arms = [_score(engine, None, Arm.BASE, spec, examples, listen)]
-    listen(Update(stage="evaluate", message=f"forgetting on {len(texts)} texts ({job.retention.name})"))
-    kept = [retention_of(engine, None, texts)]
-    if factors is not None:
-        session = engine.adopt(*factors)
-        kept.append(retention_of(engine, session, texts))
-        arms.append(_score(engine, session, Arm.ADAPTER, spec, examples, listen))
-    else:
-        engine.close()
-        mounted = mount_adapter(engine.model, adapter)
-        kept.append(measure_retention(mounted, engine.tokenizer.pad_token_id, texts))
-        dtype = str(engine.model.dtype).removeprefix("torch.")
-        listen(Update(stage="evaluate", message=f"this adapter is more than LoRA: merged into {dtype} weights"))
-        merged = Engine(merge_adapter(mounted), engine.layout, engine.tokenizer, engine.dataset, engine.threads)
-        arms.append(_score(merged, None, Arm.ADAPTER, spec, examples, listen))
-    scores = tuple(arm.model_copy(update={"retention": each}) for arm, each in zip(arms, kept, strict=True))
+    engine = _engine(job)
+    count = min(examples or len(engine.dataset.test), len(engine.dataset.test))
+    scores = _beside(engine, factors, job, count, listen) if factors else _mounted(engine, adapter, job, count, listen)
     return Evaluation(
-        arms=scores,
+        arms=tuple(scores),
         comparisons=compare(scores, pairs=((Arm.ADAPTER, Arm.BASE),)),
         retention_texts=job.retention.name,
         task_form=job.task_form,
-        too_long=job.too_long(len(scores[0].examples)),
+        too_long=job.too_long(count),
     )
+
+
+def _beside(
+    engine: Engine, factors: tuple[Candidate, dict[str, Tensor]], job: Job, count: int, listen: Listener
+) -> list[ArmScores]:
+    """Base and a LoRA adapter, scored by the engine."""
+    scores = []
+    for arm, session in ((Arm.BASE, None), (Arm.ADAPTER, engine.adopt(*factors))):
+        listen(Update(stage="evaluate", message=f"scoring {arm} on {count} examples"))
+        found = score_arm(engine, session, arm, test_examples=count, generated_examples=count)
+        with engine.attached(session) as model:
+            scores.append(_with_model(found, model, engine, job, listen))
+    return scores
+
+
+def _mounted(engine: Engine, adapter: Path, job: Job, count: int, listen: Listener) -> list[ArmScores]:
+    """Base and any adapter, both scored by the same plain passes."""
+    engine.close()
+    mounted = mount_adapter(engine.model, adapter)
+    listen(Update(stage="evaluate", message="this adapter is more than LoRA, so PEFT computes it"))
+    scores = []
+    for arm in (Arm.BASE, Arm.ADAPTER):
+        listen(Update(stage="evaluate", message=f"scoring {arm} on {count} examples"))
+        off = arm is Arm.BASE
+        with mounted.disable_adapter() if off else nullcontext():
+            model = mounted.get_base_model() if off else mounted
+            found = score_plainly(model, engine.tokenizer, engine.dataset, arm, count)
+            scores.append(_with_model(found, model, engine, job, listen))
+    return scores
+
+
+def _with_model(scores: ArmScores, model: Any, engine: Engine, job: Job, listen: Listener) -> ArmScores:
+    """What is read of an arm's model as it stands: what it forgets, and the tasks."""
+    spec, texts = job.spec, job.retention.texts
+    listen(Update(stage="evaluate", message=f"forgetting on {len(texts)} texts ({job.retention.name})"))
+    scores = scores.model_copy(update={"retention": measure_retention(model, engine.tokenizer.pad_token_id, texts)})
+    if not spec.tasks:
+        return scores
+    asked = asking(spec, engine.tokenizer, engine.dataset)
+    read = run_tasks(model, engine.tokenizer, spec.tasks, spec.task_directory, spec.task_limit, asking=asked).or_raise()
+    return scores.model_copy(update={"tasks": read.metrics})
 
 
 @contextmanager
@@ -128,19 +156,3 @@ def _engine(job: Job) -> Engine:
     """In this process. What it has opened stays its own once the file has lost its name."""
     with _kept(job) as data:
         return Engine.load(engine_setups(job, data)[0])
-
-
-def _score(
-    engine: Engine, session: str | None, arm: Arm, spec: RunSpec, examples: int | None, listen: Listener
-) -> ArmScores:
-    count = min(examples or len(engine.dataset.test), len(engine.dataset.test))
-    listen(Update(stage="evaluate", message=f"scoring {arm} on {count} examples"))
-    scores = score_arm(engine, session, arm, test_examples=count, generated_examples=count)
-    if not spec.tasks:
-        return scores
-    asked = asking(spec, engine.tokenizer, engine.dataset)
-    with engine.attached(session) as model:
-        read = run_tasks(
-            model, engine.tokenizer, spec.tasks, spec.task_directory, spec.task_limit, asking=asked
-        ).or_raise()
-    return scores.model_copy(update={"tasks": read.metrics})

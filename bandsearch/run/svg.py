@@ -91,12 +91,18 @@ class Scale:
         return [n * step for n in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
 
-def axes(x: Scale, y: Scale, x_name: str, y_name: str, *, x_whole: bool = False) -> list[Markup]:
-    """Light horizontal rules, tick labels and the names of both axes."""
+def rules(x: Scale, y: Scale, count: int) -> list[Markup]:
+    """About so many light horizontal lines, each with its value."""
     parts = []
-    for tick in y.ticks(4):
+    for tick in y.ticks(count):
         parts.append(element("line", x1=x.start, x2=x.stop, y1=y(tick), y2=y(tick), class_="rule"))
         parts.append(element("text", number(tick), x=x.start - 6, y=y(tick) + 4, class_="tick end"))
+    return parts
+
+
+def axes(x: Scale, y: Scale, x_name: str, y_name: str, *, x_whole: bool = False) -> list[Markup]:
+    """Light horizontal rules, tick labels and the names of both axes."""
+    parts = rules(x, y, 4)
     for tick in x.ticks(6):
         if not x_whole or tick == int(tick):
             parts.append(element("text", number(tick), x=x(tick), y=y.start + 16, class_="tick middle"))

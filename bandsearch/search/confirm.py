@@ -13,7 +13,8 @@ from bandsearch.data.dataset import Encoded
 from bandsearch.engine.failures import LESS_MEMORY, DivergedError, OutOfMemoryError
 from bandsearch.evaluate.retention import divergence_of
 from bandsearch.search.clock import Clock
-from bandsearch.search.decision import LOWEST_LOSS, SEEDS_NEEDED, Aim, Contender, decide, tuned_baseline
+from bandsearch.search.decision import SEEDS_NEEDED, decide, tuned_baseline
+from bandsearch.search.evidence import LOWEST_LOSS, Aim, Contender
 from bandsearch.search.finalists import MOST_SEEDS, next_training, pick_finalists
 from bandsearch.search.ports import Pool, Records
 from bandsearch.search.proposal import Proposal

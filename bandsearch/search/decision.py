@@ -2,47 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 
-from scipy import stats
-
-from bandsearch.search.noise import Noise, is_ahead, shared_differences
+from bandsearch.search.evidence import LOWEST_LOSS, Aim, Contender, Evidence
+from bandsearch.search.noise import Noise, is_ahead
 from bandsearch.search.proposal import Proposal
 from bandsearch.values.candidate import Candidate, Role
 from bandsearch.values.evaluation import Choice, Finalist, Winner
 from bandsearch.values.spec import Objective
 
-# One-sided chance of declaring any win where there is none.
-FALSE_WIN_RATE = 0.05
 # Seeds that who is handed over must have been trained on: of many the best on one seed is mostly lucky.
 SEEDS_NEEDED = 2
-# Of what a seed does to a loss, that may pass for noise.
-MOST_TOLERATED = 0.75
-
-
-@dataclass(frozen=True)
-class Aim:
-    """What is to be handed over. `tolerance`: what does not matter, as a share of the loss that it is compared with:
-    full depth's where a win is asked for, the best one's where something smaller is."""
-
-    objective: Objective = Objective.LOSS
-    tolerance: float = 0.0
-
-
-LOWEST_LOSS = Aim()
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A finalist with its validation losses (nats per token, finite) by seed, and its mean divergence from the base
-    where that was measured (nats per token).
-    """
-
-    proposal: Proposal
-    losses: Mapping[int, float]
-    divergence: float | None = None
 
 
 def decide(contenders: Sequence[Contender], baseline: Proposal, steps: int, aim: Aim = LOWEST_LOSS) -> Winner:
@@ -65,9 +36,10 @@ def decide(contenders: Sequence[Contender], baseline: Proposal, steps: int, aim:
     for the seeds that each was trained on, as in the test.
     """
     measured = [contender for contender in contenders if contender.losses]
-    # What was not measured for all cannot decide between them.
-    by_divergence = aim.objective is Objective.RETENTION and all(each.divergence is not None for each in measured)
-    chosen, choice, reason = _choose(measured, baseline, steps, by_divergence, aim.tolerance)
+    if any(each.divergence is None for each in measured):
+        # What was not measured for all cannot decide between them.
+        aim = replace(aim, objective=Objective.LOSS)
+    chosen, choice, reason = _choose(measured, baseline, steps, aim)
     means = Noise.of([contender.losses for contender in measured]).means if measured else ()
     finalists = [_finalist(each, float(mean), steps) for each, mean in zip(measured, means, strict=True)]
     return Winner(
@@ -104,136 +76,91 @@ def deciding(contenders: Sequence[Contender], aim: Aim) -> set[int]:
 def in_contention(contenders: Sequence[Contender], tolerance: float = 0.0) -> list[int]:
     """Which of them may still be handed over: the tuned baseline, and all whose mean is not above the best one's by
     more than chance explains (one-sided, 95 %) and the tolerance allows; those without losses too."""
-    measured = [index for index, contender in enumerate(contenders) if contender.losses]
-    noise = Noise.of([contenders[index].losses for index in measured]) if measured else None
-    if noise is None or noise.freedom == 0:
-        return list(range(len(contenders)))
-    places = range(len(measured))
-    best = min(places, key=lambda place: noise.means[place])
-    bound, tolerated = noise.quantile(1 - FALSE_WIN_RATE), tolerance * abs(float(noise.means[best]))
-    beaten = {
-        measured[place]
-        for place in places
-        if noise.difference(place, best) > max(bound * noise.standard_error(place, best), tolerated)
-    }
     baseline = tuned_baseline(contenders)
+    measured = [index for index, contender in enumerate(contenders) if contender.losses]
+    evidence = Evidence.of([contenders[index] for index in measured], baseline.proposal, Aim(tolerance=tolerance))
+    if evidence is None:
+        return list(range(len(contenders)))
+    best = evidence.best(range(len(measured)))
+    beaten = {index for place, index in enumerate(measured) if evidence.is_beaten(place, best)}
     return [index for index, each in enumerate(contenders) if index not in beaten or each is baseline]
 
 
-def _choose(
-    measured: Sequence[Contender], baseline: Proposal, steps: int, by_divergence: bool, tolerance: float
-) -> tuple[Proposal, Choice, str]:
+def _choose(measured: Sequence[Contender], baseline: Proposal, steps: int, aim: Aim) -> tuple[Proposal, Choice, str]:
     if not measured:
         reason = "No candidate could be confirmed in the time there was, so full-depth LoRA is handed over."
         return baseline, Choice.UNCOMPARED, reason
-    measured = [
+    able = [
         each for each in measured if len(each.losses) >= SEEDS_NEEDED or each.proposal.candidate == baseline.candidate
     ]
-    noise = Noise.of([contender.losses for contender in measured]) if measured else None
-    if noise is None or noise.freedom == 0:
+    evidence = Evidence.of(able, baseline, aim)
+    if evidence is None:
         reason = (
             "The confirmation is too small to tell candidates from noise (it takes two candidates on two seeds), so "
             "full-depth LoRA is handed over."
         )
         return baseline, Choice.UNCOMPARED, reason
-    base = next((i for i, each in enumerate(measured) if each.proposal.candidate == baseline.candidate), None)
-    if base is None:
-        lost = "The full-depth baseline gave no result in confirmation. "
-        return _within_noise(measured, noise, baseline, lost, by_divergence, tolerance)
-    rivals = [index for index in range(len(measured)) if index != base]
-    margins = {index: _win_margin(noise, measured, index, base, len(rivals)) for index in rivals}
-    least = tolerance * abs(float(noise.means[base]))
-    winners = [index for index in rivals if -noise.difference(index, base) > max(margins[index], least)]
-    best = min(winners or rivals, key=lambda index: noise.means[index])
-    closest = ""
-    if winners and by_divergence:
-        alike = [i for i in winners if noise.difference(i, best) <= _tolerance(noise, i, best, tolerance)]
-        best = min(alike, key=lambda index: (_divergence(measured[index]), noise.means[index]))
+    if evidence.base is None:
+        return _smallest(evidence, "The full-depth baseline gave no result in confirmation. ")
+    if winners := evidence.winners(evidence.base):
+        return _best(evidence, winners, evidence.base, steps)
+    return _smallest(evidence, _no_win(evidence, evidence.base, steps))
+
+
+def _best(evidence: Evidence, winners: Sequence[int], base: int, steps: int) -> tuple[Proposal, Choice, str]:
+    best, closest = evidence.best(winners), ""
+    if evidence.by_divergence:
+        alike = evidence.equals(best, winners)
+        best = evidence.preferred(alike)
         closest = f" Of {len(alike)} winners within noise of each other it stays closest to the base"
-        closest += f" ({_divergence(measured[best]):.4f} nats a token)."
-    proposal = measured[best].proposal
-    seeds = f"{_seeds(measured)}, {steps} steps"
-    rule = f"one-sided 95 % test, corrected for {len(rivals)} candidate{'s' if len(rivals) > 1 else ''}"
-    if not winners:
-        behind = noise.difference(best, base)
-        beyond, why = ("beyond noise", rule) if margins[best] >= least else ("by as much as matters", "what matters")
-        lost = (
-            f"No candidate beats tuned full-depth LoRA {beyond}: on validation ({seeds}) the best is "
-            f"{abs(behind):.4f} {'worse' if behind > 0 else 'better'} than its {noise.means[base]:.4f}; a win needs at "
-            f"least {max(margins[best], least):.4f} better ({why}). "
-        )
-        return _within_noise(measured, noise, baseline, lost, by_divergence, tolerance)
-    won = (
-        f"{_named(proposal.candidate)} reaches a validation loss of {noise.means[best]:.4f} against "
-        f"{noise.means[base]:.4f} of tuned full-depth LoRA ({seeds}): {-noise.difference(best, base):.4f} better, "
-        f"where chance explains up to {margins[best]:.4f} ({rule}). {_share(proposal, baseline)}{closest}"
+        closest += f" ({evidence.divergence(best):.4f} nats a token)."
+    proposal = evidence.contenders[best].proposal
+    reason = (
+        f"{_named(proposal.candidate)} reaches a validation loss of {evidence.mean(best):.4f} against "
+        f"{evidence.mean(base):.4f} of tuned full-depth LoRA ({_seeds(evidence)}, {steps} steps): "
+        f"{evidence.noise.difference(base, best):.4f} better, where chance explains up to "
+        f"{evidence.chance(best, base):.4f} ({_rule(evidence)}). {_share(proposal, evidence.baseline)}{closest}"
     )
-    return proposal, Choice.BEATS_BASELINE, won
+    return proposal, Choice.BEATS_BASELINE, reason
 
 
-def _within_noise(
-    measured: Sequence[Contender],
-    noise: Noise,
-    baseline: Proposal,
-    lost: str,
-    by_divergence: bool,
-    tolerance: float,
-) -> tuple[Proposal, Choice, str]:
+def _no_win(evidence: Evidence, base: int, steps: int) -> str:
+    best = evidence.best([index for index in range(len(evidence.contenders)) if index != base])
+    behind = evidence.noise.difference(best, base)
+    chance, least = evidence.chance(best, base), evidence.unimportant(base)
+    beyond, why = ("beyond noise", _rule(evidence)) if chance >= least else ("by as much as matters", "what matters")
+    return (
+        f"No candidate beats tuned full-depth LoRA {beyond}: on validation ({_seeds(evidence)}, {steps} steps) the "
+        f"best is {abs(behind):.4f} {'worse' if behind > 0 else 'better'} than its {evidence.mean(base):.4f}; a win "
+        f"needs at least {max(chance, least):.4f} better ({why}). "
+    )
+
+
+def _smallest(evidence: Evidence, lost: str) -> tuple[Proposal, Choice, str]:
     """The fewest parameters, or the smallest divergence, within noise of the best; what is larger than the baseline had
-    to win.
+    to win. `lost` says why nobody did.
     """
-    parameters = [contender.proposal.trainable_parameters for contender in measured]
-    allowed = [index for index, count in enumerate(parameters) if count <= baseline.trainable_parameters]
-    if not allowed:
-        allowed = list(range(len(measured)))
-    best = min(allowed, key=lambda index: noise.means[index])
-    within = [i for i in allowed if noise.difference(i, best) <= _tolerance(noise, i, best, tolerance)]
-
-    def preference(index: int) -> tuple[float, float]:
-        contender = measured[index]
-        first = _divergence(contender) if by_divergence else contender.proposal.trainable_parameters
-        return first, float(noise.means[index])
-
-    first = min(within, key=preference)
-    chosen = measured[first].proposal
-    better, most = ("closer to the base", "closest to the base") if by_divergence else ("smaller", "smallest")
-    if chosen.candidate == baseline.candidate:
-        return (
-            chosen,
-            Choice.BASELINE,
-            f"{lost}Nothing {better} is within noise of the best, so full depth is handed over.",
-        )
+    sizes = [contender.proposal.trainable_parameters for contender in evidence.contenders]
+    small = [index for index, size in enumerate(sizes) if size <= evidence.baseline.trainable_parameters]
+    allowed = small or range(len(sizes))
+    best = evidence.best(allowed)
+    first = evidence.preferred(evidence.equals(best, allowed))
+    chosen = evidence.contenders[first].proposal
+    better, most = ("closer to the base", "closest to the base") if evidence.by_divergence else ("smaller", "smallest")
+    if chosen.candidate == evidence.baseline.candidate:
+        reason = f"{lost}Nothing {better} is within noise of the best, so full depth is handed over."
+        return chosen, Choice.BASELINE, reason
     if first == best:
         why = f"{_named(chosen.candidate)}: the best, and nothing {better} is within noise of it"
     else:
         why = (
-            f"{_named(chosen.candidate)}: the {most} within noise of the best ({noise.means[first]:.4f} against "
-            f"{noise.means[best]:.4f}, where {_tolerance(noise, first, best, tolerance):.4f} passes for equal)"
+            f"{_named(chosen.candidate)}: the {most} within noise of the best ({evidence.mean(first):.4f} against "
+            f"{evidence.mean(best):.4f}, where {evidence.equal_within(first, best):.4f} passes for equal)"
         )
-    if by_divergence:
-        why += f", at {_divergence(measured[first]):.4f} nats a token from the base"
-    choice = Choice.CLOSEST_WITHIN_NOISE if by_divergence else Choice.SMALLEST_WITHIN_NOISE
-    return chosen, choice, f"{lost}Confirmation chose {why}. {_share(chosen, baseline)}"
-
-
-def _tolerance(noise: Noise, one: int, best: int, tolerance: float) -> float:
-    """The one-standard-error rule (Breiman et al. 1984). Student's t has no place in it: knowing the noise badly is no
-    reason to take more for equal. With two seeds each the standard error is all of what a seed does, and too much would
-    be handed over that is worse. What does not matter to whoever asked is tolerated besides."""
-    noisy = min(noise.standard_error(one, best), MOST_TOLERATED * noise.sigma)
-    return max(noisy, tolerance * abs(float(noise.means[best])))
-
-
-def _divergence(contender: Contender) -> float:
-    return math.inf if contender.divergence is None else contender.divergence
-
-
-def _win_margin(noise: Noise, contenders: Sequence[Contender], index: int, base: int, rivals: int) -> float:
-    """What a rival must be better by: the pooled noise, or the pair's own where that is larger (a shaky baseline)."""
-    one, other = contenders[index].losses, contenders[base].losses
-    differences = shared_differences(one, other)
-    own = float(stats.sem(differences)) if len(differences) > 1 else 0.0
-    return noise.quantile(1 - FALSE_WIN_RATE / rivals) * max(noise.standard_error(index, base), own)
+    if evidence.by_divergence:
+        why += f", at {evidence.divergence(first):.4f} nats a token from the base"
+    choice = Choice.CLOSEST_WITHIN_NOISE if evidence.by_divergence else Choice.SMALLEST_WITHIN_NOISE
+    return chosen, choice, f"{lost}Confirmation chose {why}. {_share(chosen, evidence.baseline)}"
 
 
 def _finalist(contender: Contender, mean: float, steps: int) -> Finalist:
@@ -254,9 +181,14 @@ def _named(candidate: Candidate) -> str:
     return f"LoRA on {layers} {bands} (rank {candidate.rank}, {'+'.join(candidate.targets)})"
 
 
-def _seeds(measured: Sequence[Contender]) -> str:
-    counts = sorted({len(contender.losses) for contender in measured})
+def _seeds(evidence: Evidence) -> str:
+    counts = sorted({len(contender.losses) for contender in evidence.contenders})
     return f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
+
+
+def _rule(evidence: Evidence) -> str:
+    rivals = len(evidence.contenders) - 1
+    return f"one-sided 95 % test, corrected for {rivals} candidate{'s' if rivals > 1 else ''}"
 
 
 def _share(proposal: Proposal, baseline: Proposal) -> str:

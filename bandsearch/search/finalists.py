@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from bandsearch.search.decision import LOWEST_LOSS, SEEDS_NEEDED, Aim, Contender, deciding, in_contention
+from bandsearch.search.decision import SEEDS_NEEDED, deciding, in_contention
+from bandsearch.search.evidence import LOWEST_LOSS, Aim, Contender
 from bandsearch.search.noise import is_ahead
 from bandsearch.search.proposal import Proposal
 from bandsearch.search.strata import WidthClass, width_class

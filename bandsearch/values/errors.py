@@ -48,6 +48,10 @@ class RunDirectoryError(BandsearchError):
 
 
 class FullDiskError(RunDirectoryError):
+    """A disk without room for what is to be written there."""
+
+
+class FullRunDiskError(FullDiskError):
     """A disk without room for what a run writes; it goes on once there is some."""
 
     exit_code = TRY_AGAIN

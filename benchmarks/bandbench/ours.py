@@ -20,7 +20,7 @@ from bandsearch.search.campaign import Campaign
 from bandsearch.search.candidates import CandidateCode
 from bandsearch.search.clock import MARGIN
 from bandsearch.search.confirm import confirm
-from bandsearch.search.decision import Aim
+from bandsearch.search.evidence import Aim
 from bandsearch.search.proposer import Sampler
 from bandsearch.search.search import proxy_fidelity
 from bandsearch.values.atlas import Suggestion

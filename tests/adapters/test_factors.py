@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from bandsearch.adapters.factors import plain_factors
 from bandsearch.adapters.lora import attach, load_tensors
-from bandsearch.adapters.merge import merge_adapter, mount_adapter
+from bandsearch.adapters.merge import mount_adapter
 from bandsearch.adapters.verify import FOR_VLLM_ALONE, require_sound
 from bandsearch.models.aliases import resolve
 from bandsearch.models.families import layout_of
@@ -66,14 +66,14 @@ def test_its_factors_compute_its_update(trained: Callable[..., Any], config: dic
 
 
 @pytest.mark.parametrize("config", [{"use_dora": True}, {"modules_to_save": ["lm_head"]}])
-def test_what_is_more_than_lora_is_merged(trained: Callable[..., Any], config: dict[str, Any]) -> None:
+def test_what_is_more_than_lora_is_left_to_peft(trained: Callable[..., Any], config: dict[str, Any]) -> None:
     base, adapter, logits = trained(**config)
     layout = layout_of(base)
     require_sound(adapter, layout, passing=FOR_VLLM_ALONE)
     assert plain_factors(adapter, layout) is None
     with pytest.raises(AdapterError):
         require_sound(adapter, layout)
-    assert torch.allclose(merge_adapter(mount_adapter(base, adapter))(IDS).logits, logits, atol=1e-4)
+    assert torch.allclose(mount_adapter(base, adapter)(IDS).logits, logits, atol=1e-4)
 
 
 def test_an_adapter_that_peft_would_load_in_part_is_refused(trained: Callable[..., Any]) -> None:

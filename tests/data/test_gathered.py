@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,22 @@ def test_openai_preferences_are_named_and_the_preferred_can_be_learned(
     theirs, ours = caught.value.remedy.split()[1].split("=")
     dataset = prepared(jsonl(rows), plain, columns={theirs: ours})
     assert answers(dataset.train, dataset.validation, dataset.test) == {f"Good {i}" for i in range(20)}
+
+
+def test_tools_beside_the_messages_of_openai_s_question_are_offered(
+    jsonl: Write, chat: PreTrainedTokenizerBase
+) -> None:
+    chat.chat_template = "{{ tools | tojson }}" + str(chat.chat_template)
+    tool = {"type": "function", "function": {"name": "add"}}
+    rows = [
+        {
+            "input": {"messages": [{"role": "user", "content": f"Hi {i}"}], "tools": [tool]},
+            "preferred_output": [{"role": "assistant", "content": f"Good {i}"}],
+        }
+        for i in range(20)
+    ]
+    example = prepared(jsonl(rows), chat, columns={"preferred_output": "output"}).train[0]
+    assert chat.decode(example.input_ids.tolist()).startswith(json.dumps([tool]))
 
 
 SECRETS: list[Callable[[int], dict[str, Any]]] = [
@@ -162,16 +179,35 @@ def test_files_of_validation_and_test_rows(jsonl: Write, tmp_path: Path, plain: 
     assert "The 9 test rows of secret.jsonl are not used: they have no answers." in dataset.notes
 
 
+def as_json(rows: Sequence[Mapping[str, str]]) -> str:
+    return json.dumps(rows)
+
+
+def as_csv(rows: Sequence[Mapping[str, str]]) -> str:
+    return "".join(f"{','.join(line)}\n" for line in (rows[0], *(row.values() for row in rows)))
+
+
+def as_lines(rows: Sequence[Mapping[str, str]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.mark.parametrize(("name", "written"), [("a.jsonl", as_lines), ("a.json", as_json), ("a.csv", as_csv)])
 def test_of_a_large_file_a_sample_is_read_with_its_lines(
-    jsonl: Write, plain: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    written: Callable[..., str],
+    tmp_path: Path,
+    plain: PreTrainedTokenizerBase,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(reading, "FEWEST_READ", 100)
-    path = jsonl(asking(0, 1000))
-    rows = read_file(Path(path), 5)
+    path = tmp_path / name
+    path.write_text(written(asking(0, 1000)))
+    rows = read_file(path, 5)
     assert len(rows) == 100
-    assert all(row.values["question"] == f"What is {int(row.place.split(':')[1]) - 1}?" for row in rows)
-    assert max(int(row.place.split(":")[1]) for row in rows) > 800
-    dataset = prepared(path, plain, max_examples=20)
+    numbers = [int(re.split(r" row |:", row.place)[1]) for row in rows]
+    assert [row.values["question"] for row in rows] == [f"What is {number - 1}?" for number in numbers]
+    assert max(numbers) > 800
+    dataset = prepared(str(path), plain, max_examples=20)
     assert (dataset.counts.read, dataset.counts.not_sampled) == (200, 180)
     assert "Because of --max-examples at most 200 rows of a file or split were read, chosen at random." in dataset.notes
     assert [*read_of(100, 5)] == [*range(100)] == [*read_of(100, None)]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from trainings import NARROW, SHORT, WIDE
+from trainings import NARROW, SHORT, WIDE, Trained, trained
 
 from bandsearch.engine import session as session_module
 from bandsearch.engine.conductor import Conductor
@@ -43,15 +42,6 @@ PACK: tuple[tuple[Candidate, Fidelity], ...] = (
         SHORT,
     ),
 )
-Trained = tuple[list[float], float, dict[str, torch.Tensor]]
-
-
-def alone(engine: Engine, candidate: Candidate, fidelity: Fidelity) -> Trained:
-    session = engine.admit(candidate, fidelity)
-    point = engine.advance(session, fidelity.steps)
-    result = engine.train_losses(session), point.loss, engine.adapter(session)
-    engine.evict(session)
-    return result
 
 
 def assert_alike(found: Trained, expected: Trained) -> None:
@@ -65,7 +55,7 @@ def assert_alike(found: Trained, expected: Trained) -> None:
 def test_a_pack_trains_each_as_if_it_were_alone(family: str, load: Callable[[str], Engine]) -> None:
     engine = load(family)
     assert engine.levers.packing != 1
-    expected = [alone(engine, *each) for each in PACK]
+    expected = [trained(engine, *each) for each in PACK]
     sessions = [engine.admit(*each) for each in PACK]
     for _ in range(SHORT.steps):
         assert engine.train_together(sessions) == {}
@@ -88,7 +78,7 @@ def test_each_of_a_pack_is_clipped_by_its_own_norm(
     monkeypatch.setattr(session_module, "CLIP", clip)
     monkeypatch.setattr(Session, "clip", watched)
     engine = load("llama")
-    expected = [alone(engine, *each) for each in PACK]
+    expected = [trained(engine, *each) for each in PACK]
     sessions = [engine.admit(*each) for each in PACK]
     norms.clear()
     for _ in range(SHORT.steps):
@@ -100,7 +90,7 @@ def test_each_of_a_pack_is_clipped_by_its_own_norm(
 
 
 def test_one_that_diverges_ends_alone(engine: Engine) -> None:
-    expected = alone(engine, NARROW, SHORT)
+    expected = trained(engine, NARROW, SHORT)
     good = engine.admit(NARROW, SHORT)
     bad = engine.admit(NARROW.model_copy(update={"learning_rate": 1e30}), SHORT.model_copy(update={"warmup_steps": 0}))
     sessions, failed = [good, bad], {}
@@ -142,7 +132,7 @@ def conducted(engine: Engine, packing: int, wanted: list[tuple[str, int]]) -> tu
 
 
 def test_those_behind_catch_up_and_then_share_passes(engine: Engine) -> None:
-    expected = alone(engine, NARROW, SHORT)
+    expected = trained(engine, NARROW, SHORT)
     ahead, behind, third = (engine.admit(NARROW, SHORT) for _ in range(3))
     engine.advance(ahead, 3)
     answers, packs = conducted(engine, 2, [(ahead, 6), (behind, 6), (third, 6)])
@@ -180,8 +170,11 @@ def test_one_evicted_while_it_waits_concerns_its_own_caller(engine: Engine) -> N
     assert isinstance(answers[1], KeyError)
 
 
-def test_out_of_memory_takes_passes_apart_and_changes_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = [alone(engine, *each) for each in PACK]
+def test_out_of_memory_takes_passes_apart_and_changes_nothing(
+    load: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = load("qwen2")
+    expected = [trained(engine, *each) for each in PACK]
     most_rows = 3
     seen: list[int] = []
     usual = engine._passes.token_losses
@@ -204,13 +197,15 @@ def test_out_of_memory_takes_passes_apart_and_changes_nothing(engine: Engine, mo
         point = points[session]
         assert isinstance(point, Point)
         assert_alike((engine.train_losses(session), point.loss, engine.adapter(session)), wanted)
-    engine._trainer._most_tokens = math.inf
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_who_lacks_memory_takes_nobody_along(engine: Engine, monkeypatch: pytest.MonkeyPatch, split: str) -> None:
+def test_who_lacks_memory_takes_nobody_along(
+    load: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch, split: str
+) -> None:
     """Full depth keeps the most; what is packed with it goes on, and ends where it would have ended alone."""
-    expected = [alone(engine, *each) for each in PACK]
+    engine = load("qwen2")
+    expected = [trained(engine, *each) for each in PACK]
     usual = engine._passes.token_losses
 
     def scarce(of: str, parts: Any, **how: Any) -> Any:
@@ -233,7 +228,6 @@ def test_who_lacks_memory_takes_nobody_along(engine: Engine, monkeypatch: pytest
     for session, wanted in zip(sessions, expected, strict=True):
         if session not in failed:
             assert_alike((engine.train_losses(session), read[session].loss, engine.adapter(session)), wanted)
-    engine._trainer._most_tokens = engine._trainer._longest_kept = math.inf
 
 
 class FailsBackward(torch.autograd.Function):
@@ -266,7 +260,7 @@ def test_a_pass_that_runs_out_of_memory_backward_is_gone_before_the_next(
         assert engine.train_together([session]) == {}
     assert len(made) > 3
     monkeypatch.undo()
-    assert engine.train_losses(session) == pytest.approx(alone(engine, *PACK[0])[0][:3], abs=1e-5)
+    assert engine.train_losses(session) == pytest.approx(trained(engine, *PACK[0])[0][:3], abs=1e-5)
 
 
 def test_memory_that_a_long_batch_lacked_is_no_limit_on_the_rows_of_short_ones(

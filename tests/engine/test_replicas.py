@@ -118,16 +118,25 @@ def test_what_diverges_diverges_for_all_and_they_can_train_on(pool: EnginePool) 
     team.evict()
 
 
+def in_place_once(at_work: Any, name: str, stand_in: Callable[..., Any]) -> None:
+    """The next call of this method is one of `stand_in`, and no other."""
+    usual = getattr(at_work, name)
+
+    def standing_in(*given: Any) -> Any:
+        setattr(at_work, name, usual)
+        return stand_in(*given)
+
+    setattr(at_work, name, standing_in)
+
+
 def fail_once(engine: Engine, method: str) -> None:
     """The next step or validation of this engine fails, and no other."""
-    at_work, name = (engine._trainer, "step") if method == "step" else (engine, "_validation_losses")
-    work = getattr(at_work, name)
 
     def failing(*_: Any) -> None:
-        setattr(at_work, name, work)
         raise RuntimeError("CUDA error: an illegal memory access")
 
-    setattr(at_work, name, failing)
+    at_work, name = (engine._trainer, "step") if method == "step" else (engine, "_validation_losses")
+    in_place_once(at_work, name, failing)
 
 
 def number_of(engine: Engine) -> int:
@@ -154,14 +163,12 @@ def test_where_one_fails_at_meeting_the_others_do_not_wait_for_it(pool: EnginePo
 
 def deal_wrongly_once(engine: Engine) -> None:
     """In the next step that it shares this engine takes the first one's rows."""
-    usual = engine.replicate
 
     def wrong(session: str) -> None:
-        engine.replicate = usual  # type: ignore[method-assign]
         engine._replicas._rank = 0
-        usual(session)
+        engine.replicate(session)
 
-    engine.replicate = wrong  # type: ignore[method-assign]
+    in_place_once(engine, "replicate", wrong)
 
 
 def test_engines_that_together_do_not_train_as_one_does_train_apart(pool: EnginePool, tmp_path: Path) -> None:
@@ -211,17 +218,18 @@ def test_where_one_fails_in_training_the_others_do_not_wait_for_it(pool: EngineP
 
 def lack_memory_once(engine: Engine, method: str) -> None:
     """The next step or validation of this engine finds no memory for a single example."""
-    at_work, name = (engine._trainer, "_backward") if method == "step" else (module_of_engine, "split_losses")
-    work = getattr(at_work, name)
+    error = OutOfMemoryError("One example does not fit into memory.")
 
-    def failing(sessions: Any, *_: Any) -> Any:
-        setattr(at_work, name, work)
-        error = OutOfMemoryError("One example does not fit into memory.")
-        if method == "step":
-            return {session.name: error for session in sessions}
+    def lost(sessions: Any, *_: Any) -> Any:
+        return {session.name: error for session in sessions}
+
+    def failing(*_: Any) -> Any:
         raise error
 
-    setattr(at_work, name, failing)
+    if method == "step":
+        in_place_once(engine._trainer, "_backward", lost)
+    else:
+        in_place_once(module_of_engine, "split_losses", failing)
 
 
 @pytest.mark.parametrize("method", ["step", "validation"])

@@ -9,30 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from trainings import NARROW, SHORT, WIDE
+from trainings import NARROW, SHORT, WIDE, Trained, trained
 
 from bandsearch.engine import scoring
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.failures import DivergedError
 from bandsearch.engine.measure import measure_costs
-from bandsearch.values.candidate import Candidate
 from bandsearch.values.errors import BandsearchError, RunDirectoryError
 from bandsearch.values.fidelity import Fidelity
 
 
-def trained(engine: Engine, candidate: Candidate = NARROW) -> tuple[list[float], float, dict[str, Tensor]]:
-    """Losses of every step, the last validation loss and the factors; bit for bit comparable."""
-    session = engine.admit(candidate, SHORT)
-    point = engine.advance(session, SHORT.steps)
-    result = engine.train_losses(session), point.loss, engine.adapter(session)
-    engine.evict(session)
-    return result
-
-
-def same(
-    left: tuple[list[float], float, dict[str, Tensor]], right: tuple[list[float], float, dict[str, Tensor]]
-) -> bool:
+def same(left: Trained, right: Trained) -> bool:
     return (
         left[:2] == right[:2]
         and left[2].keys() == right[2].keys()
@@ -41,18 +28,18 @@ def same(
 
 
 @pytest.fixture(scope="module")
-def alone(load: Callable[[str], Engine]) -> tuple[list[float], float, dict[str, Tensor]]:
+def alone(load: Callable[[str], Engine]) -> Trained:
     """NARROW in an engine that does nothing else."""
     return trained(load("qwen2"))
 
 
-def test_after_another_candidate(engine: Engine, alone: tuple[list[float], float, dict[str, Tensor]]) -> None:
+def test_after_another_candidate(engine: Engine, alone: Trained) -> None:
     trained(engine, WIDE)
     assert same(trained(engine), alone)
     assert same(trained(engine), alone)
 
 
-def test_interleaved(engine: Engine, alone: tuple[list[float], float, dict[str, Tensor]]) -> None:
+def test_interleaved(engine: Engine, alone: Trained) -> None:
     first, other = engine.admit(NARROW, SHORT), engine.admit(WIDE, SHORT)
     for steps in (1, 2, 4, 6):
         engine.advance(other, steps)
@@ -63,9 +50,7 @@ def test_interleaved(engine: Engine, alone: tuple[list[float], float, dict[str, 
     engine.evict(other)
 
 
-def test_measuring_leaves_no_trace(
-    load: Callable[[str], Engine], alone: tuple[list[float], float, dict[str, Tensor]]
-) -> None:
+def test_measuring_leaves_no_trace(load: Callable[[str], Engine], alone: Trained) -> None:
     engine = load("qwen2")
     measure_costs(engine, 8, 16)
     assert same(trained(engine), alone)
@@ -74,7 +59,7 @@ def test_measuring_leaves_no_trace(
 def test_a_checkpoint_goes_on_in_another_engine(
     load: Callable[[str], Engine],
     engine: Engine,
-    alone: tuple[list[float], float, dict[str, Tensor]],
+    alone: Trained,
     tmp_path: Path,
 ) -> None:
     session = engine.admit(NARROW, SHORT)
@@ -137,9 +122,7 @@ def test_a_checkpoint_that_a_power_cut_has_torn_is_told_with_what_to_delete(
 
 
 @pytest.mark.parametrize("rate", [1e6, 1e30])
-def test_divergence_is_told_and_leaves_the_engine_usable(
-    engine: Engine, alone: tuple[list[float], float, dict[str, Tensor]], rate: float
-) -> None:
+def test_divergence_is_told_and_leaves_the_engine_usable(engine: Engine, alone: Trained, rate: float) -> None:
     session = engine.admit(NARROW.model_copy(update={"learning_rate": rate}), Fidelity(steps=30, batch_size=8, seed=0))
     told: DivergedError | None = None
     try:
@@ -163,9 +146,7 @@ def test_evicting_what_is_not_there_is_harmless(engine: Engine) -> None:
     engine.evict(session)
 
 
-def test_a_deadline_ends_training_early_and_it_goes_on(
-    engine: Engine, alone: tuple[list[float], float, dict[str, Tensor]]
-) -> None:
+def test_a_deadline_ends_training_early_and_it_goes_on(engine: Engine, alone: Trained) -> None:
     session = engine.admit(NARROW, SHORT)
     point = engine.advance(session, SHORT.steps, deadline=0.0)
     assert 1 <= point.steps < SHORT.steps
@@ -185,9 +166,7 @@ def test_rungs_beyond_the_fidelity_train_no_further(engine: Engine) -> None:
     engine.evict(session)
 
 
-def test_a_closed_engine_gives_its_model_to_another(
-    load: Callable[[str], Engine], alone: tuple[list[float], float, dict[str, Tensor]]
-) -> None:
+def test_a_closed_engine_gives_its_model_to_another(load: Callable[[str], Engine], alone: Trained) -> None:
     first = load("qwen2")
     first.advance(first.admit(WIDE, SHORT), 2)
     first.close()

@@ -1,5 +1,6 @@
 """What the command line does with a finished run, from Python."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -122,9 +123,24 @@ def test_an_export_is_refused_before_the_disk_is_full(
     merged: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(FullDiskError, match=r"free\. Free some space, or choose a directory on another disk"):
+    with pytest.raises(FullDiskError, match=r"free\. Free some space, or choose a directory on another disk") as told:
         api.export(REFERENCE, tmp_path / "mine", merged=merged)
     assert not list(tmp_path.iterdir())
+    # There is nothing to resume.
+    assert told.value.exit_code == 2
+
+
+def test_an_export_that_fills_the_disk_leaves_nothing_to_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copytree", full)
+    with pytest.raises(FullDiskError, match="or choose a directory on another disk") as told:
+        api.export(REFERENCE, tmp_path / "mine")
+    assert not list(tmp_path.iterdir())
+    assert told.value.exit_code == 2
 
 
 @pytest.mark.parametrize(("family", "command"), [("gpt2", False), ("qwen2", True)])

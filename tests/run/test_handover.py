@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bandsearch.adapters.lora import initial_tensors
-from bandsearch.run import handover, main
+from bandsearch.run import handover, stages
 from bandsearch.run.retrain import Training
 from bandsearch.rundir import RunDirectory
 from bandsearch.values.candidate import Candidate, Role
@@ -98,14 +98,14 @@ def test_what_came_of_the_final_trainings_is_kept_with_the_winner(
     def settled(pool: Any, folder: Any, winner: Winner, plan: Any) -> Winner:
         return winner.model_copy(update={"candidate": BASELINE, "reason": "It fell behind."})
 
-    monkeypatch.setattr(main, "retrain", lambda teams, arms, *_: {arm: came[arm] for arm in arms})
-    monkeypatch.setattr(main, "settle", (lambda *given: given[2]) if ahead is Arm.WINNER else settled)
-    monkeypatch.setattr(main, "form_teams", lambda *_: [])
-    monkeypatch.setattr(main, "spare_evaluation", lambda *_: 0.0)
-    monkeypatch.setattr(main, "full_fidelity", lambda *_: None)
+    monkeypatch.setattr(stages, "train_arms", lambda teams, arms, *_: {arm: came[arm] for arm in arms})
+    monkeypatch.setattr(stages, "settle", (lambda *given: given[2]) if ahead is Arm.WINNER else settled)
+    monkeypatch.setattr(stages, "form_teams", lambda *_: [])
+    monkeypatch.setattr(stages, "spare_evaluation", lambda *_: 0.0)
+    monkeypatch.setattr(stages, "full_fidelity", lambda *_: None)
     costs = SimpleNamespace(seconds_per_validation=1.0, step_on=lambda _: SimpleNamespace(engines=1))
     at: Any = SimpleNamespace(
-        home=SimpleNamespace(winner=home.path / "winner.json", scratch=home.path, write=home.write),
+        home=SimpleNamespace(winner=home.path / "winner.json", full=home.full, write=home.write),
         job=SimpleNamespace(spec=SimpleNamespace(seed=0)),
         ledger=SimpleNamespace(stage=lambda _: nullcontext()),
         wall_left=lambda *_: lambda: math.inf,
@@ -115,13 +115,13 @@ def test_what_came_of_the_final_trainings_is_kept_with_the_winner(
         stop=None,
         heed=lambda: None,
     )
-    winner = main._train(at, WINNER.model_copy(update={"training_steps": 40}))
+    winner = stages.retrain(at, WINNER.model_copy(update={"training_steps": 40}))
     assert home.read(home.winner, Winner) == winner
     assert winner.as_trained(WINNER.candidate) == lowered
     assert winner.as_trained(BASELINE) == BASELINE
     assert winner.steps_trained == (20 if ahead is Arm.WINNER else 10)
     # Taken up again where it was broken off after that; a baseline that is ahead is not trained beside itself.
-    assert main._train(at, winner).trainings == winner.trainings
+    assert stages.retrain(at, winner).trainings == winner.trainings
 
 
 def test_the_template_that_trained_goes_with_the_adapter_and_into_the_command_that_serves_it(tmp_path: Path) -> None:

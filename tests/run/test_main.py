@@ -17,9 +17,9 @@ from bandsearch.data.kept import keep
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.failures import LostEngineError
 from bandsearch.engine.pool import EnginePool
-from bandsearch.run import engines, main
+from bandsearch.run import engines, main, stages, underway
 from bandsearch.run.engines import engine_setups
-from bandsearch.run.job import prepare_job
+from bandsearch.run.job import default_directory, prepare_job
 from bandsearch.run.planning import make_plan
 from bandsearch.rundir import RunDirectory
 from bandsearch.values import ledger
@@ -67,9 +67,9 @@ def starts_with(monkeypatch: pytest.MonkeyPatch, start: Callable[..., Any]) -> N
         spec=SPEC, dataset=SimpleNamespace(notes=()), devices=1, budget_seconds=None, wall_seconds=None
     )
     monkeypatch.setattr(main, "prepare_job", lambda spec, known: job)
-    monkeypatch.setattr(main, "keep", lambda dataset, path: None)
-    monkeypatch.setattr(main, "environment", lambda job: Environment(facts={}, source=SOURCE))
-    monkeypatch.setattr(main, "start_engines", start)
+    monkeypatch.setattr(underway, "keep", lambda dataset, path: None)
+    monkeypatch.setattr(underway, "environment", lambda job: Environment(facts={}, source=SOURCE))
+    monkeypatch.setattr(underway, "start_engines", start)
 
 
 def fails_at_start(monkeypatch: pytest.MonkeyPatch, error: BandsearchError) -> None:
@@ -128,7 +128,7 @@ def test_interrupted_before_anything_began_it_leaves_no_directory(
         raise KeyboardInterrupt
 
     fails_at_start(monkeypatch, LostEngineError("An engine died.", "Look."))
-    monkeypatch.setattr(main, "keep", interrupted)
+    monkeypatch.setattr(underway, "keep", interrupted)
     with pytest.raises(KeyboardInterrupt):
         main.run(SPEC, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -162,14 +162,14 @@ def test_stages_that_do_not_ask_end_once_a_stop_is_asked_for(
     asked = threading.Event()
     deaf = Deaf(asked)
     starts_with(monkeypatch, lambda *_: deaf)
-    monkeypatch.setattr(main, "PART_PATIENCE", 0.1)
-    monkeypatch.setattr(main, "measured_plan", deaf.work if stage == "plan" else lambda *_, **__: PLAN)
+    monkeypatch.setattr(stages, "PART_PATIENCE", 0.1)
+    monkeypatch.setattr(underway, "measured_plan", deaf.work if stage == "plan" else lambda *_, **__: PLAN)
     monkeypatch.setattr(deaf, "pack", lambda candidates: None)
     if stage == "evaluate":
-        for name in ("_profile", "_winner", "_train"):
-            monkeypatch.setattr(main, name, lambda *_: None)
-        monkeypatch.setattr(main, "export_winner", lambda *_: None)
-        monkeypatch.setattr(main, "evaluate_arms", deaf.work)
+        monkeypatch.setattr(main, "_winner", lambda at: None)
+        for name in ("retrain", "export"):
+            monkeypatch.setattr(stages, name, lambda *_: None)
+        monkeypatch.setattr(stages, "evaluate_arms", deaf.work)
     with pytest.raises(InterruptedRunError, match="bandsearch resume"):
         main.run(SPEC, tmp_path / "run", stop=asked.is_set)
     assert json.loads((tmp_path / "run" / "ledger.jsonl").read_text().splitlines()[-1])["stage"] == "close"
@@ -216,7 +216,7 @@ def test_a_run_knows_its_model_and_data_again(
     (tmp_path / "mine.jsonl").write_text("".join(rows))
     monkeypatch.chdir(tmp_path)
     lost = LostEngineError("An engine died.", "Look.")
-    monkeypatch.setattr(main, "start_engines", lambda *_: (_ for _ in ()).throw(lost))
+    monkeypatch.setattr(underway, "start_engines", lambda *_: (_ for _ in ()).throw(lost))
     spec = SPEC.model_copy(
         update={"model": ModelSpec(name="./model"), "data": DataSpec(name="mine.jsonl", max_length=64)}
     )
@@ -284,7 +284,7 @@ def test_a_run_encodes_its_data_once_and_engines_are_given_what_it_saw(
 
     encode = dataset.encode
     monkeypatch.setattr(dataset, "encode", lambda *args: encoded.append(args) or encode(*args))
-    monkeypatch.setattr(main, "start_engines", start)
+    monkeypatch.setattr(underway, "start_engines", start)
     for go_on in (lambda: main.run(spec, out), lambda: main.resume(out), lambda: main.run(spec, out)):
         with pytest.raises(LostEngineError, match="An engine died"):
             go_on()
@@ -308,7 +308,7 @@ def test_a_disk_too_full_for_the_data_set_is_said_before_anything_is_charged(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     starts_with(monkeypatch, lambda *_: pytest.fail("nothing to start with"))
-    monkeypatch.setattr(main, "keep", full)
+    monkeypatch.setattr(underway, "keep", full)
     with pytest.raises(RunDirectoryError, match=r"is full.*bandsearch resume"):
         main.run(SPEC, tmp_path / "run")
     assert not (tmp_path / "run" / "ledger.jsonl").exists()
@@ -336,6 +336,19 @@ def test_a_space_that_the_model_cannot_have_is_refused_before_anything_is_done(
 def test_what_is_no_path_is_left_as_it_was_given() -> None:
     spec = prepare_job(SPEC.model_copy(update={"data": DataSpec(name="demo:swap")})).spec
     assert (spec.model.name, spec.data.name, spec.retention, spec.atlas) == ("demo", "demo:swap", None, None)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("mine/A b.jsonl",), "a-b.jsonl"),
+        (("a.jsonl", "demo:swap"), "a.jsonl-demo-swap"),
+        (("a.jsonl", "org/b", "c.csv", "d.csv"), "a.jsonl-b-and-2-more"),
+    ],
+)
+def test_a_directory_is_named_after_all_that_is_trained_on(names: tuple[str, ...], said: str) -> None:
+    spec = SPEC.model_copy(update={"data": DataSpec(name=names[0], also=names[1:])})
+    assert default_directory(spec, SOURCE).name.rsplit("-", 2)[0] == f"base-{said}"
 
 
 def test_where_the_system_does_not_say_when_it_started_no_earlier_state_is_read(

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from atlas_records import a_record, candidate_on
+from trial_results import a_result
 
 from bandsearch.atlas import read_records
 from bandsearch.run import record
@@ -14,21 +15,11 @@ from bandsearch.values.band import Band
 from bandsearch.values.candidate import Role
 from bandsearch.values.evaluation import Choice, Trained
 from bandsearch.values.progress import Update
-from bandsearch.values.trial import Point, TrialResult, TrialState
+from bandsearch.values.trial import TrialResult
 
 
 def trial(number: int, start: int, stop: int, losses: list[float], stage: str = "search") -> TrialResult:
-    return TrialResult(
-        number=number,
-        candidate=candidate_on(start, stop, 1e-3 * (number + 1)),
-        role=Role.SEARCHED,
-        seed=0,
-        state=TrialState.COMPLETE,
-        points=tuple(Point(steps=30 * 3**rung, loss=loss, seconds=1.0) for rung, loss in enumerate(losses)),
-        trainable_parameters=1,
-        proposed_by="sampler",
-        stage=stage,
-    )
+    return a_result(number, candidate_on(start, stop, 1e-3 * (number + 1)), losses, stage=stage)
 
 
 def test_every_band_is_read_once_where_its_candidates_got_furthest() -> None:

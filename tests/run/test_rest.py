@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bandsearch.engine.failures import LostEngineError, OverrunError
-from bandsearch.run import main, rest
+from bandsearch.run import main, rest, stages, underway
 from bandsearch.run.engines import WORTH_AGAIN
 from bandsearch.run.planning import SMALLEST_FULL_STEPS, make_plan
 from bandsearch.run.rest import enlarged
@@ -98,10 +98,10 @@ def begun(path: Path, monkeypatch: pytest.MonkeyPatch, spent: float, spec: RunSp
         )
 
     monkeypatch.setattr(main, "prepare_job", job)
-    monkeypatch.setattr(main, "keep", lambda dataset, path: None)
+    monkeypatch.setattr(underway, "keep", lambda dataset, path: None)
     source = Source(location="org/base", is_local=False, slug="base")
-    monkeypatch.setattr(main, "environment", lambda job: Environment(facts={}, source=source))
-    monkeypatch.setattr(main, "start_engines", lambda *_: pool)
+    monkeypatch.setattr(underway, "environment", lambda job: Environment(facts={}, source=source))
+    monkeypatch.setattr(underway, "start_engines", lambda *_: pool)
     return home, pool
 
 
@@ -143,7 +143,7 @@ def test_of_a_spent_run_only_what_is_left_to_do_is_waited_for(
     if has_adapter:
         home.adapter.mkdir()
     stages = ("evaluate",) if has_adapter else ("retrain", "evaluate")
-    assert main._unfinished(home, PLAN) == sum(map(PLAN.seconds_of, stages))
+    assert underway._unfinished(home, PLAN) == sum(map(PLAN.seconds_of, stages))
 
 
 def named_by(error: BudgetError) -> str:
@@ -177,8 +177,8 @@ def test_a_run_that_has_an_adapter_is_finished_though_it_is_spent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, _ = begun(tmp_path / "run", monkeypatch, WALL)
-    (home.scratch / "full" / "one").mkdir(parents=True)
-    (home.scratch / "full" / "one" / "best.safetensors").touch()
+    (home.full / "one").mkdir(parents=True)
+    (home.full / "one" / "best.safetensors").touch()
     at_once(monkeypatch)
     with pytest.raises(LostEngineError, match="used up"):
         main.resume(home.path)
@@ -240,7 +240,7 @@ def test_what_is_given_more_is_planned_for(tmp_path: Path, monkeypatch: pytest.M
         seen.append((at.wall_left("confirm", "retrain", "evaluate")(), at.ledger.limit, at.plan))
         raise LostEngineError("An engine died.")
 
-    monkeypatch.setattr(main, "_profile", profile)
+    monkeypatch.setattr(stages, "probe", profile)
     for budget in ("10min", "30min", "30min"):
         with pytest.raises(LostEngineError):
             main.resume(home.path, budget=budget)
@@ -273,7 +273,7 @@ def test_while_finalists_are_trained_their_length_stays_until_twice_as_long_is_p
                 stage=stage,
             )
         )
-    monkeypatch.setattr(main, "_profile", lambda at: (_ for _ in ()).throw(LostEngineError("An engine died.")))
+    monkeypatch.setattr(stages, "probe", lambda at: (_ for _ in ()).throw(LostEngineError("An engine died.")))
     with pytest.raises(LostEngineError):
         main.resume(home.path, budget=budget)
     larger = home.read(home.plan, Plan)
@@ -291,6 +291,6 @@ def test_while_finalists_are_trained_their_length_stays_until_twice_as_long_is_p
 def test_once_there_is_a_winner_the_plan_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home, _ = begun(tmp_path / "run", monkeypatch, 500.0)
     home.winner.write_text("{}")
-    monkeypatch.setattr(main, "_profile", lambda at: (_ for _ in ()).throw(LostEngineError(str(at.plan.full_steps))))
+    monkeypatch.setattr(stages, "probe", lambda at: (_ for _ in ()).throw(LostEngineError(str(at.plan.full_steps))))
     with pytest.raises(LostEngineError, match=str(PLAN.full_steps)):
         main.resume(home.path, budget="30min")

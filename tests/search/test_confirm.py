@@ -16,7 +16,7 @@ from bandsearch.engine.failures import OutOfMemoryError
 from bandsearch.evaluate.retention import divergence_of
 from bandsearch.search.confirm import confirm
 from bandsearch.search.correlation import signals
-from bandsearch.search.decision import Aim
+from bandsearch.search.evidence import Aim
 from bandsearch.search.finalists import pick_finalists
 from bandsearch.search.search import searched
 from bandsearch.values.candidate import Candidate, Role

@@ -6,27 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from surface import profile
+from trial_results import a_result
 
 from bandsearch.search.correlation import signals
 from bandsearch.values.band import Band
-from bandsearch.values.candidate import Candidate, Role
+from bandsearch.values.candidate import Candidate
 from bandsearch.values.evaluation import Finalist
-from bandsearch.values.trial import Point, TrialResult, TrialState
+from bandsearch.values.trial import TrialResult
 
 
 def tried(start: int, width: int, losses: tuple[float, ...]) -> TrialResult:
-    """Read after 10 steps, and after 30."""
     band = Band(start=start, stop=start + width)
-    return TrialResult(
-        number=start,
-        candidate=Candidate(bands=(band,), rank=8, alpha=8, targets=("all",), learning_rate=1e-3),
-        role=Role.SEARCHED,
-        seed=0,
-        state=TrialState.COMPLETE,
-        points=tuple(Point(steps=10 * 3**rung, loss=loss, seconds=0) for rung, loss in enumerate(losses)),
-        trainable_parameters=1,
-        proposed_by="test",
-    )
+    candidate = Candidate(bands=(band,), rank=8, alpha=8, targets=("all",), learning_rate=1e-3)
+    return a_result(start, candidate, losses)
 
 
 def confirmed(trial: TrialResult, loss: float, *by_seed: float) -> Finalist:
@@ -54,22 +46,22 @@ def test_rungs_are_compared_with_confirmed_losses_within_and_across_widths() -> 
     ]
     finalists = [confirmed(*pair) for pair in zip(search, (0.20, 0.22, 0.24, 0.30, 0.32, 0.34), strict=False)]
     finalists[0] = confirmed(search[0], 0.20, 0.40)
-    first, last, probe, width = signals(search, finalists, profile(), (10, 30))
-    assert (first.predictor, first.outcome, first.across.pairs) == ("loss after 10 steps", "confirmed loss", 6)
+    first, last, probe, width = signals(search, finalists, profile(), (30, 90))
+    assert (first.predictor, first.outcome, first.across.pairs) == ("loss after 30 steps", "confirmed loss", 6)
     assert first.across.correlation == pytest.approx(1 - 6 * 54 / (6 * 35))
     assert first.within is not None
     assert (first.within.correlation, first.within.pairs) == (pytest.approx(1.0), 6)
-    assert (last.predictor, last.across.pairs) == ("loss after 30 steps", 6)
+    assert (last.predictor, last.across.pairs) == ("loss after 90 steps", 6)
     assert last.across.correlation == pytest.approx(1 - 6 * 2 / (6 * 35))
     assert last.within is not None
     assert last.within.correlation == pytest.approx((1.0 + 0.5) / 2)
     # A probe that finds all layers alike says no more than the width.
-    assert probe.outcome == width.outcome == "loss after 30 steps"
+    assert probe.outcome == width.outcome == "loss after 90 steps"
     assert probe.across == width.across
     assert width.within is None
     # Those of a class of their own, as a fourth width here, are no part of what is compared within classes.
     middle = [tried(0, 6, (0.7, 0.54))]
-    _, also, *_ = signals(search + middle, [*finalists, confirmed(middle[0], 0.28)], profile(), (10, 30))
+    _, also, *_ = signals(search + middle, [*finalists, confirmed(middle[0], 0.28)], profile(), (30, 90))
     assert also.within is not None
     assert (also.across.pairs, also.within.pairs) == (7, 6)
 
@@ -78,7 +70,7 @@ def test_rungs_are_compared_with_confirmed_losses_within_and_across_widths() -> 
 def test_what_a_perfect_order_of_so_few_would_not_tell_from_chance_is_left_out(count: int, shown: bool) -> None:
     search = [tried(place, 3, (0.9 - 0.01 * place,)) for place in range(count)]
     finalists = [confirmed(trial, trial.points[0].loss / 2) for trial in search]
-    found = signals(search, finalists, profile(), (10,))
+    found = signals(search, finalists, profile(), (30,))
     assert [signal.across.correlation for signal in found[:1]] == ([pytest.approx(1.0)] if shown else [])
     # Whether two sides agree perfectly, in either direction, by chance in fewer than one in twenty orders.
     assert shown == (2 / len(list(itertools.permutations(range(count)))) < 0.05)
@@ -89,7 +81,7 @@ def test_within_classes_it_takes_more_to_say_something(narrow: int, wide: int) -
     search = [tried(0, 1 + place % 3, (0.9 + 0.001 * place,)) for place in range(narrow)]
     search += [tried(0, 10 + place % 3, (0.5 + 0.001 * place,)) for place in range(wide)]
     search = [trial.model_copy(update={"number": place}) for place, trial in enumerate(search)]
-    (probe, width) = signals(search, (), profile(), (10,))
+    (probe, width) = signals(search, (), profile(), (30,))
     assert probe.across.chance == pytest.approx(1.96 / (narrow + wide - 1) ** 0.5)
     if probe.within is not None:
         assert probe.within.pairs in (narrow, narrow + wide)

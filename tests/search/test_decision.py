@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from bandsearch.search.decision import LOWEST_LOSS, Aim, Contender, decide, in_contention
+from bandsearch.search.decision import decide, in_contention
+from bandsearch.search.evidence import LOWEST_LOSS, Aim, Contender
 from bandsearch.search.proposal import Proposal
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate, Role

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from surface import LAYERS, Surface
 
-from bandsearch.search.decision import Contender
+from bandsearch.search.evidence import Contender
 from bandsearch.search.finalists import next_training, pick_finalists
 from bandsearch.search.strata import WidthClass, width_class
 from bandsearch.values.candidate import Role

@@ -7,16 +7,17 @@ import statistics
 import pytest
 from bench import parameters, planted_search, regret
 from surface import LAYERS, LAYOUT, RATES, Surface
+from trial_results import a_result
 
 from bandsearch.search.candidates import CandidateCode
 from bandsearch.search.proposer import Sampler, adjusted_losses, propose_params
 from bandsearch.search.strata import WidthClass, width_class
 from bandsearch.values.atlas import Suggestion
 from bandsearch.values.band import Band
-from bandsearch.values.candidate import Candidate, Role
+from bandsearch.values.candidate import Candidate
 from bandsearch.values.space import BandSpace, RateSpace, SearchSpace
 from bandsearch.values.spec import Objective
-from bandsearch.values.trial import Point, TrialResult, TrialState
+from bandsearch.values.trial import TrialResult, TrialState
 
 CODE = CandidateCode(SearchSpace(name="x"), LAYOUT, RATES)
 
@@ -28,16 +29,7 @@ def candidate(start: int, stop: int, rate: float = 1e-3) -> Candidate:
 def result(
     number: int, trained: Candidate, losses: list[float], state: TrialState = TrialState.COMPLETE
 ) -> TrialResult:
-    return TrialResult(
-        number=number,
-        candidate=trained,
-        role=Role.SEARCHED,
-        seed=0,
-        state=state,
-        points=tuple(Point(steps=30 * 3**i, loss=loss, seconds=0) for i, loss in enumerate(losses)),
-        trainable_parameters=parameters(trained),
-        proposed_by="sampler",
-    )
+    return a_result(number, trained, losses, state=state, trainable_parameters=parameters(trained))
 
 
 def rates_proposed(results: list[TrialResult], pending: list[Candidate] | None = None) -> list[float]:
