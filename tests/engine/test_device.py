@@ -93,7 +93,9 @@ def test_it_computes_there_what_it_computes_on_a_cpu(
         for _ in range(2):
             assert engine.train_together(sessions) == {}
         engine.checkpoint(sessions[0], tmp_path / "session")
-        points = engine.validate_together([*sessions, engine.restore(tmp_path / "session")]).values()
+        restored = engine.restore(tmp_path / "session")
+        assert engine.train_together([restored]) == {}
+        points = engine.validate_together([*sessions, restored]).values()
         assert all(isinstance(each, Point) for each in points)
         scored = [loss for loss, _ in engine.losses("test", sessions[0], 4)]
         kept = retention_of(engine, sessions[0], retention_texts(None, engine.tokenizer, 64).texts[:4])
