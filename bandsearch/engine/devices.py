@@ -28,7 +28,9 @@ class Placement(Value):
 
 
 def devices() -> DeviceInventory:
-    gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    # The driver counts them also for a build of torch that cannot use them, and whose first call would fail.
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = [torch.cuda.get_device_properties(index) for index in range(count)]
     return DeviceInventory(
         gpus=tuple(gpu.name for gpu in gpus),
         cores=usable_cores(),

@@ -5,6 +5,9 @@ from bandsearch.values.errors import TRY_AGAIN, BandsearchError
 # What to do where an accelerator's memory does not do.
 LESS_MEMORY = "Lower --max-length, keep the base in 4 bits (--dtype nf4), or use a smaller model."
 
+# What PyTorch and the libraries under it say where memory does not do, most of them in a plain RuntimeError.
+NO_MEMORY = ("out of memory", "allocate memory", "ALLOC_FAILED")
+
 
 class DivergedError(BandsearchError):
     """The loss or a gradient became NaN or infinite."""

@@ -10,7 +10,7 @@ import ray
 from ray import exceptions
 from ray.actor import ActorHandle
 
-from bandsearch.engine.failures import LESS_MEMORY, LostEngineError
+from bandsearch.engine.failures import LESS_MEMORY, NO_MEMORY, LostEngineError
 from bandsearch.values.errors import BandsearchError
 
 Result = TypeVar("Result")
@@ -79,8 +79,8 @@ def _failure(error: BaseException) -> BaseException:
     if isinstance(cause, BandsearchError | OSError):
         return cause
     words = str(cause)
-    # PyTorch says either in a RuntimeError, and Ray's watch over the memory in an error of its own.
-    told = isinstance(cause, RuntimeError) and ("out of memory" in words or "allocate memory" in words)
+    # Ray's watch over the memory has an error of its own.
+    told = isinstance(cause, RuntimeError) and any(each in words for each in NO_MEMORY)
     if told or isinstance(cause, MemoryError | exceptions.OutOfMemoryError):
         return LostEngineError(f"An engine ran out of memory ({_reason(words)}).", _REMEDY)
     if isinstance(cause, RuntimeError) and "CUDA error" in words:

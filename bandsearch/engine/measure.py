@@ -182,12 +182,20 @@ def _full_depth(engine: Engine) -> Candidate:
 
 
 def _timed(work: Callable[[], object]) -> float:
+    _wait_for_accelerator()
     started = time.monotonic()
     work()
+    _wait_for_accelerator()
     return time.monotonic() - started
 
 
+def _wait_for_accelerator() -> None:
+    """Until all is done that it was given: an optimiser's step comes after what the host waits for."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
 def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if device.type == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return int(torch.cuda.max_memory_allocated(device))

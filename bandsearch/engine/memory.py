@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from bandsearch.engine.failures import LESS_MEMORY, OutOfMemoryError
+from bandsearch.engine.failures import LESS_MEMORY, NO_MEMORY, OutOfMemoryError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -19,8 +19,16 @@ def within_memory(work: Callable[[], Result]) -> Result | None:
     graph that an error or a caller still refers to keeps its memory."""
     try:
         return work()
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not lacks_memory(error):
+            raise
         return None
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether it says so, as also do libraries that take theirs past PyTorch."""
+    told = isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+    return told or isinstance(error, torch.OutOfMemoryError)
 
 
 def too_much(tokens: int | None = None) -> OutOfMemoryError:

@@ -116,8 +116,8 @@ class Passes:
             Member(factors=part.factors, scale=part.scale, rows=group.rows, supervised=count)
             for part, group, count in zip(ascending, groups, counts, strict=True)
         ]
-        supervised = keep.flatten().nonzero().squeeze(1).to(self.device)
-        labels = batch.labels[keep].to(self.device)
+        supervised = self._sent(keep.flatten().nonzero().squeeze(1))
+        labels = self._sent(batch.labels[keep])
         narrow = supervised if self._narrow_last_layer else None
         applied = partial(self._linears.applied, members, length, narrow)
         with self._decoder.running(groups, again=applied if recompute else None), applied():
@@ -179,8 +179,13 @@ class Passes:
 
     def _forward(self, batch: Batch) -> Any:
         # Without a mask SDPA takes its causal kernel, which skips what lies ahead instead of masking it.
-        mask = batch.attention_mask.to(self.device) if self._masked else None
-        return self._model(input_ids=batch.input_ids.to(self.device), attention_mask=mask, use_cache=False).logits
+        mask = self._sent(batch.attention_mask) if self._masked else None
+        return self._model(input_ids=self._sent(batch.input_ids), attention_mask=mask, use_cache=False).logits
+
+    def _sent(self, tensor: Tensor) -> Tensor:
+        # Without waiting for what the accelerator has still to do. `tensor` may be forgotten at once: what is not in
+        # pinned memory is copied from there before this returns.
+        return tensor.to(self.device, non_blocking=True)
 
 
 def _padded(states: Sequence[Tensor], length: int, device: torch.device) -> Tensor:

@@ -39,7 +39,7 @@ class Replicas:
         meeting.wait([f"here/{other}" for other in range(size)], MEETING)
         # They are on one machine, and nobody else is to be talked to.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        on_gpu = device.type == "cuda"
+        on_gpu = device.type != "cpu"
         if on_gpu:
             # NCCL takes memory of its own.
             torch.cuda.empty_cache()

@@ -15,7 +15,7 @@ from bandsearch.adapters.lora import attach, detach, factors_of, initial_tensors
 from bandsearch.engine.batches import collate
 from bandsearch.engine.kernels import onednn_is_faster
 from bandsearch.engine.liger import liger_is_usable
-from bandsearch.engine.memory import too_much, within_memory
+from bandsearch.engine.memory import lacks_memory, too_much, within_memory
 from bandsearch.engine.passes import Part, Passes
 from bandsearch.engine.prefix import PrefixCache
 from bandsearch.values.band import Band
@@ -122,9 +122,9 @@ def _checked(
             with passes.trying(scratch):
                 passes.use(levers)
                 found = _ours(passes, candidates, tensors, rows, together=levers.packing != 1)
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:
+            if lacks_memory(error):
+                raise
             # A model that does not take what a lever does to it fails in ways of its own, and so do kernels' compilers.
             # Named, because it may as well be a mistake of ours.
             return f"fails ({type(error).__name__}: {next(iter(str(error).splitlines()), '')})"

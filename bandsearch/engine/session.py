@@ -90,7 +90,9 @@ class Session:
 
     def clip(self) -> Tensor:
         """Clip the gradients at hand; their norm before."""
-        return nn.utils.clip_grad_norm_(list(self.factors.values()), CLIP)
+        factors = list(self.factors.values())
+        # Of no gradients torch gives the norm on the CPU.
+        return nn.utils.clip_grad_norm_(factors, CLIP).to(factors[0].device)
 
     def update(self, loss: float, lacking: float, norm: float) -> None:
         """One optimiser step from the clipped gradients at hand, whose norm was `norm`, where what `gather` found is

@@ -30,7 +30,8 @@ States = list[list[Tensor]]
 
 
 def hidden_states(model: nn.Module, layout: Layout, examples: Sequence[Encoded]) -> States:
-    """`states[layer][example]`, each (tokens, hidden size): what every decoder layer puts out, before any final norm.
+    """`states[layer][example]`, each (tokens, hidden size) on the CPU, since those of all layers are gigabytes: what
+    every decoder layer puts out, before any final norm.
 
     Each example is a whole sequence, answer included, run alone, so no padding is among its tokens; of longer ones the
     last MOST_TOKENS are kept.
@@ -45,12 +46,15 @@ def hidden_states(model: nn.Module, layout: Layout, examples: Sequence[Encoded])
     return states
 
 
-def layer_views(base: States, tuned: States, changes: Sequence[float]) -> tuple[LayerViews, ...]:
-    """The three views of each layer. Entropy and curvature are means over sequences, effective rank, CKA and cosine
-    are taken on the tokens of all sequences together, at most MOST_TOKENS of them at even distances.
+def layer_views(base: States, tuned: States, changes: Sequence[float], device: torch.device) -> tuple[LayerViews, ...]:
+    """The three views of each layer, computed on `device`. Entropy and curvature are means over sequences, effective
+    rank, CKA and cosine are taken on the tokens of all sequences together, at most MOST_TOKENS of them at even
+    distances.
     """
+    # Eigenvalues are found by a library that takes its memory past what torch keeps for itself.
+    torch.cuda.empty_cache()
     return tuple(
-        _views_of(layer, before, after, change)
+        _views_of(layer, [each.to(device) for each in before], [each.to(device) for each in after], change)
         for layer, (before, after, change) in enumerate(zip(base, tuned, changes, strict=True))
     )
 
@@ -100,7 +104,7 @@ def _recording(layers: nn.ModuleList, states: States) -> Iterator[None]:
         def hook(_: nn.Module, __: object, output: Tensor | tuple[Tensor, ...]) -> None:
             hidden = output[0] if isinstance(output, tuple) else output
             # A view would keep all tokens of the sequence.
-            into.append(hidden[0, -MOST_TOKENS:].detach().clone())
+            into.append(hidden[0, -MOST_TOKENS:].detach().to("cpu", copy=True))
 
         return hook
 

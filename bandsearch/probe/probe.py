@@ -135,7 +135,7 @@ class _Probe:
         with self.engine.attached(None) as model:
             base = hidden_states(model, self.layout, examples)
             changes = relative_changes(model, self.layout, tensors, self._candidate(rate).scale)
-        return layer_views(base, tuned, changes)
+        return layer_views(base, tuned, changes, self.engine.device)
 
     def _worth(self, session: str) -> Worth:
         self._say("what the run's parts are worth", 0.85)

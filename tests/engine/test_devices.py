@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandsearch.engine.devices import DeviceInventory, engine_layout
+from bandsearch.engine.devices import DeviceInventory, devices, engine_layout
 from bandsearch.engine.machine import usable_cores, usable_memory
 
 GB = 10**9
@@ -91,3 +92,13 @@ def test_a_containers_limits_are_the_machine(
 def test_without_control_groups_it_is_the_whole_machine() -> None:
     assert len(os.sched_getaffinity(0)) == CORES
     assert os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") == MEMORY
+
+
+def test_gpus_that_torch_cannot_use_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_old(_: int) -> object:
+        raise RuntimeError("The NVIDIA driver on your system is too old")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", too_old)
+    assert devices().gpus == ()

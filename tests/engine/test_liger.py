@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from simulated_device import DEVICE, simulated_cuda
 from torch import Tensor, nn
 from trainings import NARROW, SHORT
 
 from bandsearch.engine import selfcheck
 from bandsearch.engine.engine import Engine
+from bandsearch.engine.setup import EngineSetup
 from bandsearch.values.levers import Levers
 
 Calls = dict[str, int]
@@ -115,6 +117,19 @@ def test_a_kernel_whose_gradients_are_wrong_is_switched_off(
     assert [note.split()[0] for note in engine.notes] == ["liger"]
     assert not engine.levers.liger
     assert engine.levers.prefix_cache
+
+
+def test_kernels_are_tried_where_their_modules_are(
+    setup_of: Callable[[str], EngineSetup], calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = setup_of("llama").model_copy(update={"device": str(DEVICE), "dtype": "bfloat16"})
+    with simulated_cuda(monkeypatch):
+        engine = Engine.load(there)
+        assert engine.notes == ()
+        assert engine.levers.liger
+        assert engine.train_together([engine.admit(NARROW, SHORT)]) == {}
+    assert calls["norm"]
+    assert calls["swiglu"]
 
 
 def test_without_a_gpu_it_is_off_and_nothing_is_said(load: Callable[[str], Engine]) -> None:
