@@ -27,6 +27,13 @@ class _Backend(_DummyBackendModule):
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16]
 
+    def get_rng_state(self, device: object = None) -> Tensor:
+        """Whatever forks the generators in this process asks every device for its own."""
+        return torch.empty(0)
+
+    def set_rng_state(self, state: Tensor, device: object = None) -> None:
+        pass
+
 
 _setup_privateuseone_for_python_backend(NAME, backend_module=_Backend())
 DEVICE = torch.device(NAME, 0)

@@ -13,7 +13,7 @@ from simulated_device import DEVICE, Accelerator, simulated_cuda
 from trainings import NARROW, SHORT, WIDE
 
 from bandsearch.adapters.export import export_adapter
-from bandsearch.adapters.merge import add_adapter, merge_adapter, mount_adapter
+from bandsearch.adapters.merge import add_adapter, mount_adapter
 from bandsearch.data.retention import retention_texts
 from bandsearch.engine import head, measure, replicas
 from bandsearch.engine.engine import Engine
@@ -23,8 +23,10 @@ from bandsearch.evaluate.retention import retention_of
 from bandsearch.models.loading import load_model
 from bandsearch.probe import hidden, probe
 from bandsearch.probe.effort import LEAST
+from bandsearch.run.plainly import score_plainly
 from bandsearch.spaces import load_space
 from bandsearch.values.candidate import Candidate
+from bandsearch.values.evaluation import Arm
 from bandsearch.values.levers import Levers
 from bandsearch.values.plan import Costs
 from bandsearch.values.trial import Point
@@ -166,11 +168,11 @@ def test_a_lack_of_memory_costs_time_and_in_the_end_one_session(accelerator: Acc
         if failures:
             break
         assert engine.train_losses(session) == pytest.approx(expected.train_losses(plain), abs=1e-5)
-        seen |= {name for name in ("_most_tokens", "_longest_kept") if getattr(engine._trainer, name) < float("inf")}
+        seen |= {name for name in ("_pass", "_row") if getattr(engine._trainer, name).most < float("inf")}
         engine.evict(session)
         room //= 2
     # Rows were taken apart, and layers ran twice.
-    assert seen == {"_most_tokens", "_longest_kept"}
+    assert seen == {"_pass", "_row"}
     assert isinstance(failures[session], OutOfMemoryError)
     assert not engine.holds(session)
 
@@ -202,7 +204,7 @@ def test_the_probe_finds_there_what_it_finds_on_a_cpu(
 
 
 @pytest.mark.usefixtures("accelerator")
-def test_an_adapter_of_it_is_exported_mounted_and_merged_there(
+def test_an_adapter_of_it_is_exported_mounted_scored_and_merged_there(
     on: Build, setup_of: Callable[[str], EngineSetup], tmp_path: Path
 ) -> None:
     engine = on(DEVICE, dtype="bfloat16")
@@ -210,11 +212,13 @@ def test_an_adapter_of_it_is_exported_mounted_and_merged_there(
     engine.advance(session, 2)
     source, ids = setup_of("qwen2").source, torch.ones(1, 5, dtype=torch.long, device=DEVICE)
     export_adapter(engine.adapter(session), NARROW, engine.layout, source, tmp_path / "adapter", "card")
+    scored = engine.losses("test", session, 4)
     engine.close()
     mounted = mount_adapter(load_model(source, "bf16", str(DEVICE)), tmp_path / "adapter")
+    plainly = score_plainly(mounted, engine.tokenizer, engine.dataset, Arm.WINNER, 4)
+    assert [each.loss for each in plainly.examples] == pytest.approx([loss for loss, _ in scored], abs=0.05)
     with torch.no_grad():
         expected = mounted(ids).logits.float().cpu()
-        assert torch.allclose(merge_adapter(mounted)(ids).logits.float().cpu(), expected, atol=0.05)
         add_adapter(engine.model, tmp_path / "adapter")
         assert torch.allclose(engine.model(ids).logits.float().cpu(), expected, atol=0.05)
 
