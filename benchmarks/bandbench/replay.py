@@ -39,7 +39,7 @@ HEADLINE, NULL_BUDGET = 1 / 50, 1 / 25
 # How long the others go on. The dearer an arm's own thinking, the shorter, so that replays take seconds.
 HORIZON, HORIZONS = 1 / 5, {"AutoPEFT-style": 1 / 16, "Optuna GP": 1 / 30}
 # What takes seconds a replay is played so often: this arm, and bandsearch at budgets above the one for false wins.
-DEAREST, FEW = "Optuna GP", 12
+DEAREST, FEW = "Optuna GP", 8
 
 
 class Step(Value):
