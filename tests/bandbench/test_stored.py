@@ -53,7 +53,7 @@ def test_every_task_has_a_table_of_the_embedded_model(tables: dict[str, Table]) 
 
 
 def test_false_wins_are_rare_on_the_stored_control(tables: dict[str, Table]) -> None:
-    replays = 24
+    replays = 12
     choices = [play(tables["toss"], NULL, seed).steps[-1].choice for seed in range(replays)]
     assert choices.count(Choice.BEATS_BASELINE) <= stats.binom.ppf(0.99, replays, 0.05)
 
