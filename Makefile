@@ -41,7 +41,7 @@ bandbench: .venv/ready
 	.venv/bin/python -m benchmarks.bandbench build $(if $(TASKS),--tasks $(TASKS)) $(if $(RANKS),--ranks $(RANKS)) $(if $(TARGETS),--targets $(TARGETS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(MINUTES),--minutes $(MINUTES))
 
 # Replays searches on these tables; its last line is one JSON object. No replay begins after 4.5 minutes, and what is under
-# way and the page take up to five more; MINUTES=60 replays the dearest arms as often as the others.
+# way and the page take up to five more; MINUTES=60 does not cut the dearest arms short.
 bandbench-summary: .venv/ready
 	OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.bandbench summary $(if $(TASKS),--tasks $(TASKS)) $(if $(MINUTES),--minutes $(MINUTES))
 

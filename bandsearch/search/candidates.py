@@ -8,7 +8,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from bandsearch.search.bands import BandCode
+from bandsearch.search.bands import BandCode, Cell
 from bandsearch.values.candidate import Candidate, Init, Method
 from bandsearch.values.errors import AdapterError, SpaceError
 from bandsearch.values.layout import Layout, Linear
@@ -39,6 +39,8 @@ class CandidateCode:
         self.snap, self.splits = self._bands.snap, self._bands.splits
         self.width_turns = self._bands.width_turns
         self.distributions = self._distributions()
+        # Every proposal asks for all that has been tried.
+        self._placed: dict[Candidate, tuple[dict[str, Any], dict[str, Cell]] | None] = {}
 
     def called(self, targets: tuple[str, ...]) -> tuple[str, ...] | None:
         """What the space calls these modules; None where it does not offer them, or the decoder does not have them."""
@@ -68,6 +70,31 @@ class CandidateCode:
     def encode(self, candidate: Candidate) -> dict[str, Any] | None:
         """Parameters that decode to `candidate`, None where it lies outside the space (as a baseline may) or would
         adapt nothing."""
+        placed = self._place(candidate)
+        return None if placed is None else dict(placed[0])
+
+    def drawn(self, candidate: Candidate, numbers: random.Random) -> dict[str, Any] | None:
+        """As `encode`, with values drawn from all that decode to the same bands: what does not matter says nothing."""
+        placed = self._place(candidate)
+        if placed is None:
+            return None
+        params, cells = placed
+        places = {name: numbers.uniform(*cell) for name, cell in cells.items()}
+        return params | {name: place for name, place in places.items() if isinstance(params[name], float)}
+
+    def _place(self, candidate: Candidate) -> tuple[dict[str, Any], dict[str, Cell]] | None:
+        """Its parameters, and between which values those of its bands may lie."""
+        try:
+            return self._placed[candidate]
+        except KeyError:
+            params = self._encode(candidate)
+        cells = None if params is None else self._bands.cells(candidate.bands)
+        placed = None
+        if params is not None and cells is not None:
+            placed = params, {name: cell for name, cell in cells.items() if name in params}
+        return self._placed.setdefault(candidate, placed)
+
+    def _encode(self, candidate: Candidate) -> dict[str, Any] | None:
         bands = self._bands.encode(candidate.bands)
         if bands is None or candidate.rank not in self.ranks:
             return None
@@ -82,15 +109,6 @@ class CandidateCode:
         if not all(_allows(self.distributions[name], value) for name, value in params.items()):
             return None
         return params if self.decode(params) == candidate and self.adapts(candidate) else None
-
-    def drawn(self, candidate: Candidate, numbers: random.Random) -> dict[str, Any] | None:
-        """As `encode`, with values drawn from all that decode to the same bands: what does not matter says nothing."""
-        params = self.encode(candidate)
-        if params is None:
-            return None
-        cells = self._bands.cells(candidate.bands) or {}
-        places = {name: numbers.uniform(*cell) for name, cell in cells.items() if name in params}
-        return params | {name: place for name, place in places.items() if isinstance(params[name], float)}
 
     def _distributions(self) -> dict[str, BaseDistribution]:
         others: dict[str, BaseDistribution] = {

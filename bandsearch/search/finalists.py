@@ -46,7 +46,7 @@ def pick_finalists(
             for result in results
             if result.state in (TrialState.COMPLETE, TrialState.PRUNED)
             and result.points
-            and result.candidate.identity not in excluded
+            and not (excluded and result.candidate.identity in excluded)
         ),
         key=lambda result: (-result.steps, result.points[-1].loss, result.number),
     )
@@ -55,7 +55,7 @@ def pick_finalists(
         kind = result.role if result.role.is_baseline else width_class(result.candidate, layer_count)
         best_of.setdefault(kind, result)
     own = [result for result in ranked if not result.role.is_baseline]
-    own = list({result.candidate.identity: result for result in reversed(own)}.values())[::-1]
+    own = list({result.candidate: result for result in reversed(own)}.values())[::-1]
     full = [result for result in ranked if result.role is Role.FULL_DEPTH]
     small = [each for each in own if full and 2 * each.trainable_parameters <= full[0].trainable_parameters][:1]
     tried = [result.candidate.learning_rate for result in results]

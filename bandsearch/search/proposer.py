@@ -5,19 +5,18 @@ from __future__ import annotations
 import hashlib
 import random
 import statistics
-from collections.abc import Iterator, Sequence
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
 import optuna
-from optuna.distributions import IntDistribution
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.trial import FrozenTrial
+from optuna.distributions import BaseDistribution, IntDistribution
+from optuna.samplers import RandomSampler
 from optuna.trial import TrialState as OptunaState
 
 from bandsearch.search.candidates import CandidateCode
 from bandsearch.search.strata import WidthClass, width_class
+from bandsearch.search.told import Told, ToldSampler
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.spec import Objective
 from bandsearch.values.trial import TrialResult, TrialState
@@ -71,10 +70,13 @@ def propose_params(
     For the Pareto front of loss and trainable parameters size has a price of its own, so there are no turns and no
     adjustment; Optuna has no order for pruned trials with two objectives and takes them for good ones last.
     """
-    known = [*(result.candidate for result in results), *pending]
+    known: dict[object, list[Candidate]] = {}
+    for other in (*(result.candidate for result in results), *pending):
+        known.setdefault(other.form, []).append(other)
     for params in _asked(code, results, pending, _seed_of(seed, number), number, sampler, objective):
         candidate = code.decode(params)
-        if code.adapts(candidate) and not any(candidate.resembles(other) for other in known):
+        alike = known.get(candidate.form, ())
+        if code.adapts(candidate) and not any(candidate.resembles(other) for other in alike):
             return params
     return None
 
@@ -90,19 +92,15 @@ def _asked(
 ) -> Iterator[dict[str, Any]]:
     view = optuna.create_study(
         directions=["minimize"] if objective is not Objective.PARETO else ["minimize", "minimize"],
-        sampler=_sampler(sampler, seed),
+        sampler=RandomSampler(seed=seed),
     )
     if sampler is Sampler.TPE:
-        told = _told(code, results, pending, objective, seed)
-        distributions = code.distributions
+        distributions, turn = code.distributions, None
         if objective is not Objective.PARETO and "width" in distributions and code.space.bands.count == 1:
             turn = code.width_turns[number % len(code.width_turns)]
             distributions = distributions | {"width": IntDistribution(*turn)}
-            for trial in told:
-                trial.params = trial.params | {"width": _moved(trial.params["width"], code.width_turns, turn)}
-                trial.distributions = distributions
-        view.add_trials(told)
-        for drawn_by in (view.sampler, _sampler(Sampler.RANDOM, seed)):
+        view.add_trials(_told(code, results, pending, objective, seed, distributions, turn))
+        for drawn_by in (ToldSampler(seed, distributions), RandomSampler(seed=seed)):
             view.sampler = drawn_by
             for _ in range(ATTEMPTS):
                 yield dict(view.ask(distributions).params)
@@ -127,27 +125,45 @@ def adjusted_losses(results: Sequence[TrialResult], layer_count: int) -> dict[in
         for point in result.points:
             of_class = readings.setdefault(point.steps, {}).setdefault(width_class(result.candidate, layer_count), [])
             of_class.append(point.loss)
-    adjusted = {}
-    for result in results:
-        if not result.points or result.state not in (TrialState.COMPLETE, TrialState.PRUNED):
-            continue
-        last = result.points[-1]
-        at_rung = readings[last.steps]
-        same = at_rung[width_class(result.candidate, layer_count)]
-        others = [loss for losses in at_rung.values() for loss in losses]
-        excess = statistics.median(same) - statistics.median(others)
-        adjusted[result.number] = last.loss - excess * len(same) / (len(same) + SHRINKAGE)
-    return adjusted
+    worth = {steps: _worth(by_class) for steps, by_class in readings.items()}
+    return {
+        result.number: result.points[-1].loss - worth[result.steps][width_class(result.candidate, layer_count)]
+        for result in results
+        if result.points and result.state in (TrialState.COMPLETE, TrialState.PRUNED)
+    }
+
+
+def _worth(by_class: Mapping[WidthClass, Sequence[float]]) -> dict[WidthClass, float]:
+    """What every width class loses more than all of them at a rung, shrunken."""
+    everything = statistics.median(loss for losses in by_class.values() for loss in losses)
+    return {
+        width: (statistics.median(losses) - everything) * len(losses) / (len(losses) + SHRINKAGE)
+        for width, losses in by_class.items()
+    }
 
 
 def _told(
-    code: CandidateCode, results: Sequence[TrialResult], pending: Sequence[Candidate], objective: Objective, seed: int
-) -> list[_Told]:
-    """What TPE is told, in the order of proposing, without the candidates that lie outside the space."""
+    code: CandidateCode,
+    results: Sequence[TrialResult],
+    pending: Sequence[Candidate],
+    objective: Objective,
+    seed: int,
+    distributions: Mapping[str, BaseDistribution],
+    turn: tuple[int, int] | None,
+) -> list[Told]:
+    """What TPE is told, in the order of proposing, without the candidates that lie outside the space; with a `turn`
+    every width is moved there."""
+
+    def drawn(candidate: Candidate) -> dict[str, Any] | None:
+        params = code.drawn(candidate, _numbers(seed, candidate))
+        if params is None or turn is None:
+            return params
+        return params | {"width": _moved(params["width"], code.width_turns, turn)}
+
     adjusted = adjusted_losses(results, code.layer_count)
     told = []
     for result in sorted(results, key=lambda result: result.number):
-        params = code.drawn(result.candidate, _numbers(seed, result.candidate))
+        params = drawn(result.candidate)
         ran_out_of_time = result.state is TrialState.PRUNED and not result.points
         if params is None or ran_out_of_time:
             continue
@@ -161,50 +177,12 @@ def _told(
             readings = {result.steps: adjusted[result.number]}
         else:
             readings = {0: float("inf")}
-        told.append(_Told.of(code, state, params, values, readings))
+        told.append(Told(state, params, distributions, values, readings))
     for candidate in pending:
-        params = code.drawn(candidate, _numbers(seed, candidate))
+        params = drawn(candidate)
         if params is not None:
-            told.append(_Told.of(code, OptunaState.RUNNING, params))
+            told.append(Told(OptunaState.RUNNING, params, distributions))
     return told
-
-
-class _Told(FrozenTrial):  # type: ignore[misc]
-    """A trial of one study only. A storage copies what it is given, which took a third of a proposal's time."""
-
-    @classmethod
-    def of(
-        cls,
-        code: CandidateCode,
-        state: OptunaState,
-        params: dict[str, Any],
-        values: list[float] | None = None,
-        readings: dict[int, float] | None = None,
-    ) -> _Told:
-        now = datetime.now()
-        return cls(
-            number=-1,
-            trial_id=-1,
-            state=state,
-            value=None,
-            values=values,
-            datetime_start=now,
-            datetime_complete=now if state.is_finished() else None,
-            params=params,
-            distributions=code.distributions,
-            user_attrs={},
-            system_attrs={},
-            intermediate_values=readings or {},
-        )
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Told:
-        return self
-
-
-def _sampler(sampler: Sampler, seed: int) -> BaseSampler:
-    if sampler is Sampler.RANDOM:
-        return RandomSampler(seed=seed)
-    return TPESampler(seed=seed, n_startup_trials=1, multivariate=True)
 
 
 def _numbers(seed: int, candidate: Candidate) -> random.Random:

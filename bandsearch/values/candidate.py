@@ -99,11 +99,14 @@ class Candidate(Value):
         """Twelve hex digits that name this candidate: equal values, equal name, on every machine."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
 
+    @property
+    def form(self) -> tuple[object, ...]:
+        """Everything but the learning rate."""
+        return self.bands, self.rank, self.alpha, self.targets, self.method, self.init
+
     def resembles(self, other: Candidate) -> bool:
         """Whether they differ by a learning rate that is not far away, or not at all."""
-        if rates_differ(self.learning_rate, other.learning_rate):
-            return False
-        return self == other.model_copy(update={"learning_rate": self.learning_rate})
+        return not rates_differ(self.learning_rate, other.learning_rate) and self.form == other.form
 
     def __str__(self) -> str:
         bands = "+".join(map(str, self.bands))

@@ -15,7 +15,7 @@ import random
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 from scipy.linalg import cho_solve, cholesky
 
 from benchmarks.bandbench.table import Table
@@ -38,6 +38,7 @@ class AutoPeft:
         self._tried: list[int] = []
         self._losses: list[float] = []
         self._kernel = (LAYER_SCALES[1], OTHER_SCALES[0], NOISES[0])
+        self._known, self._known_kernel = np.empty((0, 0)), (0.0, 0.0, 0.0)
 
     def ask(self) -> int | None:
         left = sorted(set(range(len(self._parameters))) - set(self._tried))
@@ -64,10 +65,18 @@ class AutoPeft:
             grid = itertools.product(LAYER_SCALES, OTHER_SCALES, NOISES)
             self._kernel = max(grid, key=lambda kernel: self._evidence(tried, values, kernel))
         factor = cholesky(self._covariance(tried, tried, self._kernel, noisy=True), lower=True)
-        cross = self._covariance(left, tried, self._kernel)
+        cross = self._columns()[left]
         mean = cross @ cho_solve((factor, True), values)
         variance = 1.0 - np.einsum("ij,ij->i", cross, cho_solve((factor, True), cross.T).T)
         return self._hypervolume(mean, np.sqrt(np.maximum(variance, 1e-9)), self._parameters[left], tried, values)
+
+    def _columns(self) -> Array:
+        """Of all options with those tried, of which one is new unless the kernel is."""
+        if self._known_kernel != self._kernel:
+            self._known, self._known_kernel = np.empty((len(self._parameters), 0)), self._kernel
+        every, new = np.arange(len(self._parameters)), np.array(self._tried[self._known.shape[1] :], dtype=np.intp)
+        self._known = np.hstack([self._known, self._covariance(every, new, self._kernel)])
+        return self._known
 
     def _hypervolume(
         self, mean: Array, deviation: Array, sizes: Array, tried: NDArray[np.intp], values: Array
@@ -83,7 +92,7 @@ class AutoPeft:
         heights = np.concatenate([[reference], np.minimum(levels, reference)])
         widths = np.maximum(0.0, ends[None, :] - np.maximum(begins[None, :], sizes[:, None])) / largest
         z = (heights[None, :] - mean[:, None]) / deviation[:, None]
-        improvement = deviation[:, None] * (z * stats.norm.cdf(z) + stats.norm.pdf(z))
+        improvement = deviation[:, None] * (z * special.ndtr(z) + np.exp(-(z**2) / 2.0) / math.sqrt(2 * math.pi))
         # The largest size has no width behind it; a sliver lets it improve the loss all the same.
         widths[:, -1] += 1e-3
         return np.asarray((widths * improvement).sum(axis=1))

@@ -15,7 +15,7 @@ from bandsearch.rundir import write_atomically
 from bandsearch.values.profile import SensitivityProfile
 
 # Budgets of bandsearch, as shares of what a table cost.
-LADDER = (1 / 400, 1 / 200, 1 / 100, 1 / 50, 1 / 25)
+LADDER = (1 / 400, 1 / 200, 1 / 100, 1 / 50, 1 / 25, 1 / 10)
 # By budget, as such a share.
 Probes = Mapping[float, SensitivityProfile]
 _FILE = TypeAdapter(dict[float, SensitivityProfile])

@@ -23,12 +23,13 @@ from benchmarks.bandbench.table import load_table
 
 
 def take_probes(folder: Path, task: str) -> None:
-    """Write `<task>.probes.json` beside the task's table, unless it is there, on one core, as the table's trainings.
+    """Write what `<task>.probes.json` beside the task's table lacks, on one core, as the table's trainings.
 
     What a budget gives them goes by what the table cost: one that has grown since wants its probes taken again.
     """
-    table = load_table(folder, task)
-    if table is None or load_probes(folder, task):
+    table, known = load_table(folder, task), load_probes(folder, task)
+    lacking = [share for share in LADDER if share not in known]
+    if table is None or not lacking:
         return
     header, source = table.header, resolve(ModelSpec(name=MODEL))
     tokenizer, model = load_tokenizer(source), load_model(source, "float32", "cpu")
@@ -44,6 +45,6 @@ def take_probes(folder: Path, task: str) -> None:
                 ProbeSettings(seed=0, batch_size=header.batch_size, space=space, costs=costs, deadline=deadline),
             )
 
-        keep_probes(folder, task, {share: probe(share) for share in LADDER})
+        keep_probes(folder, task, {**known, **{share: probe(share) for share in lacking}})
     finally:
         engine.close()

@@ -27,8 +27,10 @@ from benchmarks.bandbench.replay import (
 )
 from benchmarks.bandbench.table import Table
 
+# Up to this share of the table's cost arms are judged; at larger ones they are shown.
+JUDGED = 1 / 25
 # At these shares of the table's cost the curves are read.
-GRID = (*LADDER, 1 / 10, 1 / 5)
+GRID = (*LADDER, 1 / 5)
 OPTUNA, RANDOM, FULL_DEPTH = ("Optuna TPE", "Optuna GP"), "random search", "full depth"
 # Of these None is no long time but no merit: bandsearch itself was never there, or nobody else was played.
 MERITS = (
@@ -260,7 +262,10 @@ def _task(table: Table, played: Sequence[Played]) -> TaskFigures:
         speedups_at_least=tuple(at_least),
         median_regret_in_seed_sd=regret_in_sd(OURS),
         parameter_fraction_of_full=ours.parameters,
-        worse_than_full_depth_rate=max((each.worse for each in handed.values()), default=None),
+        worse_than_full_depth_rate=max(
+            (handed[name].worse for share in LADDER if share <= JUDGED and (name := _named(share)) in handed),
+            default=None,
+        ),
         second_task_cost=against_ours(SECOND),
         second_task_lean_cost=against_ours(SECOND, lean=True),
         second_task_regret_in_seed_sd=regret_in_sd(SECOND),
@@ -276,14 +281,14 @@ def _least_seconds(table: Table) -> float:
 
 
 def _arm(table: Table, runs: Sequence[Played]) -> ArmFigures:
-    horizon = min(runs[0].horizon, LADDER[-1] * table.exhaustive_seconds)
+    horizon = min(JUDGED * table.exhaustive_seconds, *(run.horizon for run in runs))
     times = [reached(run, table, horizon) for run in runs]
     last = [headline(run) for run in runs]
     curve = []
     for share in GRID:
         seconds = share * table.exhaustive_seconds
-        within = seconds <= runs[0].horizon * (1 + 1e-9)
-        curve.append(_spread(_regret(table, at(run, seconds)) for run in runs) if within else (None, None, None))
+        within = [run for run in runs if seconds <= run.horizon * (1 + 1e-9)]
+        curve.append(_spread(_regret(table, at(run, seconds)) for run in within))
     return ArmFigures(
         replays=len(runs),
         share_reached=sum(time is not None for time in times) / len(times),
@@ -310,7 +315,7 @@ def _handed(table: Table, played: Sequence[Played]) -> dict[str, Handed]:
         steps = [step for each in played if each.arm == OURS for step in each.steps if step.budget == share]
         if steps:
             kinds = [step.choice for step in steps]
-            found[f"1/{1 / share:.0f}"] = Handed(
+            found[_named(share)] = Handed(
                 choices={kind: kinds.count(kind) for kind in sorted(set(kinds))},
                 regret=statistics.median(table.regret(step.option) for step in steps),
                 parameters=statistics.median(table.options[step.option].parameters for step in steps)
@@ -318,6 +323,10 @@ def _handed(table: Table, played: Sequence[Played]) -> dict[str, Handed]:
                 worse=statistics.mean(float(table.full[step.option] > bound) for step in steps),
             )
     return found
+
+
+def _named(share: float) -> str:
+    return f"1/{1 / share:.0f}"
 
 
 def median(values: Iterable[float | None], missing: float = math.inf) -> float | None:

@@ -12,7 +12,7 @@ from benchmarks.bandbench import probing
 from benchmarks.bandbench.build import build
 from benchmarks.bandbench.design import Design
 from benchmarks.bandbench.entry import Entry
-from benchmarks.bandbench.probes import LADDER
+from benchmarks.bandbench.probes import LADDER, keep_probes, load_probes
 from benchmarks.bandbench.probing import take_probes
 from benchmarks.bandbench.rows import Rows
 from benchmarks.bandbench.table import load_table
@@ -67,6 +67,11 @@ def test_a_table_is_built_once_and_goes_on_where_it_was_broken_off(
     assert probed.profile_within(probed.exhaustive_seconds) == probed.probes[LADDER[-1]]
     assert probed.profile_within(0.9 * LADDER[-1] * probed.exhaustive_seconds) == probed.probes[LADDER[-2]]
     assert probed.profile_within(0) == probed.probes[LADDER[0]]
+    keep_probes(tmp_path, "toss", {share: probed.probes[share] for share in LADDER[:-1]})
+    take_probes(tmp_path, "toss")
+    again = load_probes(tmp_path, "toss")
+    assert set(again) == set(LADDER)
+    assert all(again[share] == probed.probes[share] for share in LADDER[:-1])
 
     whole = path.read_bytes()
     assert build(tmp_path, ["toss"], TINY, wanted=_two)

@@ -21,6 +21,7 @@ from benchmarks.bandbench.arms import ARMS, most_stable
 from benchmarks.bandbench.ours import bandsearch
 from benchmarks.bandbench.page import page
 from benchmarks.bandbench.replay import (
+    FEW,
     HEADLINE,
     LADDER,
     MISLED,
@@ -37,7 +38,7 @@ from benchmarks.bandbench.replay import (
 from benchmarks.bandbench.rungs import rung_signals
 from benchmarks.bandbench.signals import band_signals
 from benchmarks.bandbench.space import code_of
-from benchmarks.bandbench.summary import median, summarize
+from benchmarks.bandbench.summary import GRID, median, summarize
 from benchmarks.bandbench.table import Table
 from benchmarks.bandbench.world import World
 
@@ -52,7 +53,7 @@ def fair() -> Table:
 
 @pytest.fixture(scope="module")
 def ours(fair: Table) -> list[Played]:
-    return [play(fair, OURS, seed) for seed in range(REPLAYS)]
+    return [play(fair, OURS, FEW + seed) for seed in range(REPLAYS)]
 
 
 def test_bandsearch_finds_the_planted_band(fair: Table, ours: list[Played]) -> None:
@@ -122,6 +123,24 @@ def test_an_arm_gets_better_by_what_it_sees_and_repeats_itself(fair: Table, arm:
 
 def test_the_most_stable_layers_are_those_of_the_highest_cka(fair: Table) -> None:
     assert most_stable(fair).layers == range(6)
+
+
+def test_the_largest_budget_is_played_less_often_and_judges_nothing(fair: Table) -> None:
+    good, bad, whole = fair.optimum, fair.full_depth, fair.exhaustive_seconds
+
+    def run(seed: int, *ladder: tuple[float, int]) -> Played:
+        steps = tuple(Step(seconds=b * whole, option=each, budget=b, choice="baseline") for b, each in ladder)
+        return Played(task="two_step", arm=OURS, seed=seed, horizon=ladder[-1][0] * whole, steps=steps)
+
+    long, short = run(0, (1 / 50, bad), (1 / 25, bad), (1 / 10, good)), run(1, (1 / 50, bad), (1 / 25, bad))
+    (task,) = summarize({"two_step": fair}, [long, short]).tasks
+    curve = dict(zip(GRID, task.arms[OURS].curve, strict=True))
+    assert curve[1 / 25][1] == pytest.approx(fair.regret(bad))
+    assert curve[1 / 10] == (0.0, 0.0, 0.0)
+    assert curve[1 / 5] == (None, None, None)
+    assert task.arms[OURS].share_reached == 0
+    assert task.handed["1/10"].regret == 0
+    assert play(fair, OURS, FEW).horizon == pytest.approx(whole / 25)
 
 
 def test_reached_is_when_it_comes_to_stay(fair: Table) -> None:

@@ -4,6 +4,7 @@ import itertools
 import random
 import statistics
 
+import optuna
 import pytest
 from bench import parameters, planted_search, regret
 from surface import LAYERS, LAYOUT, RATES, Surface
@@ -12,6 +13,7 @@ from trial_results import a_result
 from bandsearch.search.candidates import CandidateCode
 from bandsearch.search.proposer import Sampler, adjusted_losses, propose_params
 from bandsearch.search.strata import WidthClass, width_class
+from bandsearch.search.told import Told, ToldSampler
 from bandsearch.values.atlas import Suggestion
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate
@@ -157,3 +159,33 @@ def test_two_objectives_find_small_candidates_as_well() -> None:
     assert statistics.median(e.trainable_parameters for e in sampled) < statistics.median(
         e.trainable_parameters for e in plain
     )
+
+
+def asked(sampler: optuna.samplers.BaseSampler, told: list[optuna.trial.FrozenTrial]) -> list[dict[str, object]]:
+    study = optuna.create_study(sampler=sampler)
+    study.add_trials(told)
+    return [dict(study.ask(CODE.distributions).params) for _ in range(4)]
+
+
+def test_the_sampler_proposes_what_optunas_own_does() -> None:
+    numbers = random.Random(0)
+    told, plain = [], []
+    for each in planted_search(Surface(), 0, 40):
+        params = CODE.drawn(each.candidate, numbers)
+        if params is not None:
+            complete = each.state is TrialState.COMPLETE
+            state = optuna.trial.TrialState.COMPLETE if complete else optuna.trial.TrialState.PRUNED
+            values = [each.points[-1].loss] if complete else None
+            readings = {} if complete else {each.steps: each.points[-1].loss}
+            told.append(Told(state, params, CODE.distributions, values, readings))
+            plain.append(
+                optuna.trial.create_trial(
+                    state=state,
+                    params=params,
+                    distributions=CODE.distributions,
+                    values=values,
+                    intermediate_values=readings,
+                )
+            )
+    own = optuna.samplers.TPESampler(seed=3, n_startup_trials=1, multivariate=True)
+    assert asked(ToldSampler(3, CODE.distributions), told) == asked(own, plain)
