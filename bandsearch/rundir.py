@@ -84,7 +84,7 @@ class RunDirectory:
 
     def _begin(self, spec: RunSpec) -> None:
         try:
-            self.write_spec(spec)
+            self.write_spec(spec, "Free some space, or choose another --out.")
         except (OSError, RunDirectoryError):
             shutil.rmtree(self.path, ignore_errors=True)
             raise
@@ -134,8 +134,8 @@ class RunDirectory:
         shutil.rmtree(self.prefix, ignore_errors=True)
         self.data.unlink(missing_ok=True)
 
-    def write_spec(self, spec: RunSpec) -> None:
-        with disk_errors(self.path):
+    def write_spec(self, spec: RunSpec, remedy: str | None = None) -> None:
+        with disk_errors(self.path, remedy):
             write_atomically(self.spec_file, yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False))
 
     def read_spec(self) -> RunSpec:

@@ -181,6 +181,12 @@ def _check_config(config: Mapping[str, Any]) -> Iterator[Finding]:
             f"vLLM refuses init_lora_weights={label!r}, which changes the base weights.",
             "Convert it with save_pretrained(path_initial_model_for_weight_conversion=...).",
         )
+    if config.get("kasa_config"):
+        yield _error(
+            Code.UNSUPPORTED_INIT,
+            "KaSA cuts the base weights down when it is loaded, so it is no adapter of that base.",
+            "Merge it and give the merged model.",
+        )
     patterns = [key for key in ("rank_pattern", "alpha_pattern") if config.get(key)]
     if patterns:
         yield _error(

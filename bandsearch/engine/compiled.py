@@ -20,11 +20,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bandsearch.engine.forwards import Forward, Forwards
+from bandsearch.engine.forwards import Forward, Forwards, alike
 from bandsearch.values.layout import Layout
 
-# What rounding explains, relative to the largest output.
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2**-6, torch.float16: 2**-9}
 # Rows and tokens of the passes for which is compiled: a tensor of one row has a layout of its own.
 TRIED = ((3, 13), (1, 13))
 ROTARY = "apply_rotary_pos_emb"
@@ -61,7 +59,7 @@ class CompiledModules:
         """Small passes of the model itself, since what a part is given is known to its model alone."""
         dtype, embeddings = self._model.dtype, self._model.get_input_embeddings()
         for part in parts:
-            self._forwards.replace(part.module, partial(_tried, part, kernels[part.kind], TOLERANCE[dtype]))
+            self._forwards.replace(part.module, partial(_tried, part, kernels[part.kind], dtype))
         seeds: list[Tensor] = []
 
         def needing_gradients(_: nn.Module, __: Any, output: Tensor) -> Tensor:
@@ -90,7 +88,6 @@ class CompiledModules:
 
 def _settings() -> Iterator[Any]:
     """Under which is compiled."""
-    import torch._functorch.config
     import torch._inductor.config
     import torch.fx.experimental._config
 
@@ -98,8 +95,6 @@ def _settings() -> Iterator[Any]:
     yield torch.fx.experimental._config.patch(use_duck_shape=False)
     # Else a pool of processes starts in every engine, for a few small kernels.
     yield torch._inductor.config.patch(compile_threads=1)
-    # Gradients may be taken twice from what was kept.
-    yield torch._functorch.config.patch(donated_buffer=False)
 
 
 class _Kernel:
@@ -141,7 +136,7 @@ def _fused(part: _Part, kernel: Callable[..., Any], _: Forward) -> Forward:
     return part.around(kernel)
 
 
-def _tried(part: _Part, kernel: _Kernel, tolerance: float, original: Forward) -> Forward:
+def _tried(part: _Part, kernel: _Kernel, dtype: torch.dtype, original: Forward) -> Forward:
     fused = part.around(kernel.compiling)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -149,19 +144,16 @@ def _tried(part: _Part, kernel: _Kernel, tolerance: float, original: Forward) ->
         if not kernel.faithful:
             return expected
         found = fused(*args, **kwargs)
-        kernel.faithful = _same(found, expected, tolerance)
+        kernel.faithful = _same(found, expected, dtype)
         return found if kernel.faithful else expected
 
     return forward
 
 
-def _same(found: Any, expected: Any, tolerance: float) -> bool:
+def _same(found: Any, expected: Any, dtype: torch.dtype) -> bool:
     if isinstance(expected, tuple):
-        return len(found) == len(expected) and all(map(partial(_same, tolerance=tolerance), found, expected))
-    if not isinstance(expected, Tensor):
-        return found is expected
-    found, expected = found.detach().float(), expected.detach().float()
-    return float((found - expected).abs().max()) <= tolerance * float(expected.abs().max())
+        return len(found) == len(expected) and all(map(partial(_same, dtype=dtype), found, expected))
+    return alike(found, expected, dtype) if isinstance(expected, Tensor) else found is expected
 
 
 def _parts(decoder: nn.Module) -> Iterator[_Part]:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 Forward = Callable[..., Any]
+
+# What rounding explains, relative to the largest output.
+ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 2**-6, torch.float16: 2**-9}
 
 
 class Forwards:
@@ -32,3 +36,9 @@ class Forwards:
             if before is not None:
                 module.forward = before
         self._replaced.clear()
+
+
+def alike(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
+    """Whether two outputs of a module that computes in `dtype` differ by rounding alone."""
+    found, expected = found.detach().float(), expected.detach().float()
+    return float((found - expected).abs().max()) <= ROUNDING[dtype] * float(expected.abs().max())

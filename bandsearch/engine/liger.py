@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bandsearch.engine.forwards import Forward, Forwards
+from bandsearch.engine.forwards import Forward, Forwards, alike
 from bandsearch.values.layout import Layout
 
 Kernel = Callable[[nn.Module, Tensor], Tensor]
@@ -22,8 +22,6 @@ Kernel = Callable[[nn.Module, Tensor], Tensor]
 # Offset of the weight, and Liger's name for where it rounds.
 NORMS = ((0.0, "llama"), (1.0, "gemma"), (0.0, "gemma"))
 ROWS = 8
-# What rounding explains, relative to the largest output.
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2**-6, torch.float16: 2**-9}
 
 
 def liger_is_usable(model: PreTrainedModel) -> bool:
@@ -60,12 +58,11 @@ class FusedModules:
         x = torch.randn(1, ROWS, width, generator=torch.Generator().manual_seed(0)).to(first.device, self._dtype)
         with torch.no_grad():
             try:
-                expected = module(x).float()
+                expected = module(x)
             except TypeError:
                 # It takes more than its input, such as the gate behind linear attention.
                 return False
-            found = kernel(module, x).float()
-        return float((found - expected).abs().max()) <= TOLERANCE[self._dtype] * float(expected.abs().max())
+            return alike(kernel(module, x), expected, self._dtype)
 
 
 def _bound(kernel: Kernel, module: nn.Module, _: Forward) -> Forward:

@@ -86,7 +86,12 @@ def _uncompiled(layout: Layout, passes: Passes, wanted: Levers) -> tuple[str, ..
     try:
         passes.use(Levers.none().model_copy(update={"liger": wanted.liger, "compile": True}))
         found = passes.compiled
+    except torch.OutOfMemoryError:
+        return ("compile has no memory for the passes that it is tried on and is off",)
     except Exception as error:
+        if wanted.liger:
+            # It may be Liger that fails, which is tried by itself later.
+            return _uncompiled(layout, passes, wanted.model_copy(update={"liger": False}))
         # A compiler that is not there, or lacks something, fails in ways of its own.
         cause = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
         return (f"compile fails ({cause}) and is off. {NEEDED[passes.device.type == 'cuda']}",)

@@ -107,8 +107,9 @@ class Trainer:
         found = self._passes.token_losses("train", parts, recompute=recompute)
         means = [one.sum() / tokens[each.name] for (each, _), one in zip(portion, found, strict=True)]
         torch.stack(means).sum().backward()
-        for room in (self._pass, self._row):
-            room.fitted(0 if recompute else kept)
+        # Memory need not grow as tokens do, so what many short rows had says nothing of a long one.
+        self._pass.fitted(0 if recompute else kept)
+        self._row.fitted(kept if _rows(portion) == 1 and not recompute else 0)
         return [mean.detach() for mean in means]
 
     def _take_less(self, portion: Portion) -> None:

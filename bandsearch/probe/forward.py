@@ -12,22 +12,44 @@ from transformers import PreTrainedModel
 
 from bandsearch.data.dataset import Encoded
 from bandsearch.engine.batches import collate
+from bandsearch.engine.head import MOST_LOGITS
 from bandsearch.engine.memory import in_halves
 
 ROWS = 16
 
 
-def mean_loss(model: PreTrainedModel, examples: Sequence[Encoded], rows: int = ROWS) -> float:
-    """Mean loss in nats per supervised token over all `examples`, without gradients. Out of memory halves the rows of a
-    pass; raises OutOfMemoryError where one is too much."""
-    ascending = sorted(examples, key=lambda example: len(example.input_ids))
+def mean_loss(model: PreTrainedModel, examples: Sequence[Encoded]) -> float:
+    """Mean loss in nats per supervised token over all `examples`, as `losses_of_each`."""
     total, tokens = 0.0, 0
-    with torch.no_grad():
-        for begin in range(0, len(ascending), rows):
-            for losses in in_halves(partial(token_losses, model), ascending[begin : begin + rows]):
-                total += float(losses.double().sum())
-                tokens += len(losses)
+    for _, losses in losses_of_each(model, examples):
+        total += float(losses.double().sum())
+        tokens += len(losses)
     return total / tokens
+
+
+def losses_of_each(model: PreTrainedModel, examples: Sequence[Encoded]) -> Iterator[tuple[int, Tensor]]:
+    """Index and loss in nats of every supervised token, shape (supervised tokens,), of all `examples`, the short ones
+    first, without gradients. Out of memory halves the rows of a pass; raises OutOfMemoryError where one is too much."""
+    most = MOST_LOGITS // model.get_input_embeddings().weight.shape[0]
+    for some in _passes(examples, most):
+        with torch.no_grad():
+            parts = in_halves(partial(token_losses, model), [examples[index] for index in some])
+        counts = [examples[index].learned for index in some]
+        yield from zip(some, torch.cat(parts).split(counts), strict=True)
+
+
+def _passes(examples: Sequence[Encoded], most: int) -> Iterator[list[int]]:
+    """Indices of similar length that go through together: at most ROWS, of so many supervised tokens if they are more
+    than one."""
+    some: list[int] = []
+    for index in sorted(range(len(examples)), key=lambda index: len(examples[index].input_ids)):
+        learned = sum(examples[each].learned for each in (*some, index))
+        if some and (len(some) == ROWS or learned > most):
+            yield some
+            some = []
+        some.append(index)
+    if some:
+        yield some
 
 
 def token_losses(model: PreTrainedModel, examples: Sequence[Encoded]) -> Tensor:

@@ -25,7 +25,7 @@ def with_advice(plan: Plan, spec: RunSpec, plan_of: Callable[[float], Plan]) -> 
     if not plan.finalists:
         advice = (
             "This budget does not buy enough trainings to compare anything with full-depth LoRA: that is handed over, "
-            "at the best of a few learning rates."
+            f"at {'the best of a few learning rates' if plan.expected_trials > 1 else 'the rate that the probe finds'}."
         )
     advice = f"{advice} About {enough} would be enough."
     return plan.model_copy(update={"advice": advice})

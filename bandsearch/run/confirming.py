@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from bandsearch.search.clock import MARGIN
+from bandsearch.search.confirm import FULL_DEPTHS
 from bandsearch.values.plan import Costs
 from bandsearch.values.spec import Objective, RunSpec
 
@@ -20,7 +21,7 @@ MOST_TEXTS, FEWEST_TEXTS, TEXTS_SHARE = 32, 16, 0.05
 # a small budget gives the confirmation more of what is left.
 LEAST_TRAININGS, LARGEST_CONFIRM_SHARE = 5, 0.6
 # Four kinds, full depth at two rates. Within a budget time is set aside for full depth; the others take what is left.
-BASELINES, FULL_DEPTHS = 5, 2
+BASELINES = 5
 
 
 def confirm_share(free: float, least: float) -> float:
@@ -75,10 +76,13 @@ def confirm_texts(spec: RunSpec, costs: Costs, steps: float, retained: int) -> i
 
 
 def confirm_seconds(spec: RunSpec, costs: Costs, trainings: int, steps: float, retained: int, engines: int) -> float:
-    """Wall seconds of so many confirmations, with what is read at their end."""
+    """Wall seconds of so many confirmations, with what is read at their end; of few of them no less than the passes
+    that they share, which none begins without (`Clock.fits`)."""
     training = steps * costs.seconds_per_candidate_step * MARGIN
     reading = costs.with_divergence(confirm_texts(spec, costs, steps, retained)).seconds_per_validation
-    return math.ceil(trainings / engines) * (training + reading)
+    rounds = math.ceil(trainings / (engines * costs.packing))
+    shared = MARGIN * (steps * costs.seconds_per_packed_step + reading)
+    return max(math.ceil(trainings / engines) * (training + reading), rounds * shared)
 
 
 def confirm_choice(
@@ -88,12 +92,26 @@ def confirm_choice(
 
     Of the greatest length at which anything can be compared, were it with fewer finalists than any of them has
     (`next_training` leaves out the last): who is ahead in short trainings is often behind in long ones. Where nothing
-    can be compared at any of them, full depth's rates are, at the greatest that does for two.
+    can be compared at any of them it is `rates_choice`.
     """
-    fractions = sorted({choice.fraction for choice in choices}, reverse=True)
-    fraction = next((each for each in fractions if seconds_of(LEAST_TRAININGS, each) <= share), None)
+    fraction = _greatest(LEAST_TRAININGS, choices, seconds_of, share)
     if fraction is None:
-        fraction = next((each for each in fractions if seconds_of(FULL_DEPTHS, each) <= share), fractions[-1])
-        return ConfirmChoice(fraction, seeds=1, finalists=0)
+        return rates_choice(choices, seconds_of, share)
     alike = [choice for choice in choices if choice.fraction == fraction]
     return next((choice for choice in alike if seconds_of(choice.trainings, fraction) <= share), alike[-1])
+
+
+def rates_choice(
+    choices: Sequence[ConfirmChoice], seconds_of: Callable[[int, float], float], share: float
+) -> ConfirmChoice:
+    """Full depth's two best rates, at the greatest length at which `share` seconds pay for both."""
+    shortest = min(choice.fraction for choice in choices)
+    return ConfirmChoice(_greatest(FULL_DEPTHS, choices, seconds_of, share) or shortest, seeds=1, finalists=0)
+
+
+def _greatest(
+    trainings: int, choices: Sequence[ConfirmChoice], seconds_of: Callable[[int, float], float], share: float
+) -> float | None:
+    """Of the lengths of `choices`, at which so many trainings fit into `share` seconds; None where they fit at none."""
+    fitting = [choice.fraction for choice in choices if seconds_of(trainings, choice.fraction) <= share]
+    return max(fitting, default=None)

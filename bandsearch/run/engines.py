@@ -132,6 +132,9 @@ def _shared_steps(pool: EnginePool, job: Job, alone: float, listen: Listener) ->
     for size in sorted({pool.size // 2, pool.size} - {0, 1}):
         teams = form_teams(pool, pool.size // size, size)
         if teams[0].size < size:
+            for index in range(pool.size):
+                # Engines that somebody ended did not meet either: asked for anything, they say so.
+                pool.apply(index, _notes)
             message = f"{size} engines together do not train as one does alone; data_parallel is off"
             listen(Update(stage="plan", message=message))
             return ()

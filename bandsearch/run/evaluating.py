@@ -91,7 +91,7 @@ def examples_each(count: int, engines: int, arms: int = EVALUATED) -> float:
 
 def evaluation_detail(spec: RunSpec, size: EvaluationSize, engines: int) -> str:
     """In words, for the plan."""
-    words = f"3 arms, {size.test} examples, {size.generated} generated, {size.retained} texts for forgetting"
+    words = f"all arms, {size.test} examples, {size.generated} generated, {size.retained} texts for forgetting"
     if engines > 1:
         words += f", shared out over {engines} engines"
     return words + ("; lm-eval, an arm on one engine" if spec.tasks else "")

@@ -22,6 +22,7 @@ from bandsearch.run.confirming import (
     confirm_seconds,
     confirm_share,
     confirm_texts,
+    rates_choice,
 )
 from bandsearch.run.evaluating import evaluation_detail, evaluation_seconds, evaluation_size
 from bandsearch.search.baselines import FULL_DEPTH_RATES
@@ -126,7 +127,7 @@ def make_plan(
     rungs = _rungs(searched) if known is None else known.rungs
     settled = known if confirming else None
     fractions = CONFIRM_FRACTIONS if settled is None else (settled.confirm_steps / searched,)
-    confirm_choice, confirm, search, probe = _share(
+    choice, confirm, search, probe = _share(
         spec,
         costs,
         confirm_choices(bounded=bounded, fractions=fractions),
@@ -137,7 +138,7 @@ def make_plan(
         wall_seconds,
         fixed=lambda arms: costs.load_seconds + retrain(arms) + evaluate,
     )
-    compares, expected = confirm_choice.finalists > 0, spec.trials
+    compares, expected = choice.finalists > 0, spec.trials
     if expected is None:
         device_seconds = max(0.0, search - SEARCH_START) * engines
         expected = candidates_for(device_seconds, rungs, costs)
@@ -147,7 +148,7 @@ def make_plan(
         if not compares:
             expected = min(FULL_DEPTH_RATES, expected)
     # No more than was paid for; a known plan's length comes back from its fraction.
-    confirm_steps = max(rungs[-1], math.floor(searched * confirm_choice.fraction + 1e-6))
+    confirm_steps = max(rungs[-1], math.floor(searched * choice.fraction + 1e-6))
     texts = confirm_texts(spec, costs, confirm_steps, size.retained) if settled is None else settled.confirm_texts
     final_length = f"{full_steps} steps"
     if full_steps < wanted:
@@ -167,13 +168,13 @@ def make_plan(
         StagePlan(
             name="confirm",
             seconds=confirm,
-            detail=f"{_confirmed(confirm_choice)}, {confirm_steps} steps, {confirm_choice.seeds} "
-            f"seed{'s' if confirm_choice.seeds > 1 else ''}{f', {texts} texts for forgetting' if texts else ''}",
+            detail=f"{_confirmed(choice)}, {confirm_steps} steps, {choice.seeds} "
+            f"seed{'s' if choice.seeds > 1 else ''}{f', {texts} texts for forgetting' if texts else ''}",
         ),
         StagePlan(
             name="retrain",
-            seconds=retrain(confirm_choice.arms),
-            detail=f"{final_arms}, {final_length}{_together(costs.step_on(engines // confirm_choice.arms).engines)}",
+            seconds=retrain(choice.arms),
+            detail=f"{final_arms}, {final_length}{_together(costs.step_on(engines // choice.arms).engines)}",
         ),
         StagePlan(
             name="evaluate",
@@ -196,9 +197,9 @@ def make_plan(
         trial_limit=spec.trials,
         expected_trials=expected,
         confirm_steps=confirm_steps,
-        confirm_seeds=confirm_choice.seeds,
+        confirm_seeds=choice.seeds,
         confirm_texts=texts,
-        finalists=confirm_choice.finalists,
+        finalists=choice.finalists,
         validation_examples=min(validation_examples, 256),
         test_examples=size.test,
         generated_examples=size.generated,
@@ -263,8 +264,11 @@ def _share(
     def free(arms: int) -> float:
         return max(0.0, wall_seconds * (1 - SLACK_SHARE) - SLACK_SECONDS - fixed(arms) - probe)
 
-    choice = confirm_choice(choices, seconds_of, confirm_share(free(ARMS), least))
-    left = free(choice.arms)
+    left = free(ARMS)
+    choice = confirm_choice(choices, seconds_of, confirm_share(left, least))
+    if choice.arms < ARMS:
+        left = free(choice.arms)
+        choice = rates_choice(choices, seconds_of, confirm_share(left, least))
     confirm = min(seconds_of(choice.trainings, choice.fraction), confirm_share(left, least))
     return choice, confirm, left - confirm, probe
 

@@ -58,7 +58,7 @@ def search(at: Underway, profile: SensitivityProfile) -> list[TrialResult]:
     records = Records(at.home.trials)
     with at.ledger.stage("search"):
         # Once finalists have been trained the search is over, whatever time there is now.
-        results = searched(records) or run_search(
+        results = searched(records, at.plan) or run_search(
             at.pool.handles,
             space=at.job.spec.space,
             layout=at.job.summary.layout,

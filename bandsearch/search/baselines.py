@@ -86,7 +86,8 @@ def rate_openings(
 ) -> tuple[Opening, ...]:
     """All that a search tries after which nothing could be compared: full depth at several learning rates, around the
     one that `prior` knows, or else the probe's best."""
-    known = [each for each in prior if role_of(code, each.candidate) is Role.FULL_DEPTH][:1]
+    # The last on all layers: it is full depth's own, whatever its targets are called here.
+    known = [each for each in prior if len(each.candidate.layers) == code.layer_count][-1:]
     about = [(each.candidate.learning_rate, "atlas", each.reason) for each in known]
     first, by, reason = (*about, (profile.rate_range.best, "baseline", ""))[0]
     band, (rate, *others) = Band.full(code.layer_count), tuned_rates(code, first)[:FULL_DEPTH_RATES]

@@ -70,7 +70,8 @@ class Campaign:
         self._sampler, self._objective = Sampler(sampler), objective
         self._halving = Halving(rungs, eta)
         self._compares = compares
-        self._openings = (
+        # Those that are not finished: of another plan of this run some may be.
+        self._openings = list(
             openings(code, profile, seed, expected, prior) if compares else rate_openings(code, profile, prior)
         )
         self._startup = len(self._openings) + max(SMALLEST_STARTUP, expected // STARTUP_SHARE)
@@ -78,7 +79,7 @@ class Campaign:
         self._results: dict[int, TrialResult] = {}
         self.is_exhausted = False
         for result in past:
-            self._results[result.number] = result
+            self._end(result)
             self._halving.remember(self._stratum(result.candidate, result.role), result)
 
     @property
@@ -101,8 +102,9 @@ class Campaign:
         None where nothing is left that differs from what was tried: then the search is at its end.
         """
         number = next(n for n in count() if n not in self._results and n not in self._running)
-        if number < len(self._openings):
-            opening = self._openings[number]
+        under_way = {proposal.candidate for proposal in self.running}
+        opening = next((each for each in self._openings if each.candidate not in under_way), None)
+        if opening is not None:
             candidate, role, proposed_by = opening.candidate, opening.role, opening.proposed_by
         elif not self._compares:
             return None
@@ -161,8 +163,12 @@ class Campaign:
         if standing.goes_on:
             return None
         result = proposal.result(standing.state, points, standing.reason)
-        self._results[number] = result
+        self._end(result)
         return result
+
+    def _end(self, result: TrialResult) -> None:
+        self._results[result.number] = result
+        self._openings = [each for each in self._openings if each.candidate != result.candidate]
 
     def _settle(self, number: int, state: TrialState, reason: str = "") -> Standing:
         proposal, points, _ = self._running[number]

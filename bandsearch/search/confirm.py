@@ -140,7 +140,7 @@ class _Confirmation:
         # several often does not.
         sure = rounds - 1 if self.places > 1 and rounds > 1 else rounds
         capacity = len(started) - running + max(running, self.places * sure)
-        if plan.finalists == 0 and capacity < FULL_DEPTHS:
+        if plan.finalists == 0 and min(capacity, len(contenders)) < FULL_DEPTHS:
             return None
         found = next_training(contenders, started, plan.confirm_seeds, capacity, self.aim)
         if found is None:
@@ -240,7 +240,7 @@ def _lacked_memory(result: TrialResult) -> bool:
 
 
 def _retreat(results: Sequence[TrialResult], layout: Layout, profile: SensitivityProfile) -> Proposal:
-    """Full depth at a third of the slowest rate that failed, or of the probe's best where none was tried."""
+    """Full depth at a third of the slowest rate that failed, or at the probe's best where none was tried."""
     tried = [result for result in results if result.role is Role.FULL_DEPTH]
     if tried:
         slowest = min(tried, key=lambda result: result.candidate.learning_rate)
@@ -249,7 +249,7 @@ def _retreat(results: Sequence[TrialResult], layout: Layout, profile: Sensitivit
         return proposal.model_copy(
             update={"candidate": proposal.candidate.model_copy(update={"learning_rate": rate}), "proposed_by": STAGE}
         )
-    rate = profile.rate_range.best / RETREAT
+    rate = profile.rate_range.best
     candidate = Candidate.full_depth(layout.layer_count, rank=HABIT_RANK, alpha=HABIT_ALPHA, learning_rate=rate)
     return Proposal(
         number=max((result.number for result in results), default=-1) + 1,

@@ -46,6 +46,7 @@ def pick_finalists(
             for result in results
             if result.state in (TrialState.COMPLETE, TrialState.PRUNED)
             and result.points
+            # An identity is a hash of all that a candidate is, and mostly nobody is excluded.
             and not (excluded and result.candidate.identity in excluded)
         ),
         key=lambda result: (-result.steps, result.points[-1].loss, result.number),

@@ -52,12 +52,13 @@ _TUNE_SETTINGS = {
 }
 
 
-def searched(records: Records) -> list[TrialResult]:
-    """What a search came to whose confirmation has begun, by number; empty before."""
+def searched(records: Records, plan: Plan) -> list[TrialResult]:
+    """What a search came to whose confirmation has begun, by number; empty before. Where a smaller budget had it search
+    for full depth's rate alone, and `plan` compares, it is not over."""
     known = records.results()
-    if all(result.stage is STAGE for result in known):
-        return []
-    return sorted((result for result in known if result.stage is STAGE), key=lambda result: result.number)
+    found = sorted((result for result in known if result.stage is STAGE), key=lambda result: result.number)
+    is_part = plan.finalists > 0 and all(result.role is Role.FULL_DEPTH for result in found)
+    return [] if is_part or len(found) == len(known) else found
 
 
 def run_search(
@@ -108,6 +109,9 @@ def run_search(
         prior=prior,
         compares=plan.finalists > 0,
     )
+    if not unfinished and not clock.fits(plan.rungs[0]):
+        # Ray Tune takes seconds to begin and to end.
+        return campaign.results
     places = [0] if plan.trial_limit is not None else list(range(pool.size)) * plan.packing
     tell = partial(_tell, campaign, plan, clock, listen)
     searcher = CampaignSearcher(

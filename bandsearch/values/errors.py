@@ -62,6 +62,6 @@ class DependencyError(BandsearchError):
 
 
 class InterruptedRunError(BandsearchError):
-    """The person pressed Ctrl-C; what was finished is on disk and the remedy says how to go on."""
+    """The person pressed Ctrl-C; where anything was finished it is on disk, and the remedy says how to go on."""
 
     exit_code = 130

@@ -35,12 +35,7 @@ class Levers(Value):
     @classmethod
     def none(cls) -> Levers:
         """The plain loop."""
-        return cls.without(tuple(cls.model_fields))
-
-    @classmethod
-    def without(cls, names: Sequence[str]) -> Levers:
-        """The usual ones but these."""
-        return cls.switched(off=names)
+        return cls.switched(off=tuple(cls.model_fields))
 
     @classmethod
     def switched(cls, *, on: Sequence[str] = (), off: Sequence[str] = ()) -> Levers:

@@ -54,7 +54,7 @@ def bandsearch(
     probed: bool = True,
     own_rates: bool = False,
 ) -> HandedOver | None:
-    """None where `budget` device seconds do not pay for the probe, two candidates and the final trainings. Without
+    """None where `budget` device seconds do not pay for the probe, one candidate and the final training. Without
     `probed` the probe's bands are not tried first. The table's learning rates are given, as to every other arm; with
     `own_rates` it searches those that its probe finds."""
     table, pool = world.table, TablePool(world)

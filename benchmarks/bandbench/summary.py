@@ -85,7 +85,7 @@ class TaskFigures(Value):
     parameters, which full depth never has. Full depth is tuned and needs no search.
     `second_task_cost` and `misled_cost` are the time to the optimum with such an atlas, as a share of that without;
     None where one of them never got there. Regrets are those at the reported budget. `handed` is by budget, and
-    `worse_than_full_depth_rate` that of the budget at which it is highest.
+    `worse_than_full_depth_rate` that of the budget up to 1/25 at which it is highest.
     """
 
     task: str

@@ -84,6 +84,7 @@ BREAKS: dict[str, tuple[Callable[[Config, Tensors], None], Code]] = {
     "AdaLoRA": (break_config(peft_type="ADALORA"), Code.UNSUPPORTED_METHOD),
     "IA3": (break_config(peft_type="IA3", r=None), Code.UNSUPPORTED_METHOD),
     "experts": (break_config(target_parameters=["mlp.experts"]), Code.UNSUPPORTED_METHOD),
+    "KaSA": (break_config(kasa_config={"beta": 1e-4, "gamma": 1e-3}), Code.UNSUPPORTED_INIT),
     "PiSSA": (break_config(init_lora_weights="pissa"), Code.UNSUPPORTED_INIT),
     "PiSSA in steps": (break_config(init_lora_weights="pissa_niter_16"), Code.UNSUPPORTED_INIT),
     "ranks by pattern": (break_config(rank_pattern={"q_proj": 4}), Code.PATTERNS),

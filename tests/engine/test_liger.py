@@ -104,7 +104,7 @@ def test_each_module_goes_to_the_kernel_that_computes_it(
     found = _readings(engine)
     engine.close()
     calls.update(dict.fromkeys(calls, 0))
-    plain = Engine(engine.model, engine.layout, engine.tokenizer, engine.dataset, levers=Levers.without(["liger"]))
+    plain = Engine(engine.model, engine.layout, engine.tokenizer, engine.dataset, levers=Levers.switched(off=["liger"]))
     assert found == pytest.approx(_readings(plain), abs=1e-5)
     assert set(calls.values()) == {0}
 

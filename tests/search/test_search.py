@@ -85,7 +85,9 @@ def test_a_deadline_holds_with_two_engines_at_work(tmp_path: Path) -> None:
     assert -2 * last < wall_left() < 2.0 * first * MARGIN + search.TUNE_END_SECONDS
 
 
-def test_without_time_nothing_is_begun(tmp_path: Path) -> None:
+def test_without_time_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even Ray Tune, which would take seconds of what there is."""
+    monkeypatch.setattr(search, "_run_tune", lambda *_: pytest.fail("there is no time"))
     assert searched(tmp_path, PlantedPool(Surface()), plan=plan(seconds_per_step=1.0), wall_left=lambda: 20.0) == []
 
 
