@@ -247,7 +247,7 @@ def test_a_right_record_helps_and_a_wrong_one_costs_little(fair: Table, ours: li
             fair.regret(step.option) for each in played for step in each.steps if step.budget == HEADLINE
         )
 
-    right = [play(fair, SECOND, seed, other=fair) for seed in range(REPLAYS)]
-    wrong = [play(fair, MISLED, seed) for seed in range(REPLAYS)]
+    right = [play(fair, SECOND, FEW + seed, other=fair) for seed in range(REPLAYS)]
+    wrong = [play(fair, MISLED, FEW + seed) for seed in range(REPLAYS)]
     assert regret(right) < 0.7 * regret(ours)
     assert regret(wrong) < 1.5 * regret(ours)

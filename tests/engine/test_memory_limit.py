@@ -42,7 +42,7 @@ def test_a_real_limit_is_hardly_ever_hit(memory: int, seed: int) -> None:
     room, numbers = Room(), random.Random(seed)
     first = failures(room, memory, 100 * PATIENCE, numbers)
     assert first <= math.log2(MOST) + math.log2(100) + 2
-    assert failures(room, memory, 100 * PATIENCE, numbers) <= 2
+    assert failures(room, memory, 100 * PATIENCE, numbers) <= 4
     assert room.most >= memory / 2
 
 

@@ -59,7 +59,7 @@ def test_what_is_planned_does_for_the_pass_that_few_trainings_share(engines: int
         load_seconds=0,
         peak_memory_bytes=0,
     )
-    spec = RunSpec(model=ModelSpec(name="demo"), data=DataSpec(name="demo:x"), space=SearchSpace(name="x"))
+    spec = RunSpec(model=ModelSpec(name="demo"), data=DataSpec(name="demo:x"), space=SearchSpace(name="x"), trials=9)
     planned = confirm_seconds(spec, costs, 2, 60, 0, engines)
     clock = Clock(lambda: planned + 1e-6, costs)
     assert clock.fits(60)

@@ -1,5 +1,6 @@
 """The rest of a budget: a run is given more of it, refused where it is too little, and never outlasts it."""
 
+import itertools
 import json
 import re
 import threading
@@ -260,12 +261,13 @@ def test_while_finalists_are_trained_their_length_stays_until_twice_as_long_is_p
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: str
 ) -> None:
     home, _ = begun(tmp_path / "run", monkeypatch, 500.0)
-    for stage in TrialStage:
+    # Without a band the search was for full depth's rate alone, and would go on.
+    for stage, role in itertools.product(TrialStage, (Role.FULL_DEPTH, Role.SEARCHED)):
         Records(home.trials).append(
             TrialResult(
                 number=0,
                 candidate=Candidate.full_depth(12, rank=16, alpha=32, learning_rate=1e-3),
-                role=Role.FULL_DEPTH,
+                role=role,
                 seed=1,
                 state=TrialState.COMPLETE,
                 trainable_parameters=1,
