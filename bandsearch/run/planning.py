@@ -25,7 +25,7 @@ from bandsearch.run.confirming import (
     rates_choice,
 )
 from bandsearch.run.evaluating import evaluation_detail, evaluation_seconds, evaluation_size
-from bandsearch.search.baselines import FULL_DEPTH_RATES
+from bandsearch.search.baselines import FEW_RATES
 from bandsearch.search.clock import MARGIN
 from bandsearch.values.errors import BudgetError
 from bandsearch.values.plan import ETA, VALIDATIONS, Costs, Plan, StagePlan
@@ -146,7 +146,7 @@ def make_plan(
             rungs = tuple(round(rung / ETA) for rung in rungs)
             expected = candidates_for(device_seconds, rungs, costs)
         if not compares:
-            expected = min(FULL_DEPTH_RATES, expected)
+            expected = min(FEW_RATES, expected)
     # No more than was paid for; a known plan's length comes back from its fraction.
     confirm_steps = max(rungs[-1], math.floor(searched * choice.fraction + 1e-6))
     texts = confirm_texts(spec, costs, confirm_steps, size.retained) if settled is None else settled.confirm_texts

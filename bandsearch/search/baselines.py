@@ -19,6 +19,8 @@ from bandsearch.values.value import Value
 FULL_DEPTH_RATES = 4
 OTHER_RATES = 3
 THIN_RATES = 2
+# Where nothing else is searched for. A fourth, at an end of the range, was taken for the second best and won on one seed.
+FEW_RATES = 3
 
 
 class Opening(Value):
@@ -90,7 +92,7 @@ def rate_openings(
     known = [each for each in prior if len(each.candidate.layers) == code.layer_count][-1:]
     about = [(each.candidate.learning_rate, "atlas", each.reason) for each in known]
     first, by, reason = (*about, (profile.rate_range.best, "baseline", ""))[0]
-    band, (rate, *others) = Band.full(code.layer_count), tuned_rates(code, first)[:FULL_DEPTH_RATES]
+    band, (rate, *others) = Band.full(code.layer_count), tuned_rates(code, first)[:FEW_RATES]
     return (
         Opening(candidate=habit(code, band, rate), role=Role.FULL_DEPTH, proposed_by=by, reason=reason),
         *(

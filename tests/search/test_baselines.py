@@ -70,7 +70,7 @@ def test_where_nothing_can_be_compared_the_rate_of_full_depth_is_all_that_is_sea
     results = planted_search(Surface(), 0, 20, compares=False)
     assert {each.candidate.layers for each in results} == {tuple(range(LAYERS))}
     assert {each.role for each in results} == {Role.FULL_DEPTH}
-    assert len({each.candidate.learning_rate for each in results}) == len(results) == 4
+    assert len({each.candidate.learning_rate for each in results}) == len(results) == 3
     assert {each.state for each in results} == {TrialState.COMPLETE}
     assert results[0].candidate.learning_rate == RATES.best
 
@@ -97,7 +97,7 @@ def test_a_known_rate_of_full_depth_takes_the_place_of_the_probes() -> None:
         prior = [Suggestion(candidate=band, reason="a band"), Suggestion(candidate=last, reason="known")]
         first, *others = rate_openings(code_of(LAYERS), profile(), prior)
         assert (first.candidate, first.reason, first.role) == (known, "known", Role.FULL_DEPTH)
-        assert [each.candidate.learning_rate for each in others] == list(tuned_rates(code_of(LAYERS), 4e-3)[1:4])
+        assert [each.candidate.learning_rate for each in others] == list(tuned_rates(code_of(LAYERS), 4e-3)[1:3])
         assert {each.candidate.layers for each in others} == {known.layers}
 
 
