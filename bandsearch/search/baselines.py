@@ -19,7 +19,7 @@ from bandsearch.values.value import Value
 FULL_DEPTH_RATES = 4
 OTHER_RATES = 3
 THIN_RATES = 2
-# Where nothing else is searched for. A fourth, at an end of the range, was taken for the second best and won on one seed.
+# Where nothing else is searched for. A fourth, at an end of the range, passed for the second best and won on one seed.
 FEW_RATES = 3
 
 
