@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.measure import best_packing
@@ -23,6 +23,8 @@ from bandsearch.values.value import Value
 from benchmarks.job import Trained, peak_memory
 from benchmarks.workload import Workload
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 WATCHED_STEPS = 4
 
 
@@ -136,28 +138,31 @@ def _watch(at: Started, workload: Workload) -> float:
 def train_all(
     at: Started, candidates: Sequence[Candidate], fidelity: Fidelity, rungs: tuple[int, ...]
 ) -> list[Trained]:
-    """In the order of `candidates`; a slot that becomes free takes the next one."""
-    results: list[Trained | None] = [None] * len(candidates)
-    waiting, lock = iter(enumerate(candidates)), Lock()
+    """In the order of `candidates`."""
     stages = (*(rung for rung in rungs if rung < fidelity.steps), fidelity.steps)
+    return in_slots(
+        at.slots, candidates, lambda engine, candidate: _train(at.pool, engine, candidate, fidelity, stages)
+    )
 
-    def work(engine: int) -> None:
+
+def in_slots(slots: Sequence[int], items: Sequence[Item], work: Callable[[int, Item], Result]) -> list[Result]:
+    """`work(engine, item)` of all items, in their order; a slot that becomes free takes the next. Raises what one of
+    them raised."""
+    waiting, lock = iter(enumerate(items)), Lock()
+    results: dict[int, Result] = {}
+
+    def serve(engine: int) -> None:
         while True:
             with lock:
-                place, candidate = next(waiting, (-1, None))
-            if candidate is None:
+                place, item = next(waiting, (-1, None))
+            if item is None:
                 return
-            results[place] = _train(at.pool, engine, candidate, fidelity, stages)
+            results[place] = work(engine, item)
 
-    in_slots(at.slots, work)
-    return [result for result in results if result is not None]
-
-
-def in_slots(slots: Sequence[int], work: Callable[[int], None]) -> None:
-    """Run `work(engine)` for every slot at once; raises what one of them raised."""
     with ThreadPoolExecutor(len(slots)) as threads:
-        for future in [threads.submit(work, engine) for engine in slots]:
+        for future in [threads.submit(serve, engine) for engine in slots]:
             future.result()
+    return [results[place] for place in range(len(items))]
 
 
 def _train(pool: EnginePool, engine: int, candidate: Candidate, fidelity: Fidelity, stages: tuple[int, ...]) -> Trained:

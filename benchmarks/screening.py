@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Hashable, Sequence
 from statistics import mean
-from threading import Lock
 
 import numpy as np
 
@@ -168,19 +167,9 @@ def _retrained(
 ) -> tuple[list[list[ExampleLoss]], list[list[ExampleLoss]]]:
     """Test losses of both by seed, of full trainings on seeds that neither was chosen on."""
     seeds = range(workload.full.seed + 1, workload.full.seed + 1 + workload.scale.full_seeds)
-    waiting, lock = iter([(candidate, seed) for seed in seeds for candidate in (winner, rival)]), Lock()
-    found: dict[tuple[Candidate, int], list[ExampleLoss]] = {}
-
-    def work(engine: int) -> None:
-        while True:
-            with lock:
-                key = next(waiting, None)
-            if key is None:
-                return
-            found[key] = _test_losses(at, workload, engine, *key)
-
-    in_slots(range(at.pool.size), work)
-    return [found[winner, seed] for seed in seeds], [found[rival, seed] for seed in seeds]
+    trainings = [(candidate, seed) for candidate in (winner, rival) for seed in seeds]
+    found = in_slots(range(at.pool.size), trainings, lambda engine, each: _test_losses(at, workload, engine, *each))
+    return found[: len(seeds)], found[len(seeds) :]
 
 
 def _difference(

@@ -18,17 +18,20 @@ def with_advice(plan: Plan, spec: RunSpec, plan_of: Callable[[float], Plan]) -> 
     if plan.wall_seconds is None or plan.trial_limit is not None or _is_enough(plan, spec):
         return plan
     enough = least_budget(spec, plan.wall_seconds, lambda wall: _is_enough(plan_of(wall), spec))
-    advice = (
-        f"This budget buys about {plan.expected_trials} candidates and {_trainings(plan, spec)} trainings to confirm "
-        "them, too few to find a band: full-depth LoRA is likely to be handed over."
-    )
-    if not plan.finalists:
-        advice = (
-            "This budget does not buy enough trainings to compare anything with full-depth LoRA: that is handed over, "
-            f"at {'the best of a few learning rates' if plan.expected_trials > 1 else 'the rate that the probe finds'}."
+    return plan.model_copy(update={"advice": f"{_shortage(plan, spec)} About {enough} would be enough."})
+
+
+def _shortage(plan: Plan, spec: RunSpec) -> str:
+    if plan.compares:
+        return (
+            f"This budget buys about {plan.expected_trials} candidates and {_trainings(plan, spec)} trainings to "
+            "confirm them, too few to find a band: full-depth LoRA is likely to be handed over."
         )
-    advice = f"{advice} About {enough} would be enough."
-    return plan.model_copy(update={"advice": advice})
+    rate = "the best of a few learning rates" if plan.expected_trials > 1 else "the rate that the probe finds"
+    return (
+        "This budget does not buy enough trainings to compare anything with full-depth LoRA: that is handed over, at "
+        f"{rate}."
+    )
 
 
 def _is_enough(plan: Plan, spec: RunSpec) -> bool:

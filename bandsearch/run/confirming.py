@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from bandsearch.search.clock import MARGIN
-from bandsearch.search.confirm import FULL_DEPTHS
-from bandsearch.values.plan import Costs
+from bandsearch.values.plan import FULL_DEPTHS, Costs
 from bandsearch.values.spec import Objective, RunSpec
 
 CONFIRM_SHARE, SEARCH_SHARE = 0.35, 0.40
@@ -22,6 +21,8 @@ MOST_TEXTS, FEWEST_TEXTS, TEXTS_SHARE = 32, 16, 0.05
 LEAST_TRAININGS, LARGEST_CONFIRM_SHARE = 5, 0.6
 # Four kinds, full depth at two rates. Within a budget time is set aside for full depth; the others take what is left.
 BASELINES = 5
+# The final trainings: winner and baseline.
+ARMS = 2
 
 
 def confirm_share(free: float, least: float) -> float:
@@ -45,8 +46,8 @@ class ConfirmChoice(NamedTuple):
 
     @property
     def arms(self) -> int:
-        """Final trainings: winner and baseline, which are one where nothing is compared."""
-        return 2 if self.finalists else 1
+        """Final trainings: winner and baseline are one where nothing is compared."""
+        return ARMS if self.finalists else 1
 
 
 def confirm_choices(*, bounded: bool, fractions: Sequence[float] = CONFIRM_FRACTIONS) -> list[ConfirmChoice]:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from bandsearch.run.budgets import least_budget
 from bandsearch.run.confirming import (
+    ARMS,
     BASELINES,
     CONFIRM_FRACTIONS,
     LEAST_TRAININGS,
@@ -25,10 +26,9 @@ from bandsearch.run.confirming import (
     rates_choice,
 )
 from bandsearch.run.evaluating import evaluation_detail, evaluation_seconds, evaluation_size
-from bandsearch.search.baselines import FEW_RATES
 from bandsearch.search.clock import MARGIN
 from bandsearch.values.errors import BudgetError
-from bandsearch.values.plan import ETA, VALIDATIONS, Costs, Plan, StagePlan
+from bandsearch.values.plan import ETA, FEW_RATES, VALIDATIONS, Costs, Plan, StagePlan
 from bandsearch.values.spec import RunSpec
 
 # The probe's share, and what it may take of a small budget so as to do its least: rates that were not tried cost more.
@@ -42,8 +42,6 @@ SHARED_STEPS = 16
 # Of what there is for training, what the final one may take to come closer to the epochs wanted; it is then longer than
 # what the search is made for, at most so many times.
 FINAL_SHARE, MOST_LENGTHENED = 0.25, 2
-# The final trainings: winner and baseline.
-ARMS = 2
 SMALLEST_FULL_STEPS = 20
 SMALLEST_RUNG = 30
 # Candidates of a search that is one: with fewer the rungs come sooner, as long as they stay telling.

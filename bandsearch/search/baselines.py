@@ -13,14 +13,13 @@ from bandsearch.search.prior import most_suggestions
 from bandsearch.values.atlas import Suggestion
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate, Role, rates_differ
+from bandsearch.values.plan import FEW_RATES
 from bandsearch.values.profile import SensitivityProfile
 from bandsearch.values.value import Value
 
 FULL_DEPTH_RATES = 4
 OTHER_RATES = 3
 THIN_RATES = 2
-# Where nothing else is searched for. A fourth, at an end of the range, passed for the second best and won on one seed.
-FEW_RATES = 3
 
 
 class Opening(Value):

@@ -22,7 +22,7 @@ from bandsearch.values.candidate import Candidate, Role
 from bandsearch.values.evaluation import Winner
 from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.layout import Layout
-from bandsearch.values.plan import Plan
+from bandsearch.values.plan import FULL_DEPTHS, Plan
 from bandsearch.values.profile import SensitivityProfile
 from bandsearch.values.progress import Listener, Stop, Update, never, silent
 from bandsearch.values.trial import Point, TrialResult, TrialStage, TrialState
@@ -31,8 +31,6 @@ STAGE = TrialStage.CONFIRM
 # What a full-depth baseline is made of where the search left none that can be trained: the habit, and slower.
 HABIT_RANK, HABIT_ALPHA = 16, 32.0
 RETREAT = 3.0
-# Rates at which full depth is confirmed; where nothing else is, one by itself tells nothing.
-FULL_DEPTHS = 2
 POLL_SECONDS = 0.2
 
 
@@ -140,7 +138,7 @@ class _Confirmation:
         # several often does not.
         sure = rounds - 1 if self.places > 1 and rounds > 1 else rounds
         capacity = len(started) - running + max(running, self.places * sure)
-        if plan.finalists == 0 and min(capacity, len(contenders)) < FULL_DEPTHS:
+        if not plan.compares and min(capacity, len(contenders)) < FULL_DEPTHS:
             return None
         found = next_training(contenders, started, plan.confirm_seeds, capacity, self.aim)
         if found is None:

@@ -57,7 +57,7 @@ def searched(records: Records, plan: Plan) -> list[TrialResult]:
     for full depth's rate alone, and `plan` compares, it is not over."""
     known = records.results()
     found = sorted((result for result in known if result.stage is STAGE), key=lambda result: result.number)
-    is_part = plan.finalists > 0 and all(result.role is Role.FULL_DEPTH for result in found)
+    is_part = plan.compares and all(result.role is Role.FULL_DEPTH for result in found)
     return [] if is_part or len(found) == len(known) else found
 
 
@@ -107,7 +107,7 @@ def run_search(
         objective=objective,
         past=past,
         prior=prior,
-        compares=plan.finalists > 0,
+        compares=plan.compares,
     )
     if not unfinished and not clock.fits(plan.rungs[0]):
         # Ray Tune takes seconds to begin and to end.

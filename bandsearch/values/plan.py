@@ -10,6 +10,11 @@ from bandsearch.values.value import Value
 ETA = 3
 # Places on its way at which a final training is read.
 VALIDATIONS = 8
+# Rates at which full depth is confirmed; where nothing else is, one by itself tells nothing.
+FULL_DEPTHS = 2
+# Of full depth, where nothing else is searched for. A fourth, at an end of the range, passed for the second best and
+# won on one seed.
+FEW_RATES = 3
 # Examples that an engine is given to score at a time. Whoever else scores, these share their passes.
 EVALUATION_ROWS = 64
 
@@ -84,6 +89,11 @@ class Plan(Value):
     advice: str = Field(default="", description="where the budget is too small to search in, what would be enough")
     disk_bytes: int
     memory_bytes: int
+
+    @property
+    def compares(self) -> bool:
+        """Whether anything is searched for and confirmed beside full depth."""
+        return self.finalists > 0
 
     def seconds_of(self, stage: str) -> float:
         return next(part.seconds for part in self.stages if part.name == stage)

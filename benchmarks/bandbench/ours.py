@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from bandsearch.adapters.lora import trainable_parameters
 from bandsearch.engine.failures import DivergedError
-from bandsearch.run.confirming import LEAST_TRAININGS, confirm_choice, confirm_choices, confirm_share
-from bandsearch.run.planning import ARMS, candidates_for
+from bandsearch.run.confirming import ARMS, LEAST_TRAININGS, confirm_choice, confirm_choices, confirm_share
+from bandsearch.run.planning import candidates_for
 from bandsearch.search.campaign import Campaign
 from bandsearch.search.candidates import CandidateCode
 from bandsearch.search.clock import MARGIN
@@ -127,7 +127,7 @@ def _search(
         parameters=partial(trainable_parameters, layout=table.header.layout),
         sampler=sampler,
         prior=prior,
-        compares=plan.finalists > 0,
+        compares=plan.compares,
     )
     fidelity, seconds = proxy_fidelity(plan, seed), plan.seconds_of("search")
     while pool.spent + plan.rungs[0] * plan.costs.seconds_per_step <= seconds:
