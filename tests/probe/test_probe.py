@@ -6,23 +6,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from costs import costs_of
 
 from bandsearch.probe.probe import ProbeSettings, run_probe
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.fidelity import Fidelity
-from bandsearch.values.plan import Costs
 from bandsearch.values.space import SearchSpace
 
-COSTS = Costs(
-    seconds_per_step=1,
-    packing=1,
-    seconds_per_packed_step=1,
-    seconds_per_validation=0,
-    seconds_per_test_loss=0,
-    seconds_per_generation=0,
-    load_seconds=0,
-    peak_memory_bytes=0,
-)
+COSTS = costs_of(1)
 
 
 class Admitted(Exception):  # noqa: N818

@@ -4,6 +4,8 @@ import math
 import random
 from statistics import fmean
 
+from costs import costs_of
+
 from bandsearch.run.report import ReportFacts
 from bandsearch.values.band import Band
 from bandsearch.values.budget import Budget
@@ -19,7 +21,7 @@ from bandsearch.values.evaluation import (
     Sample,
     Winner,
 )
-from bandsearch.values.plan import Costs, Plan, StagePlan
+from bandsearch.values.plan import Plan, StagePlan
 from bandsearch.values.profile import (
     BandProposal,
     LayerViews,
@@ -205,10 +207,8 @@ def plausible_facts(
         plan=Plan(
             engines=1,
             packing=1,
-            costs=Costs(
-                seconds_per_step=0.05,
-                packing=1,
-                seconds_per_packed_step=0.05,
+            costs=costs_of(
+                0.05,
                 seconds_per_validation=0.8,
                 seconds_per_test_loss=0.01,
                 seconds_per_generation=0.05,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from costs import costs_of
 
 from bandsearch.run.confirming import (
     LEAST_TRAININGS,
@@ -12,7 +13,6 @@ from bandsearch.run.confirming import (
     confirm_seconds,
 )
 from bandsearch.search.clock import Clock
-from bandsearch.values.plan import Costs
 from bandsearch.values.space import SearchSpace
 from bandsearch.values.spec import DataSpec, ModelSpec, RunSpec
 
@@ -49,16 +49,7 @@ def test_where_nothing_can_be_compared_two_rates_of_full_depth_are() -> None:
 @pytest.mark.parametrize(("engines", "packing"), [(1, 1), (2, 1), (2, 4), (1, 8)])
 def test_what_is_planned_does_for_the_pass_that_few_trainings_share(engines: int, packing: int) -> None:
     """The clock lets none begin that would not end in time, at the cost of a full pass."""
-    costs = Costs(
-        seconds_per_step=0.1,
-        packing=packing,
-        seconds_per_packed_step=0.08 * packing,
-        seconds_per_validation=0.3,
-        seconds_per_test_loss=0.0,
-        seconds_per_generation=0.0,
-        load_seconds=0,
-        peak_memory_bytes=0,
-    )
+    costs = costs_of(0.1, packing=packing, seconds_per_packed_step=0.08 * packing, seconds_per_validation=0.3)
     spec = RunSpec(model=ModelSpec(name="demo"), data=DataSpec(name="demo:x"), space=SearchSpace(name="x"), trials=9)
     planned = confirm_seconds(spec, costs, 2, 60, 0, engines)
     clock = Clock(lambda: planned + 1e-6, costs)

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from costs import costs_of
 from safetensors.torch import load_file, save_file
 
 from bandsearch.data import dataset
@@ -34,7 +35,6 @@ from bandsearch.values.errors import (
     RunDirectoryError,
     SpaceError,
 )
-from bandsearch.values.plan import Costs
 from bandsearch.values.progress import Update
 from bandsearch.values.source import Source
 from bandsearch.values.space import BandSpace, SearchSpace
@@ -47,10 +47,8 @@ SPEC = RunSpec(
     budget=Budget.parse("5min"),
 )
 
-COSTS = Costs(
-    seconds_per_step=0.01,
-    packing=1,
-    seconds_per_packed_step=0.01,
+COSTS = costs_of(
+    0.01,
     seconds_per_validation=0.05,
     seconds_per_test_loss=0.01,
     seconds_per_generation=0.01,

@@ -5,6 +5,7 @@ import math
 import re
 
 import pytest
+from costs import costs_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -19,11 +20,9 @@ from bandsearch.values.spec import DataSpec, ModelSpec, RunSpec, TrainSpec
 
 
 def costs(step: float = 0.1, shared: dict[int, float] | None = None) -> Costs:
-    return Costs(
+    return costs_of(
+        step,
         shared_steps=tuple(SharedStep(engines=n, seconds=seconds) for n, seconds in (shared or {}).items()),
-        seconds_per_step=step,
-        packing=1,
-        seconds_per_packed_step=step,
         seconds_per_validation=step * 2,
         seconds_per_test_loss=step / 30,
         seconds_per_generation=step / 8,

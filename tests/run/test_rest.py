@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from costs import costs_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +25,7 @@ from bandsearch.values.budget import Budget, Unit
 from bandsearch.values.candidate import Candidate, Role
 from bandsearch.values.environment import Environment
 from bandsearch.values.errors import BudgetError, InterruptedRunError
-from bandsearch.values.plan import Costs, Plan
+from bandsearch.values.plan import Plan
 from bandsearch.values.source import Source
 from bandsearch.values.space import SearchSpace
 from bandsearch.values.spec import DataSpec, ModelSpec, RunSpec, TrainSpec
@@ -38,10 +39,8 @@ SPEC = RunSpec(
     budget=Budget(seconds=WALL, unit=Unit.WALL),
     train=TrainSpec(epochs=20),
 )
-COSTS = Costs(
-    seconds_per_step=0.2,
-    packing=1,
-    seconds_per_packed_step=0.2,
+COSTS = costs_of(
+    0.2,
     seconds_per_validation=0.5,
     seconds_per_test_loss=0.01,
     seconds_per_generation=0.02,

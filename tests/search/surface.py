@@ -12,12 +12,14 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from costs import costs_of
+
 from bandsearch.engine.failures import DivergedError, OutOfMemoryError
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.layout import Layout, Linear
-from bandsearch.values.plan import Costs, Plan, StagePlan
+from bandsearch.values.plan import Plan, StagePlan
 from bandsearch.values.profile import BandProposal, RateRange, SensitivityProfile
 from bandsearch.values.trial import Point, TrialResult
 
@@ -137,16 +139,7 @@ def plan(
     seconds_per_step: float = 1e-6,
     confirm_steps: int | None = None,
 ) -> Plan:
-    costs = Costs(
-        seconds_per_step=seconds_per_step,
-        packing=1,
-        seconds_per_packed_step=seconds_per_step,
-        seconds_per_validation=0,
-        seconds_per_test_loss=0,
-        seconds_per_generation=0,
-        load_seconds=0,
-        peak_memory_bytes=0,
-    )
+    costs = costs_of(seconds_per_step)
     return Plan(
         engines=engines,
         packing=1,
