@@ -238,7 +238,8 @@ def _lacked_memory(result: TrialResult) -> bool:
 
 
 def _retreat(results: Sequence[TrialResult], layout: Layout, profile: SensitivityProfile) -> Proposal:
-    """Full depth at a third of the slowest rate that failed, or at the probe's best where none was tried."""
+    """Full depth at a third of the slowest rate that failed, or of the probe's best where none was tried: what looks
+    best after a few steps breaks off in many."""
     tried = [result for result in results if result.role is Role.FULL_DEPTH]
     if tried:
         slowest = min(tried, key=lambda result: result.candidate.learning_rate)
@@ -247,7 +248,7 @@ def _retreat(results: Sequence[TrialResult], layout: Layout, profile: Sensitivit
         return proposal.model_copy(
             update={"candidate": proposal.candidate.model_copy(update={"learning_rate": rate}), "proposed_by": STAGE}
         )
-    rate = profile.rate_range.best
+    rate = profile.rate_range.best / RETREAT
     candidate = Candidate.full_depth(layout.layer_count, rank=HABIT_RANK, alpha=HABIT_ALPHA, learning_rate=rate)
     return Proposal(
         number=max((result.number for result in results), default=-1) + 1,

@@ -295,9 +295,9 @@ def test_full_depth_is_made_up_where_the_search_left_none() -> None:
     assert len(readings) == 3
 
 
-def test_where_nothing_was_tried_full_depth_is_trained_at_the_rate_that_the_probe_found() -> None:
+def test_where_nothing_was_tried_full_depth_is_trained_below_the_rate_that_the_probe_found() -> None:
     winner, _ = confirmed(PlantedPool(Surface()), [], finalists=0, confirm_seeds=1)
-    assert (winner.role, winner.candidate.learning_rate) == (Role.FULL_DEPTH, profile().rate_range.best)
+    assert (winner.role, winner.candidate.learning_rate) == (Role.FULL_DEPTH, profile().rate_range.best / 3)
 
 
 def test_full_depth_that_lacks_memory_is_not_tried_at_a_lower_rate() -> None:
