@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from bandsearch.cli.config import take_config
+
 if TYPE_CHECKING:
     from bandsearch.values.spec import RunSpec
 
+KEYWORD = inspect.Parameter.KEYWORD_ONLY
 MODEL, DATA, TRAINING, SEARCH, TASKS = "Model", "Data", "Final training", "Search", "Evaluation"
 
 ModelName = Annotated[
@@ -265,20 +268,33 @@ def specification(
 def takes_specification(**fixed: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Turn `command(spec, ...)` into a command with the options of `specification` in place of its first parameter.
 
-    What is in `fixed` is not offered as an option and takes that value.
+    What is in `fixed` is not offered as an option and takes that value. The others may stand in a file.
     """
     described = inspect.signature(specification).parameters
     offered = {name: option for name, option in described.items() if name not in fixed}
+
+    def take(context: typer.Context, path: Path | None) -> None:
+        take_config(context, path, described)
+
+    config = typer.Option(
+        "--config",
+        "-c",
+        help="YAML file of options under their names, such as max-length: 512. The command line overrules it.",
+        is_eager=True,
+        callback=take,
+    )
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = list(inspect.signature(command).parameters.values())[1:]
 
         @functools.wraps(command)
         def with_options(**values: Any) -> None:
+            del values["config"]
             spec = specification(**fixed, **{name: values.pop(name) for name in offered})
             command(spec, **values)
 
-        arguments = [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in (*own, *offered.values())]
+        file = inspect.Parameter("config", KEYWORD, default=None, annotation=Annotated[Path | None, config])
+        arguments = [option.replace(kind=KEYWORD) for option in (file, *own, *offered.values())]
         with_options.__signature__ = inspect.Signature(arguments)  # type: ignore[attr-defined]
         with_options.__annotations__ = {option.name: option.annotation for option in arguments}
         # Typer would read the wrapped command's annotations instead.

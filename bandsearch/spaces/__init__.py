@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bandsearch.spaces.folder import ADVICE, shipped
-from bandsearch.spaces.page import suggest
+from bandsearch.spaces.folder import shipped
+from bandsearch.spaces.page import read_page, suggest
 from bandsearch.spaces.reading import parse_space
 from bandsearch.values.errors import SpaceError
 from bandsearch.values.space import SearchSpace
@@ -24,13 +24,7 @@ def space_names() -> tuple[str, ...]:
 def load_space(name_or_path: str | Path) -> SearchSpace:
     """The space of that name, or of that YAML file. Raises SpaceError with every mistake of the file."""
     path = _find(name_or_path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise SpaceError(f"{path} is not UTF-8 text (byte {error.start + 1}).", "Save it as UTF-8.") from error
-    except OSError as error:
-        raise SpaceError(f"{path} cannot be read: {error.strerror or error}.", ADVICE) from error
-    return parse_space(text, path.stem, str(path))
+    return parse_space(read_page(path), path.stem, str(path))
 
 
 def _find(name_or_path: str | Path) -> Path:

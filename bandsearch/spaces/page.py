@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -26,6 +27,14 @@ _MEANT = {
     "layers": "bands",
     "init_lora_weights": "inits",
     "use_rslora": "methods",
+    "base_model": "model",
+    "datasets": "dataset",
+    "sequence_len": "max-length",
+    "max_seq_length": "max-length",
+    "num_epochs": "epochs",
+    "num_train_epochs": "epochs",
+    "micro_batch_size": "batch-size",
+    "per_device_train_batch_size": "batch-size",
 }
 
 
@@ -49,9 +58,25 @@ class Page:
     def note(self, node: yaml.Node, place: str, message: str) -> None:
         self.mistakes.append(Mistake(node.start_mark.line + 1, node.start_mark.column + 1, place, message))
 
+    def refuse_mistakes(self, origin: str) -> None:
+        """Raises SpaceError with all of them, if there are any."""
+        if self.mistakes:
+            count = "a mistake" if len(self.mistakes) == 1 else f"{len(self.mistakes)} mistakes"
+            lines = "\n".join(f"  {mistake}" for mistake in sorted(self.mistakes))
+            raise SpaceError(f"{origin} has {count}:\n{lines}", ADVICE)
+
 
 # A reader returns None after noting a mistake.
 Reader = Callable[[Page, yaml.Node, str], Any]
+
+
+def read_page(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SpaceError(f"{path} is not UTF-8 text (byte {error.start + 1}).", "Save it as UTF-8.") from error
+    except OSError as error:
+        raise SpaceError(f"{path} cannot be read: {error.strerror or error}.", ADVICE) from error
 
 
 def compose(text: str, origin: str) -> yaml.Node:
@@ -68,7 +93,7 @@ def compose(text: str, origin: str) -> yaml.Node:
     except yaml.YAMLError as error:
         raise SpaceError(f"{origin} is not YAML: {str(error).splitlines()[0]}.", ADVICE) from error
     except RecursionError as error:
-        raise SpaceError(f"{origin} is nested too deeply for a search space.", ADVICE) from error
+        raise SpaceError(f"{origin} is nested too deeply.", ADVICE) from error
     if node is None:
         raise SpaceError(f"{origin} is empty.", ADVICE)
     return node
@@ -95,7 +120,7 @@ def fields_of(page: Page, node: yaml.Node, place: str, readers: Mapping[str, Rea
     return {key: value for key, value in fields.items() if value is not None}
 
 
-def text(page: Page, node: yaml.Node, place: str) -> str | None:
+def sentence(page: Page, node: yaml.Node, place: str) -> str | None:
     if isinstance(node, yaml.ScalarNode) and node.value.strip():
         return " ".join(node.value.split())
     page.note(node, place, f"expected a sentence, found {found(node)}")

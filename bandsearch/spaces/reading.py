@@ -8,7 +8,6 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from bandsearch.spaces.folder import ADVICE
 from bandsearch.spaces.page import (
     AUTO,
     Page,
@@ -19,14 +18,13 @@ from bandsearch.spaces.page import (
     flag,
     found,
     number,
+    sentence,
     several,
     span,
-    text,
     whole,
     word_of,
 )
 from bandsearch.values.candidate import Init, Method
-from bandsearch.values.errors import SpaceError
 from bandsearch.values.space import ALPHA_RULE, LARGEST_RANK, TARGETS, BandSpace, RateSpace, SearchSpace
 
 _UNSERVED = ("AdaLoRA", "IA3", "LoHa", "LoKr", "VeRA", "OFT", "BOFT")
@@ -44,19 +42,9 @@ _REFUSED_INITS = {"pissa": _CHANGES_THE_BASE, "olora": _CHANGES_THE_BASE, "loftq
 
 def parse_space(text: str, name: str, origin: str) -> SearchSpace:
     """The space that YAML `text` describes. `origin` names the file in errors. Raises SpaceError."""
-    page = Page()
-    space = _read_space(page, compose(text, origin), name)
-    if page.mistakes or space is None:
-        mistakes = sorted(page.mistakes)
-        count = "a mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-        lines = "\n".join(f"  {mistake}" for mistake in mistakes)
-        raise SpaceError(f"{origin} has {count}:\n{lines}", ADVICE)
-    return space
-
-
-def _read_space(page: Page, root: yaml.Node, name: str) -> SearchSpace | None:
+    page, root = Page(), compose(text, origin)
     readers: Mapping[str, Reader] = {
-        "description": text,
+        "description": sentence,
         "bands": _bands,
         "ranks": several(whole(1, LARGEST_RANK)),
         "alpha": _alpha,
@@ -68,7 +56,8 @@ def _read_space(page: Page, root: yaml.Node, name: str) -> SearchSpace | None:
     fields = fields_of(page, root, "", readers)
     if "ranks" in fields and Init.ORTHOGONAL in fields.get("inits", ()):
         _refuse_odd_ranks(page, root, fields["ranks"])
-    return None if page.mistakes else SearchSpace(name=name, **fields)
+    page.refuse_mistakes(origin)
+    return SearchSpace(name=name, **fields)
 
 
 def _refuse_odd_ranks(page: Page, root: yaml.Node, ranks: Sequence[int]) -> None:
