@@ -45,6 +45,7 @@ def model_card(
             "serves and a merged model holds, figures may differ."
         )
     if evaluation is not None:
+        evaluation = winner.distinct(evaluation)
         parts += [
             "## Test split",
             _counts(evaluation),
@@ -101,7 +102,7 @@ def _prompts(template: str | None, chat_template: Path | None) -> str:
 def _use(winner: Winner, lineage: Lineage, adapter: Path, chat_template: Path | None) -> Iterator[str]:
     rank = winner.candidate.rank
     command = serve_command(lineage.source, adapter, rank, chat_template=chat_template)
-    yield _code("python", _python(lineage, adapter, chat_template))
+    yield _code("python", python_code(lineage, adapter, chat_template))
     yield not_served(lineage.layout) or _code("sh", command)
     yield (
         f"The scale of the update is folded into the B factors (`lora_alpha` = `r` = {rank}), so that every PEFT and "
@@ -218,7 +219,8 @@ def _plain(text: str) -> str:
     return " ".join(text.split()).replace("`", "'").replace("<", "&lt;").replace("|", "\\|")
 
 
-def _python(lineage: Lineage, adapter: Path, chat_template: Path | None) -> str:
+def python_code(lineage: Lineage, adapter: Path, chat_template: Path | None) -> str:
+    """What loads an adapter onto its base."""
     source = lineage.source
     options = f", revision={source.revision!r}" if source.revision else ""
     options += ", trust_remote_code=True" if source.trust_remote_code else ""

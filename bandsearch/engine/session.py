@@ -14,10 +14,8 @@ from bandsearch.engine.failures import DivergedError
 from bandsearch.engine.memory import too_much
 from bandsearch.engine.replicas import Item, Replicas
 from bandsearch.values.candidate import Candidate
-from bandsearch.values.fidelity import Fidelity
+from bandsearch.values.fidelity import CLIP, Fidelity
 from bandsearch.values.layout import Layout
-
-CLIP = 1.0
 
 
 @dataclass

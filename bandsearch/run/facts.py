@@ -17,7 +17,8 @@ class ReportFacts:
     """Everything the report says. `trials` holds the stages search and confirm; seconds are device-seconds.
 
     `not_served` says so where vLLM serves no such adapters. `prior` is what earlier runs recommended, empty where they
-    were not asked.
+    were not asked. `merging` is the command that merges the adapter, `python` what loads it, and `recipe` what trains
+    it with other tools; the last two are empty for runs that do not say what their adapter comes from.
     `adapter` is the path of the adapter relative to the report.
     """
 
@@ -33,6 +34,9 @@ class ReportFacts:
     devices: int
     serve_command: str
     not_served: str = ""
+    merging: str = ""
+    python: str = ""
+    recipe: str = ""
     adapter: str = "adapter"
     prior: tuple[Suggestion, ...] = ()
     data_notes: tuple[str, ...] = ()

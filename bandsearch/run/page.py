@@ -84,7 +84,7 @@ class Page:
 
 def make_page(facts: ReportFacts) -> Page:
     winner = facts.winner
-    evaluation = _shown(facts.evaluation, winner)
+    evaluation = winner.distinct(facts.evaluation)
     search = [trial for trial in facts.trials if trial.stage is TrialStage.SEARCH]
     model, data = short_name(facts.spec.model.name), " + ".join(map(short_name, facts.spec.data.names))
     headline, tone = _headline(winner, facts.evaluation)
@@ -191,18 +191,6 @@ def _choice(facts: ReportFacts) -> str:
     winner = facts.winner
     words = f"Chosen because: {CHOICE_WORDS[winner.choice]}." if len(winner.finalists) > 1 else ""
     return words if winner.reason in facts.verdict else f"{words} {winner.reason}".strip()
-
-
-def _shown(evaluation: Evaluation, winner: Winner) -> Evaluation:
-    """Without the winner's arm where the winner is the baseline: it is one training, not two equal ones."""
-    if winner.candidate != winner.baseline:
-        return evaluation
-    return evaluation.model_copy(
-        update={
-            "arms": tuple(arm for arm in evaluation.arms if arm.arm is not Arm.WINNER),
-            "comparisons": tuple(each for each in evaluation.comparisons if each.arm is not Arm.WINNER),
-        }
-    )
 
 
 def _marks(winner: Winner, search: list[TrialResult]) -> dict[Band, str]:

@@ -14,7 +14,7 @@ from bandsearch.values.candidate import Candidate
 from bandsearch.values.errors import AdapterError
 from bandsearch.values.evaluation import Arm, Trained
 from bandsearch.values.fidelity import Fidelity
-from bandsearch.values.plan import VALIDATIONS, Plan
+from bandsearch.values.plan import VALIDATIONS
 from bandsearch.values.progress import Listener, Update
 from bandsearch.values.trial import Point
 from bandsearch.values.value import Value
@@ -45,10 +45,6 @@ class Training(Value):
             steps=self.points[-1].steps,
             kept_step=self.best_steps,
         )
-
-
-def full_fidelity(plan: Plan, steps: int, seed: int) -> Fidelity:
-    return Fidelity.final(steps, batch_size=plan.batch_size, seed=seed, validation_examples=plan.validation_examples)
 
 
 def best_checkpoint(folder: Path, candidate: Candidate) -> Path:

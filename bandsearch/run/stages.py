@@ -10,7 +10,7 @@ from bandsearch.run.evaluating import spare_evaluation
 from bandsearch.run.handover import evaluate_arms, export_winner, settle
 from bandsearch.run.planning import final_steps
 from bandsearch.run.prior import prior_of
-from bandsearch.run.retrain import Training, full_fidelity
+from bandsearch.run.retrain import Training
 from bandsearch.run.retrain import retrain as train_arms
 from bandsearch.run.underway import Underway
 from bandsearch.run.words import agreed
@@ -146,7 +146,7 @@ def _trainings(
     at: Underway, arms: dict[Arm, Candidate], steps: int, wall_left: Callable[[], float]
 ) -> dict[Arm, Training]:
     """Of all arms side by side, on as many engines each as are measured to pay."""
-    fidelity = full_fidelity(at.plan, steps, at.job.spec.seed)
+    fidelity = at.plan.final_fidelity(steps, at.job.spec.seed)
     # Both are still read after the last step, and what is handed over once more.
     reading = 2 * at.plan.costs.seconds_per_validation
     teams = form_teams(at.pool, len(arms), at.plan.costs.step_on(at.plan.engines // len(arms)).engines)

@@ -211,6 +211,17 @@ class Winner(Value):
             return False
         return comparison.difference.mean > self.tolerance * evaluation.arm(Arm.FULL_DEPTH).loss
 
+    def distinct(self, evaluation: Evaluation) -> Evaluation:
+        """Without the winner's arm where the winner is the baseline: it is one training, not two equal ones."""
+        if self.candidate != self.baseline:
+            return evaluation
+        return evaluation.model_copy(
+            update={
+                "arms": tuple(arm for arm in evaluation.arms if arm.arm is not Arm.WINNER),
+                "comparisons": tuple(each for each in evaluation.comparisons if each.arm is not Arm.WINNER),
+            }
+        )
+
     def trained(self, candidate: Candidate) -> Trained | None:
         """What came of its final training; None for one that had none."""
         return next((each for each in self.trainings if each.candidate == candidate), None)

@@ -9,6 +9,9 @@ from pydantic import Field
 
 from bandsearch.values.value import Value
 
+# The norm that the gradients of a step are clipped to.
+CLIP = 1.0
+
 
 class Schedule(StrEnum):
     """Learning rate after warm-up: the same to the end, or after `hold_steps` linearly down to zero."""

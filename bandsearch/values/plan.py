@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.value import Value
 
 # A rung is so many times as long as the one before it, and one in so many of those that reach a rung goes on.
@@ -94,6 +95,11 @@ class Plan(Value):
     def compares(self) -> bool:
         """Whether anything is searched for and confirmed beside full depth."""
         return self.finalists > 0
+
+    def final_fidelity(self, steps: int, seed: int) -> Fidelity:
+        return Fidelity.final(
+            steps, batch_size=self.batch_size, seed=seed, validation_examples=self.validation_examples
+        )
 
     def seconds_of(self, stage: str) -> float:
         return next(part.seconds for part in self.stages if part.name == stage)

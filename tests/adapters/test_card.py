@@ -92,6 +92,16 @@ def test_the_card_carries_the_numbers_and_both_ways_to_use_it():
         assert text in body
 
 
+def test_a_baseline_that_wins_is_one_training() -> None:
+    winner, evaluation = a_winner(), an_evaluation()
+    assert "minus full depth" in model_card(winner, from_(HUB, "my.jsonl"), Path("adapter"), evaluation)
+    winner = winner.model_copy(update={"candidate": winner.baseline})
+    card = model_card(winner, from_(HUB, "my.jsonl"), Path("adapter"), evaluation)
+    assert "| base |" in card
+    assert "| winner |" not in card
+    assert "minus full depth" not in card
+
+
 def test_the_card_says_how_it_was_trained_in_the_end():
     chosen = a_winner()
     trained = Trained(candidate=chosen.candidate, learning_rate=5e-5, steps=300, kept_step=225)

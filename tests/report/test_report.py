@@ -114,6 +114,16 @@ def test_the_numbers_are_there(tmp_path: Path) -> None:
         assert any(f"loss {best:.4f}" in title for title in reader.titles)
 
 
+def test_the_report_says_how_to_use_the_adapter_and_to_train_it_elsewhere(tmp_path: Path) -> None:
+    given = {"python": "load('<b>')\n\nmodel", "recipe": "LoraConfig(\n    r=8,\n)", "merging": "bandsearch export r D"}
+    html = html_of(dataclasses.replace(plausible_facts(), **given), tmp_path)
+    shown = "\n".join(Reader(html).words)
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+    for code in given.values():
+        assert code in shown
+        assert code.replace("\n", "\n    ") in markdown.replace("\n\n", "\n    \n")
+
+
 def test_the_report_says_how_tasks_were_asked(tmp_path: Path) -> None:
     facts = plausible_facts()
     evaluation = facts.evaluation.model_copy(update={"task_form": "through the chat template mine, 2-shot"})
@@ -144,9 +154,8 @@ HOSTILE = "<script>alert('x')</script>|`#*_[a](b)\n\n# h"
 
 def test_text_from_data_and_models_is_escaped(tmp_path: Path) -> None:
     facts = plausible_facts(text=HOSTILE, model="org/<b>m</b>", data="d<img src=x onerror=y>.jsonl")
-    facts = dataclasses.replace(
-        facts, environment={"<i>": HOSTILE}, data_notes=(HOSTILE,), verdict=HOSTILE, serve_command=HOSTILE
-    )
+    words = dict.fromkeys(("verdict", "serve_command", "merging", "python", "recipe"), HOSTILE)
+    facts = dataclasses.replace(facts, environment={"<i>": HOSTILE}, data_notes=(HOSTILE,), **words)
     html = html_of(facts, tmp_path)
     reader = Reader(html)
     assert reader.addresses == []

@@ -102,14 +102,13 @@ def test_what_came_of_the_final_trainings_is_kept_with_the_winner(
     monkeypatch.setattr(stages, "settle", (lambda *given: given[2]) if ahead is Arm.WINNER else settled)
     monkeypatch.setattr(stages, "form_teams", lambda *_: [])
     monkeypatch.setattr(stages, "spare_evaluation", lambda *_: 0.0)
-    monkeypatch.setattr(stages, "full_fidelity", lambda *_: None)
     costs = SimpleNamespace(seconds_per_validation=1.0, step_on=lambda _: SimpleNamespace(engines=1))
     at: Any = SimpleNamespace(
         home=SimpleNamespace(winner=home.path / "winner.json", full=home.full, write=home.write),
         job=SimpleNamespace(spec=SimpleNamespace(seed=0)),
         ledger=SimpleNamespace(stage=lambda _: nullcontext()),
         wall_left=lambda *_: lambda: math.inf,
-        plan=SimpleNamespace(full_steps=40, engines=1, costs=costs),
+        plan=SimpleNamespace(full_steps=40, engines=1, costs=costs, final_fidelity=lambda *_: None),
         pool=None,
         listen=silent,
         stop=None,
