@@ -56,15 +56,18 @@ def listed(context: typer.Context, directory: AtlasPath = None, json: Json = Fal
     if not records:
         Console().print(f"The atlas {where} is empty: every complete run leaves a record.", highlight=False)
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("model", "data", "date"):
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in ("model", "data"):
         table.add_column(column, overflow="fold")
+    table.add_column("date", no_wrap=True)
     table.add_column("winner")
-    table.add_column("of full depth", justify="right")
-    table.add_column("test loss against it", justify="right")
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("test loss", no_wrap=True)
     for record in records:
-        table.add_row(record.slug, Text(record.data), record.date[:10], _winner(record), _share(record), _gain(record))
+        words = (record.slug, Text(record.data), record.date[:10], _winner(record), _share(record), _change(record))
+        table.add_row(*words)
     Console().print(table)
+    Console().print("Size and test loss are against tuned full depth.", style="dim")
 
 
 @atlas.command()
@@ -172,6 +175,14 @@ def _winner(record: "AtlasRecord") -> str:
 
 def _share(record: "AtlasRecord") -> str:
     return f"{record.winner.trainable_parameters / record.winner.baseline_parameters:.0%}"
+
+
+def _change(record: "AtlasRecord") -> str:
+    gain = record.gain
+    if gain is None:
+        return "–"
+    meaning = ("better" if gain.high < 0 else "worse") if gain.excludes_zero else "≈"
+    return f"{gain.mean:+.4f} {meaning}"
 
 
 def _gain(record: "AtlasRecord") -> str:

@@ -248,15 +248,13 @@ def _list_aliases(json: bool) -> None:
         with json_only() as write:
             write({"event": "result", "aliases": dict(ALIASES) | {DEMO: "embedded"}})
         return
+    # Names are there to be copied: none is cut where there is little room.
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("family", "alias", "hub id"):
-        table.add_column(column, header_style="dim", no_wrap=True)
-    table.add_row("demo", DEMO, "[dim]comes with bandsearch[/dim]")
-    shown = ""
-    for alias, hub_id in ALIASES.items():
-        family = alias.partition("-")[0]
-        table.add_row("" if family == shown else family, alias, hub_id)
-        shown = family
+    for column in ("alias", "hub id"):
+        table.add_column(column, header_style="dim", overflow="fold")
+    table.add_row(DEMO, "[dim]comes with bandsearch[/dim]")
+    for names in ALIASES.items():
+        table.add_row(*names)
     console = Console()
     console.print(table)
     console.print("Any hub id (org/name, org/name@revision) or directory works too.", style="dim")

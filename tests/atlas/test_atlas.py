@@ -72,6 +72,8 @@ def test_list_and_show(tmp_path: Path) -> None:
     assert "layers 4-7 of 12, rank 16" in listed
     assert "33%" in listed
     assert "all 24 layers" in listed
+    narrow = CliRunner().invoke(app, ["atlas", "--atlas", str(tmp_path)], env={"COLUMNS": "80"}).output
+    assert any("planted-12" in line and "-0.0200 better" in line for line in narrow.splitlines())
     lines = [json.loads(line) for line in command("--atlas", str(tmp_path), "--json").splitlines()]
     assert {line["model"] for line in lines} == {"planted-12", "planted-24"}
     shown = command("show", "planted-12", "--atlas", str(tmp_path))
