@@ -1,10 +1,12 @@
 """Write docs/cli.md from the live --help of every command: `python docs/cli.py`."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+PANEL = re.compile(r"╭─ (?P<title>(?!Options|Arguments)[^─]+?) ─.*?╯", re.DOTALL)
 PAGE = Path(__file__).with_name("cli.md")
 COMMANDS = (
     "run",
@@ -41,9 +43,17 @@ def helped(*arguments: str) -> str:
 
 def page() -> str:
     parts = ["# The command line", "", "Written from `--help` by `python docs/cli.py`; a test fails when it is stale."]
+    known: dict[str, str] = {}
     for command in ("", *COMMANDS):
-        parts += ["", f"## bandsearch {command}".rstrip(), "", "```text", helped(*command.split()), "```"]
+        text = PANEL.sub(lambda panel, command=command: told_once(panel, command, known), helped(*command.split()))
+        parts += ["", f"## bandsearch {command}".rstrip(), "", "```text", text, "```"]
     return "\n".join(parts) + "\n"
+
+
+def told_once(panel: re.Match[str], command: str, known: dict[str, str]) -> str:
+    """A panel of options, or which command has the very same one."""
+    first = known.setdefault(panel[0], command)
+    return panel[0] if first == command else f"{panel['title']}: as of bandsearch {first}"
 
 
 if __name__ == "__main__":
