@@ -5,12 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from bandsearch.adapters.limits import chat_template_of, not_served, serve_command
-from bandsearch.models.aliases import resolve
-from bandsearch.run.verdict import verdict
+from bandsearch.run.finished import Finished
 from bandsearch.rundir import Records, RunDirectory
-from bandsearch.values.environment import Environment
-from bandsearch.values.errors import RunDirectoryError
 from bandsearch.values.evaluation import Evaluation, Winner
 from bandsearch.values.ledger import read_ledger
 from bandsearch.values.plan import Plan
@@ -50,30 +46,16 @@ class RunStatus(Value):
 
 
 def outcome_of(home: RunDirectory) -> RunOutcome:
-    winner, evaluation = home.read(home.winner, Winner), home.read(home.evaluation, Evaluation)
-    if winner is None or evaluation is None:
-        raise RunDirectoryError(
-            f"The run in {home.path} is not complete.", f"Go on with `bandsearch resume {home.path}`."
-        )
-    environment = home.read(home.environment, Environment)
-    lineage = environment.lineage if environment else None
-    unserved = not_served(lineage.layout if lineage else None, home.path)
+    done = Finished.read(home)
     return RunOutcome(
         directory=home.path,
-        winner=winner,
-        evaluation=evaluation,
-        verdict=verdict(winner, evaluation),
+        winner=done.winner,
+        evaluation=done.evaluation,
+        verdict=done.verdict,
         spent_seconds=sum(read_ledger(home.ledger).values()),
         adapter=home.adapter,
-        serve_command=None
-        if unserved
-        else serve_command(
-            resolve(home.read_spec().model),
-            home.adapter,
-            winner.candidate.rank,
-            chat_template=chat_template_of(home.adapter),
-        ),
-        not_served=unserved,
+        serve_command=done.serve_command,
+        not_served=done.not_served,
     )
 
 

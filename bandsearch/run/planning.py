@@ -93,7 +93,7 @@ def make_plan(
         free = wall * (1 - SLACK_SHARE) - SLACK_SECONDS - probe_seconds(wall, costs) - costs.load_seconds - evaluation
         needed = least * step + _validations(costs, final.engines)
         if spec.trials is not None:
-            needed += _search_seconds(spec.trials, _rungs(wanted), costs, engines=1)
+            needed += _search_seconds(spec.trials, _rungs(wanted), costs)
             (choice,) = confirm_choices(bounded=False)
             needed += confirm_seconds(spec, costs, choice.trainings, choice.fraction * wanted, size.retained, engines)
         return free, needed
@@ -253,7 +253,7 @@ def _share(
         return confirm_seconds(spec, costs, trainings, fraction * searched, retained, engines)
 
     if wall_seconds is None or spec.trials is not None:
-        search = _search_seconds(spec.trials or 1, rungs, costs, engines=1)
+        search = _search_seconds(spec.trials or 1, rungs, costs)
         probe = 60 * costs.seconds_per_step if wall_seconds is None else probe_seconds(wall_seconds, costs)
         return choices[0], seconds_of(choices[0].trainings, choices[0].fraction), search, probe
     probe = probe_seconds(wall_seconds, costs)
@@ -301,8 +301,8 @@ def candidates_for(seconds: float, rungs: tuple[int, ...], costs: Costs) -> int:
     return bisect.bisect_right(range(most + 1), seconds, key=lambda trials: _proxies_seconds(trials, rungs, costs)) - 1
 
 
-def _search_seconds(trials: int, rungs: tuple[int, ...], costs: Costs, *, engines: int) -> float:
-    return SEARCH_START + _proxies_seconds(trials, rungs, costs) / engines
+def _search_seconds(trials: int, rungs: tuple[int, ...], costs: Costs) -> float:
+    return SEARCH_START + _proxies_seconds(trials, rungs, costs)
 
 
 def _validations(costs: Costs, engines: int) -> float:

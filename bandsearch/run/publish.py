@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from bandsearch.adapters.card import python_code
-from bandsearch.adapters.limits import chat_template_of, merging, not_served, serve_command
+from bandsearch.adapters.limits import chat_template_of, merging
 from bandsearch.adapters.recipe import recipe
 from bandsearch.run.finished import Finished
 from bandsearch.run.report import ReportFacts, write_report
-from bandsearch.run.verdict import verdict
 from bandsearch.rundir import Records, RunDirectory
 from bandsearch.values.atlas import Prior
 from bandsearch.values.ledger import devices_held, read_ledger
@@ -19,11 +18,10 @@ def publish(home: RunDirectory) -> None:
     """Write `report.html` and `report.md` from what the stages left. Raises RunDirectoryError for an unfinished run."""
     done = Finished.read(home)
     spec, winner, lineage = home.read_spec(), done.winner, done.environment.lineage
-    chat_template = chat_template_of(home.adapter)
     python = how = ""
-    # Runs of the first releases do not say what their adapter comes from.
+    # Runs of earlier versions do not say what their adapter comes from.
     if lineage is not None:
-        python = python_code(lineage, home.adapter, chat_template)
+        python = python_code(lineage, home.adapter, chat_template_of(home.adapter))
         if winner.steps_trained is not None:
             fidelity = done.plan.final_fidelity(winner.steps_trained, spec.seed)
             how = recipe(winner.as_trained(winner.candidate), lineage.layout, fidelity)
@@ -37,16 +35,11 @@ def publish(home: RunDirectory) -> None:
             prior=(home.read(home.prior, Prior) or Prior()).suggestions,
             winner=winner,
             evaluation=done.evaluation,
-            verdict=verdict(winner, done.evaluation),
+            verdict=done.verdict,
             ledger_by_stage=read_ledger(home.ledger),
             devices=devices_held(home.ledger),
-            serve_command=serve_command(
-                done.environment.source,
-                home.adapter,
-                winner.candidate.rank,
-                chat_template=chat_template,
-            ),
-            not_served=not_served(lineage.layout if lineage else None, home.path),
+            serve_command=done.serve_command or "",
+            not_served=done.not_served,
             merging=merging(home.path),
             python=python,
             recipe=how,
