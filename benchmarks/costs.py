@@ -13,8 +13,9 @@ from bandsearch.values.candidate import Candidate
 from bandsearch.values.layout import Layout
 from bandsearch.values.value import Value
 
+# Rows of a product that is timed, and how often it is.
+ROWS, PRODUCTS = 512, 30
 # Dense bf16 operations per second, from the vendor's data sheets.
-PRODUCTS = 30
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
 
 
@@ -44,12 +45,9 @@ class Volume(Value):
         backward = 2 * ((self.layers - candidate.layers[0]) * layer + head)
         return float(self.trained_tokens * (forward + backward) + self.read_tokens * forward)
 
-    def least_flops(self, candidate: Candidate) -> float:
-        """Of one trial whose prefix states are there already: layers from the band's start on, logits that count."""
-        return self.least_step_flops(candidate) + self.least_reading_flops(candidate)
-
     def least_step_flops(self, candidate: Candidate) -> float:
-        """Of its steps alone."""
+        """Of the steps of one trial whose prefix states are there already: layers from the band's start on, logits that
+        count."""
         return 2 * self._forward_flops(candidate, self.trained_tokens, self.trained_positions)
 
     def least_reading_flops(self, candidate: Candidate) -> float:
@@ -85,9 +83,9 @@ def peak_flops(inventory: DeviceInventory, layout: Layout) -> float | None:
     return inventory.cores * _core_flops(largest.in_features, largest.out_features)
 
 
-def _core_flops(inputs: int, outputs: int, rows: int = 512) -> float:
+def _core_flops(inputs: int, outputs: int) -> float:
     """Of one core, in the faster of two fp32 products."""
-    x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs)
+    x, weight = torch.randn(ROWS, inputs), torch.randn(outputs, inputs)
     products = [usual_product, *([onednn_product] if torch.backends.mkldnn.is_available() else [])]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -95,7 +93,7 @@ def _core_flops(inputs: int, outputs: int, rows: int = 512) -> float:
         shortest = min(_seconds(product, x, weight) for product in products for _ in range(PRODUCTS))
     finally:
         torch.set_num_threads(threads)
-    return 2 * rows * inputs * outputs / shortest
+    return 2 * ROWS * inputs * outputs / shortest
 
 
 def _seconds(product: Product, x: torch.Tensor, weight: torch.Tensor) -> float:

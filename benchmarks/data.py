@@ -18,9 +18,9 @@ def word(index: int) -> str:
     return f"{index}"
 
 
-def write_rows(path: Path, count: int, lengths: Lengths, seed: int = 0) -> None:
+def write_rows(path: Path, count: int, lengths: Lengths) -> None:
     """Rows of prompt and completion, all different; the completion, a quarter of the words, goes on with the cycle."""
-    numbers = random.Random(seed)
+    numbers = random.Random(0)
     with path.open("w") as file:
         for _ in range(count):
             total = _length(lengths, numbers)

@@ -54,11 +54,6 @@ class Workload:
         return frozen_candidates(self.layer_count, self.scale.candidates, self.scale.rates)
 
     @property
-    def accelerators(self) -> int:
-        """What is charged for: every GPU, or the cores together as one device."""
-        return max(1, len(self.inventory.gpus))
-
-    @property
     def proxy(self) -> Fidelity:
         return Fidelity(
             steps=self.scale.steps,

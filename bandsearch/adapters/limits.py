@@ -30,10 +30,8 @@ def chat_template_of(adapter: Path) -> Path | None:
     return path if path.is_file() else None
 
 
-def serve_command(
-    source: Source, adapter: Path, rank: int, name: str = "bandsearch", chat_template: Path | None = None
-) -> str:
-    """The shell command that serves the base and, as model `name`, the adapter through vLLM.
+def serve_command(source: Source, adapter: Path, rank: int, chat_template: Path | None = None) -> str:
+    """The shell command that serves the base and, as model `bandsearch`, the adapter through vLLM.
 
     vLLM takes tokenizer and chat template from the base, never from an adapter's directory: another `chat_template` has
     to be named.
@@ -46,7 +44,7 @@ def serve_command(
     if chat_template is not None:
         parts += ["--chat-template", str(chat_template)]
     allowed = max_lora_rank(rank) or rank
-    parts += ["--enable-lora", "--max-lora-rank", str(allowed), "--lora-modules", f"{name}={adapter}"]
+    parts += ["--enable-lora", "--max-lora-rank", str(allowed), "--lora-modules", f"bandsearch={adapter}"]
     return shlex.join(parts)
 
 

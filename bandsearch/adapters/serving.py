@@ -33,6 +33,7 @@ _ENVIRONMENT = {
 
 # vLLM's default limit on the log-probabilities of one place.
 _LIKELIEST = 20
+_NEW_TOKENS = 12
 # What rounding to 16 bits may do to a log-probability; an engine further apart computes something else.
 MOST_ROUNDING = 0.5
 
@@ -90,7 +91,6 @@ def compare_with_vllm(
     source: Source,
     prompts: Sequence[Sequence[int]],
     *,
-    new_tokens: int = 12,
     dtype: str = "float32",
     tolerance: float = 1e-3,
 ) -> ServingReport:
@@ -106,16 +106,16 @@ def compare_with_vllm(
     began = time.monotonic()
     # The reference comes first: vLLM changes transformers' classes when it starts.
     peft_model = PeftModel.from_pretrained(model, str(adapter)).eval()
-    trained = [_greedy(peft_model, tuple(prompt), new_tokens) for prompt in prompts]
+    trained = [_greedy(peft_model, tuple(prompt), _NEW_TOKENS) for prompt in prompts]
     peft_model.unload()
     base = [_scored(model, text) for text in trained]
 
-    longest = max(len(prompt) for prompt in prompts) + new_tokens
+    longest = max(len(prompt) for prompt in prompts) + _NEW_TOKENS
     rank = _rank_of(adapter)
     engine = _Vllm(source, rank, dtype, longest)
     served = [
         _agreeing(text, own)
-        for text, own in zip(engine.generate(prompts, new_tokens, adapter=adapter), trained, strict=True)
+        for text, own in zip(engine.generate(prompts, _NEW_TOKENS, adapter=adapter), trained, strict=True)
     ]
     served_base = [_joined(text, engine.generate(text.prefixes, 1, adapter=None)) for text in trained]
     return ServingReport(

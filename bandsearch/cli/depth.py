@@ -15,9 +15,9 @@ INSIDE, OUTSIDE = "█", "·"
 SHADES = " ░▒▓█"
 
 
-def layers_at(layer_count: int, width: int = WIDTH) -> list[int]:
-    """The layer in the middle of each of `width` equal parts of the depth."""
-    return [(2 * cell + 1) * layer_count // (2 * width) for cell in range(width)]
+def layers_at(layer_count: int) -> list[int]:
+    """The layer in the middle of each of WIDTH equal parts of the depth."""
+    return [(2 * cell + 1) * layer_count // (2 * WIDTH) for cell in range(WIDTH)]
 
 
 def strip(bands: Sequence[Band], layer_count: int, style: str = "green") -> Text:

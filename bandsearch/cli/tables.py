@@ -20,10 +20,9 @@ if TYPE_CHECKING:
     from bandsearch.values.spec import RunSpec
 
 
-def facts_table(facts: Mapping[str, str], title: str | None = None) -> Table:
+def facts_table(facts: Mapping[str, str]) -> Table:
     """Names and values, side by side."""
     table = Table.grid(padding=(0, 2))
-    table.title, table.title_justify, table.title_style = title, "left", "bold"
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts.items():

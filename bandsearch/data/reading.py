@@ -137,13 +137,14 @@ def _missing(path: Path) -> DataError:
 
 
 def _read_demo(spec: DataSpec) -> Table:
-    from bandsearch.demo.corpus import CORPUS, texts
+    from bandsearch.demo.corpus import CORPUS, held_out
     from bandsearch.demo.tasks import TASKS, rows
 
     _refuse_parts(spec)
     task = spec.name.removeprefix(DEMO_SCHEME)
     if task == CORPUS:
-        return Table(name=spec.name, train=tuple(Row(f"{spec.name} row {n}", row) for n, row in enumerate(texts(), 1)))
+        texts = enumerate(held_out(), 1)
+        return Table(name=spec.name, train=tuple(Row(f"{spec.name} row {number}", row) for number, row in texts))
     if task not in TASKS:
         close = difflib.get_close_matches(task, TASKS, 1)
         hint = f" Did you mean demo:{close[0]}?" if close else ""

@@ -153,11 +153,11 @@ def pairs(seed: int, skills: Mapping[str, Skill] = SKILLS) -> Iterator[Pair]:
         yield source.choices(writers, shares)[0](source)
 
 
-def texts(count: int = HELD_OUT_TEXTS, seed: int = HELD_OUT_SEED) -> list[dict[str, str]]:
-    """`count` different texts from the mixture, each a prompt with its answer, as the decoder was pre-trained on."""
+def held_out() -> list[dict[str, str]]:
+    """Different texts from the mixture, each a prompt with its answer, as the decoder was pre-trained on."""
     found: dict[str, None] = {}
-    for prompt, answer in pairs(seed):
+    for prompt, answer in pairs(HELD_OUT_SEED):
         found.setdefault(prompt + answer)
-        if len(found) == count:
+        if len(found) == HELD_OUT_TEXTS:
             break
     return [{"text": text} for text in found]

@@ -157,11 +157,11 @@ def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, phase: Ph
     return tokens
 
 
-def accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, skill: Skill, count: int = 100) -> float:
+def accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, skill: Skill) -> float:
     """Exact match of greedy answers on fresh prompts."""
     model.eval()
     source = random.Random(99)
-    asked = [skill.write(source) for _ in range(count)]
+    asked = [skill.write(source) for _ in range(100)]
     tokenizer.padding_side = "left"
     batch = tokenizer([prompt for prompt, _ in asked], return_tensors="pt", padding=True)
     with torch.no_grad():
@@ -170,7 +170,7 @@ def accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, skill:
         )
     answers = tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
     right: list[bool] = [given.strip() == answer.strip() for given, (_, answer) in zip(answers, asked, strict=True)]
-    return sum(right) / count
+    return sum(right) / len(right)
 
 
 def main() -> None:

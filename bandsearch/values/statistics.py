@@ -59,19 +59,17 @@ def paired_bootstrap(
     return Interval(mean=mean, low=float(low), high=float(high), level=level)
 
 
-def paired_proportions(
-    differences: Sequence[float], *, groups: Sequence[Hashable] | None = None, level: float = 0.95
-) -> Interval:
+def paired_proportions(differences: Sequence[float], *, groups: Sequence[Hashable] | None = None) -> Interval:
     """The difference of two shares of right answers with its interval, from per-example differences of -1, 0 or 1.
 
     Where few examples differ, resampling hardly ever leaves them all out, and takes four in one direction for a proof.
     So an interval that McNemar's exact test (1947) does not bear out reaches to zero.
     """
-    found = paired_bootstrap(differences, groups=groups, level=level)
+    found = paired_bootstrap(differences, groups=groups)
     owner, count = _owners(len(differences), groups)
     signs = np.sign(np.bincount(owner, np.asarray(differences, dtype=np.float64), count))
     up, down = int((signs > 0).sum()), int((signs < 0).sum())
-    if not up + down or stats.binomtest(up, up + down).pvalue < 1 - level:
+    if not up + down or stats.binomtest(up, up + down).pvalue < 1 - found.level:
         return found
     return found.model_copy(update={"low": min(found.low, 0.0), "high": max(found.high, 0.0)})
 

@@ -90,12 +90,12 @@ def test_operations_of_a_seven_b_model_are_those_of_the_arithmetic() -> None:
     full, late = frozen_candidates(28)[7], frozen_candidates(28)[12]
     assert volume.plain_flops(full) == pytest.approx(10 * volume.full_depth_flops_per_token)
     assert 0.5 < volume.plain_flops(late) / volume.plain_flops(full) < 0.75
-    assert volume.least_flops(full) == volume.plain_flops(full)
+    assert volume.least_step_flops(full) + volume.least_reading_flops(full) == volume.plain_flops(full)
     # Without what is cached and with a tenth of the logits.
     sparse = volume.model_copy(update={"trained_positions": 1})
     above = 1 - late.layers[0] / 28
     expected = 40 * above * 28 * volume.layer_parameters + 4 * volume.head_parameters
-    assert sparse.least_flops(late) == pytest.approx(expected)
+    assert sparse.least_step_flops(late) + sparse.least_reading_flops(late) == pytest.approx(expected)
     assert volume.prefix_flops([full, late]) == pytest.approx(2 * 5 * late.layers[0] * volume.layer_parameters)
 
 
