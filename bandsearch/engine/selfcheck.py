@@ -143,7 +143,11 @@ def _checked(
         if found is None:
             return levers, tuple(notes), True
         without = "a sequence that is too long for memory by itself ends its candidate"
-        return levers, (*notes, f"recomputing layers {found} on this {layout.family} model and is off: {without}"), False
+        return (
+            levers,
+            (*notes, f"recomputing layers {found} on this {layout.family} model and is off: {without}"),
+            False,
+        )
 
     if fault(wanted) is None:
         return settled(wanted, ())

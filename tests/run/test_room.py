@@ -55,7 +55,10 @@ def test_weights_that_cannot_fit_are_not_fetched(
 def test_a_gpu_that_others_use_has_what_they_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second of three has least; of the third, a slice, the driver says what is taken of the whole."""
     needed, gib = DEMO.bytes_by_dtype["float32"], 2**30
-    gpus = [SimpleNamespace(name=name, total_memory=size * gib, uuid=name) for name, size in zip("abc", (8, 8, 4))]
+    gpus = [
+        SimpleNamespace(name=name, total_memory=size * gib, uuid=name)
+        for name, size in zip("abc", (8, 8, 4), strict=True)
+    ]
     taken = 8 * gib - needed + 2**20
     answer = f"GPU-a, 100, 8192\nGPU-b, {taken // 2**20}, 8192\nGPU-c, 8000, 8192\n"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
