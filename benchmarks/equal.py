@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from statistics import median
 from typing import NamedTuple
 
@@ -17,6 +18,9 @@ from benchmarks.workload import Workload
 
 # Naive processes side by side, which share the cores.
 SIDE_BY_SIDE = 2
+# Where ours is so many times as far from float64 as naive, after any step, more than rounding is at work: oneDNN's
+# products, which round twice as much as MKL's, came to 14 times. And what is too little to be looked at.
+ROUNDS_LIKE, LEAST = 50.0, 1e-5
 
 
 class Round(NamedTuple):
@@ -41,13 +45,30 @@ class Breakdown(Value):
         return self.steps + self.evaluations + self.prefixes
 
 
+class Rounding(Value):
+    """How far the losses of a training are from those of the same one in float64, at most: of naive, and of ours.
+
+    Rounding is all of both where ours is at no step further away than naive by then, but for what two ways to round
+    make of it. A fault shows in the first steps, before rounding is amplified: at high rates it is a thousandfold.
+    """
+
+    naive: float
+    ours: float
+    is_all: bool
+
+    @classmethod
+    def of(cls, exact: Sequence[float], naive: Sequence[float], ours: Sequence[float]) -> Rounding:
+        theirs, own = ([abs(a - b) for a, b in zip(losses, exact, strict=True)] for losses in (naive, ours))
+        so_far = zip(accumulate(own, max), accumulate(theirs, max), strict=True)
+        return cls(naive=max(theirs), ours=max(own), is_all=all(o <= LEAST + ROUNDS_LIKE * n for o, n in so_far))
+
+
 class EqualMath(Value):
     """Ratios are of seconds for the whole list of candidates, over every trial measured of the plain arm.
 
     `naive_side_by_side` is against two naive processes at a time, each with half of the cores; None on a GPU.
-    `naive_repeat_deviation` is that of two naive runs of the candidate that is furthest from ours in the first round:
-    on a CPU with whole and with half batches in one pass, which differ by rounding alone (with other numbers of threads
-    they are equal to the last bit).
+    `rounding` is of the candidate that is furthest from ours in the first round; None on a GPU, where float64 would not
+    fit, and where `naive_repeat_deviation` is that of two naive runs of it: on a CPU they are equal to the last bit.
 
     `steadiness` is by arm what the same work took when it was measured again, by its shortest time. Seconds are
     medians. Memory is the sum over the arm's processes.
@@ -62,7 +83,8 @@ class EqualMath(Value):
     max_loss_deviation: float
     naive_loss_deviation: float
     strong_loss_deviation: float
-    naive_repeat_deviation: float
+    naive_repeat_deviation: float | None
+    rounding: Rounding | None
     trials: int
     rounds: int
     naive_measured: int
@@ -178,6 +200,7 @@ def equal_math(workload: Workload, rounds: Sequence[Round]) -> EqualMath:
         naive_loss_deviation=naive_deviation,
         strong_loss_deviation=strong_deviation,
         naive_repeat_deviation=_repeated(workload, furthest),
+        rounding=_rounding(workload, furthest, rounds[0].ours.trials),
         trials=count,
         rounds=len(rounds),
         naive_measured=len(naive.trials),
@@ -228,10 +251,19 @@ def _our_steadiness(ours: Sequence[OurTiming]) -> Spread:
     return Spread.of([each / min(some) for some in (readings, totals) for each in some])
 
 
-def _repeated(workload: Workload, trial: Trained) -> float:
-    """How far another naive run of the same candidate is from `trial`; on a CPU one that computes differently."""
-    rows = max(1, workload.scale.batch_size // 2) if workload.device == "cpu" else None
-    return deviation(run_naive(workload, [trial.candidate], pass_rows=rows).trials, [trial])
+def _repeated(workload: Workload, trial: Trained) -> float | None:
+    """How far another naive run of the same candidate is from `trial`."""
+    if workload.device == "cpu":
+        return None
+    return deviation(run_naive(workload, [trial.candidate]).trials, [trial])
+
+
+def _rounding(workload: Workload, naive: Trained, ours: Sequence[Trained]) -> Rounding | None:
+    if workload.device != "cpu" or workload.scale.dtype != "float32":
+        return None
+    (exact,) = run_naive(workload, [naive.candidate], changes={"dtype": "float64"}).trials
+    (own,) = (trial for trial in ours if trial.candidate.identity == naive.candidate.identity)
+    return Rounding.of(exact.train_losses, naive.train_losses, own.train_losses)
 
 
 def check(rounds: Sequence[Round]) -> None:

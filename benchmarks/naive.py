@@ -65,6 +65,9 @@ def train(job: Job) -> Answer:
     )
     started = time.perf_counter()
     peft = attach(model, candidate, layout_of(model), fidelity.seed)
+    if job.dtype == "float64":
+        # PEFT's factors are fp32 whatever the base is.
+        peft.double()
     factors = [parameter for parameter in peft.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(factors, lr=candidate.learning_rate, weight_decay=0.0, fused=True)
     callback = _AtRungs(job.rungs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from bandsearch.values.value import Value
@@ -50,6 +51,7 @@ class Outcome(Value):
             "b_workload": screened.scale.name if screened else None,
             "b_winner_no_worse": screening.is_no_worse if screening else None,
             "max_loss_deviation": main.max_loss_deviation,
+            "deviation_is_rounding": _all_rounding([each.equal for each in self.workloads]),
             "trials": main.trials,
             "disturbed": [f"{each.scale.name}: {arm}" for each in self.workloads for arm in each.equal.disturbed],
         }
@@ -63,3 +65,9 @@ class Outcome(Value):
     def document(self) -> str:
         """All of it as JSON, the headline first."""
         return json.dumps(self.headline | self.model_dump(mode="json"), indent=1) + "\n"
+
+
+def _all_rounding(found: Sequence[EqualMath]) -> bool | None:
+    """None where no workload was trained in float64 too."""
+    looked_at = [each.rounding.is_all for each in found if each.rounding is not None]
+    return all(looked_at) if looked_at else None

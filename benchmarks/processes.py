@@ -7,10 +7,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.value import Value
@@ -49,15 +50,14 @@ def run_naive(
     *,
     side_by_side: int = 1,
     shuffled: bool = False,
-    pass_rows: int | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> Timing:
     """A process per trial, one after another with all cores, or several that share the cores.
 
-    `side_by_side` processes take as long together as they are said to take one after another. `pass_rows`: as many rows
-    go through the model at once, by default a whole batch.
+    `side_by_side` processes take as long together as they are said to take one after another. `changes`: what of the
+    workload's job is to be otherwise.
     """
     threads = threads or max(1, workload.inventory.cores // side_by_side)
-    changes = {} if pass_rows is None else {"pass_rows": pass_rows}
     jobs = [
         workload.job((candidate,), threads, shuffled=shuffled).model_copy(update=changes) for candidate in candidates
     ]

@@ -115,7 +115,8 @@ def attach(model: PreTrainedModel, candidate: Candidate, layout: Layout, seed: i
 
     Only the LoRA factors are trainable; they are fp32 whatever the base's dtype. Equal seeds give equal factors, and
     the global random state stays as it was. Raises AdapterError for bands and targets the model does not have, and
-    where PEFT did not make exactly the modules, ranks and scales that were asked for.
+    where PEFT did not make exactly the modules, ranks and scales that were asked for. Whatever is raised, the model is
+    what it was.
     """
     tensors = initial_tensors(candidate, layout, seed)
     config = LoraConfig(
@@ -132,10 +133,23 @@ def attach(model: PreTrainedModel, candidate: Candidate, layout: Layout, seed: i
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # PEFT reads an attribute that newer transformers have renamed.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-        peft_model = get_peft_model(model, config, adapter_name=_ADAPTER)
-    _check_realised(peft_model, candidate, layout)
-    load_tensors(peft_model, tensors)
+        try:
+            peft_model = get_peft_model(model, config, adapter_name=_ADAPTER)
+            _check_realised(peft_model, candidate, layout)
+            load_tensors(peft_model, tensors)
+        except BaseException:
+            _strip(model)
+            raise
     return peft_model
+
+
+def _strip(model: PreTrainedModel) -> None:
+    """Take out what PEFT has put in before it failed, such as for lack of memory: it leaves it there."""
+    made = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+    for name, module in made:
+        model.set_submodule(name, module.get_base_layer())
+    if hasattr(model, "peft_config"):
+        del model.peft_config
 
 
 def detach(peft_model: PeftModel) -> PreTrainedModel:

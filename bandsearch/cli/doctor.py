@@ -111,7 +111,34 @@ def _gpus() -> Check:
         build = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "for no CUDA"
         return _without_gpus(f"for ROCm {torch.version.hip}" if torch.version.hip else build)
     found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    built = torch.cuda.get_arch_list()
+    for gpu in found if torch.version.cuda else ():
+        if built and not any(runs_on(each, gpu.major, gpu.minor) for each in built):
+            return Check(
+                "gpus",
+                Level.FAIL,
+                f"torch is not built for {gpu.name} (sm_{gpu.major}{gpu.minor}), only for {', '.join(built)}",
+                "Install a torch build that names it: pytorch.org/get-started; for old GPUs an older torch. Without it "
+                "set CUDA_VISIBLE_DEVICES to the others, or to nothing.",
+            )
     return Check("gpus", Level.OK, ", ".join(f"{gpu.name}, {gpu.total_memory / GB:.0f} GB" for gpu in found))
+
+
+def runs_on(built: str, major: int, minor: int) -> bool:
+    """Whether a GPU of this compute capability runs what torch was built for as `built`, such as sm_90 or compute_120.
+
+    Machine code (sm) runs on its own major version from its minor version on; PTX (compute) is compiled by the driver
+    for whatever is newer. What ends with an "a" runs nowhere else, and with an "f" within its family.
+    """
+    parts = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", built)
+    if parts is None:
+        return False
+    kind, own_major, own_minor, only = parts[1], int(parts[2]), int(parts[3]), parts[4]
+    if only == "a":
+        return (own_major, own_minor) == (major, minor)
+    if kind == "compute" and not only:
+        return (own_major, own_minor) <= (major, minor)
+    return own_major == major and own_minor <= minor
 
 
 def _without_gpus(build: str) -> Check:

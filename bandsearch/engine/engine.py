@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from bandsearch.data.kept import open_dataset
 from bandsearch.engine.checkpoint import read_session, write_session
 from bandsearch.engine.failures import DivergedError, OutOfMemoryError
 from bandsearch.engine.machine import boot_id
-from bandsearch.engine.memory import too_much
+from bandsearch.engine.memory import given_room, too_much
 from bandsearch.engine.passes import Passes
 from bandsearch.engine.prefix import PrefixCache, cache_key
 from bandsearch.engine.replicas import Replicas, leave, leaving
@@ -38,6 +39,8 @@ from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.layout import Layout
 from bandsearch.values.levers import Levers
 from bandsearch.values.trial import Point
+
+ADAPTER = "One more adapter"
 
 
 class Engine:
@@ -96,16 +99,13 @@ class Engine:
         self._passes.release()
 
     def admit(self, candidate: Candidate, fidelity: Fidelity) -> str:
-        name = next(self._names)
-        self._sessions[name] = Session.begin(name, candidate, fidelity, self.layout, self.device)
-        return name
+        """Raises OutOfMemoryError where the device has no room for its factors; others have lost nothing then."""
+        return self._hold(lambda name: Session.begin(name, candidate, fidelity, self.layout, self.device))
 
     def adopt(self, candidate: Candidate, tensors: Mapping[str, Tensor]) -> str:
-        """A session of factors that were trained elsewhere, by saved name; to be scored."""
-        name = next(self._names)
+        """A session of factors that were trained elsewhere, by saved name; to be scored. Raises OutOfMemoryError."""
         fidelity = Fidelity(steps=1, batch_size=1, seed=0)
-        self._sessions[name] = Session.of(name, candidate, fidelity, tensors, self.device)
-        return name
+        return self._hold(lambda name: Session.of(name, candidate, fidelity, tensors, self.device))
 
     def evict(self, session: str) -> None:
         self._sessions.pop(session, None)
@@ -215,12 +215,14 @@ class Engine:
 
     @contextmanager
     def attached(self, session: str | None) -> Iterator[Any]:
-        """The model as PEFT has it with the session's adapter on, or the bare base."""
+        """The model as PEFT has it with the session's adapter on, or the bare base. Raises OutOfMemoryError where the
+        device has no room for that."""
         if session is None:
             yield self.model
             return
         state = self._sessions[session]
-        peft = attach(self.model, state.candidate, self.layout, state.fidelity.seed)
+        attaching = partial(attach, self.model, state.candidate, self.layout, state.fidelity.seed)
+        peft = given_room(attaching, ADAPTER)
         try:
             load_tensors(peft, state.tensors())
             yield peft.eval()
@@ -246,8 +248,12 @@ class Engine:
         write_session(self._sessions[session], path)
 
     def restore(self, path: Path) -> str:
+        """Raises OutOfMemoryError."""
+        return self._hold(lambda name: read_session(name, path, self.device))
+
+    def _hold(self, begin: Callable[[str], Session]) -> str:
         name = next(self._names)
-        self._sessions[name] = read_session(name, path, self.device)
+        self._sessions[name] = given_room(partial(begin, name), ADAPTER)
         return name
 
     def _validated(self, alike: Sequence[Session], count: int) -> Mapping[str, float | OutOfMemoryError]:

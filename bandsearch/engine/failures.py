@@ -23,6 +23,12 @@ class LostEngineError(BandsearchError):
     exit_code = TRY_AGAIN
 
 
+class UnplannedError(LostEngineError):
+    """An engine was lost before there was a run: there is nothing to go on with."""
+
+    exit_code = BandsearchError.exit_code
+
+
 class OverrunError(LostEngineError):
     """The budget is over and an engine did not come back. Nobody is to try again before somebody has looked."""
 

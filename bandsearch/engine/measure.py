@@ -110,11 +110,14 @@ def _seconds_per_pass(engine: Engine, candidates: int, batch_size: int) -> float
     half = _full_depth(engine).model_copy(update={"bands": bands})
 
     def seconds() -> float:
-        sessions = [engine.admit(half, Fidelity(steps=1, batch_size=batch_size, seed=0)) for _ in range(candidates)]
-        found = _timed(lambda: _train(engine, sessions))
-        for session in sessions:
-            engine.evict(session)
-        return found
+        sessions: list[str] = []
+        try:
+            for _ in range(candidates):
+                sessions.append(engine.admit(half, Fidelity(steps=1, batch_size=batch_size, seed=0)))
+            return _timed(lambda: _train(engine, sessions))
+        finally:
+            for session in sessions:
+                engine.evict(session)
 
     return _usual(seconds)
 

@@ -25,6 +25,18 @@ def within_memory(work: Callable[[], Result]) -> Result | None:
         return None
 
 
+def given_room(work: Callable[[], Result], what: str) -> Result:
+    """What `work` returns, tried again once the device has back what is only kept for later. Raises OutOfMemoryError,
+    which says that there is no room for `what`."""
+    found = within_memory(work)
+    if found is None:
+        torch.cuda.empty_cache()
+        found = within_memory(work)
+    if found is None:
+        raise OutOfMemoryError(f"{what} does not fit into memory beside the model.", LESS_MEMORY)
+    return found
+
+
 def lacks_memory(error: Exception) -> bool:
     """Whether it says so, as also do libraries that take theirs past PyTorch."""
     told = isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)

@@ -59,6 +59,8 @@ class Passes:
         self._fused = FusedModules(model, layout)
         self._compiled = CompiledModules(model, layout)
         self._own_cache = cache
+        # Whether layers may run twice, which is asked for where memory lacks.
+        self.recomputes = True
         self.use(Levers.none())
 
     @property

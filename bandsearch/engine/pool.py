@@ -166,7 +166,7 @@ def _start_ray(setups: Sequence[EngineSetup]) -> None:
     try:
         scratch = tempfile.mkdtemp(prefix="bs-", dir=temporary if len(temporary) <= LONGEST_TEMPORARY else "/tmp")
         atexit.register(shutil.rmtree, scratch, ignore_errors=True)
-        with _own_sigterm():
+        with _own_sigterm(), _no_words_of_ray():
             ray.init(
                 address="local",
                 include_dashboard=False,
@@ -196,6 +196,19 @@ def _end_ray() -> None:
         kill = node.kill_all_processes
         node.kill_all_processes = lambda **_: kill(check_alive=False, allow_graceful=False)
     ray.shutdown()
+
+
+@contextmanager
+def _no_words_of_ray() -> Iterator[None]:
+    """Of a Ray that is started inside nobody hears why a worker died: it writes a page on that to standard output,
+    whatever it is told of logging, and whoever waits for the engine gets a sentence."""
+    worker = ray._private.worker
+    usual = getattr(worker, "listen_error_messages", None)
+    worker.listen_error_messages = lambda *_: None
+    try:
+        yield
+    finally:
+        worker.listen_error_messages = usual
 
 
 @contextmanager

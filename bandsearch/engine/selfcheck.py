@@ -57,7 +57,7 @@ def faithful_levers(
     model: PreTrainedModel, layout: Layout, passes: Passes, wanted: Levers
 ) -> tuple[Levers, tuple[str, ...]]:
     """`wanted` without what does not reproduce plain Transformers + PEFT on `model`, and a sentence on each such lever.
-    Sets `passes` to it.
+    Sets `passes` to it, and says there whether layers that run a second time, for lack of memory, reproduce it too.
 
     Candidates of different start, rank and targets, up to the last layer alone, with B away from zero, on a few short
     training examples, fewer where memory does not do: losses and gradients of all factors, with all levers at once, and
@@ -77,8 +77,9 @@ def faithful_levers(
         if len(rows) == 1:
             raise too_much()
         rows = rows[: len(rows) // 2]
-    passes.use(found[0])
-    return found[0], (*said, *found[1])
+    levers, notes, passes.recomputes = found
+    passes.use(levers)
+    return levers, (*said, *notes)
 
 
 def _uncompiled(layout: Layout, passes: Passes, wanted: Levers) -> tuple[str, ...]:
@@ -102,7 +103,7 @@ def _uncompiled(layout: Layout, passes: Passes, wanted: Levers) -> tuple[str, ..
 
 def _checked(
     model: PreTrainedModel, layout: Layout, passes: Passes, wanted: Levers, rows: tuple[int, ...]
-) -> tuple[Levers, tuple[str, ...]]:
+) -> tuple[Levers, tuple[str, ...], bool]:
     # A try before this one may have ended with levers on.
     passes.use(Levers.none())
     candidates = _candidates(layout)
@@ -118,7 +119,7 @@ def _checked(
             f"Its weights hold NaN, or {dtype} does not hold its states: download it again, or try --dtype fp32.",
         )
 
-    def fault(levers: Levers) -> str | None:
+    def fault(levers: Levers, *, recompute: bool = False) -> str | None:
         """What is wrong with them; None where they reproduce the reference."""
         scratch = None
         if levers.prefix_cache:
@@ -126,7 +127,7 @@ def _checked(
         try:
             with passes.trying(scratch):
                 passes.use(levers)
-                found = _ours(passes, candidates, tensors, rows, together=levers.packing != 1)
+                found = _ours(passes, candidates, tensors, rows, together=levers.packing != 1, recompute=recompute)
         except Exception as error:
             if lacks_memory(error):
                 raise
@@ -137,8 +138,19 @@ def _checked(
         same = all(close(ours, plain, tolerance) for ours, plain in zip(found, reference, strict=True))
         return None if same else "does not compute what Transformers and PEFT compute"
 
+    def settled(levers: Levers, notes: Sequence[str]) -> tuple[Levers, tuple[str, ...], bool]:
+        found = fault(levers, recompute=True)
+        if found is None:
+            return levers, tuple(notes), True
+        without = "a sequence that is too long for memory by itself ends its candidate"
+        return (
+            levers,
+            (*notes, f"recomputing layers {found} on this {layout.family} model and is off: {without}"),
+            False,
+        )
+
     if fault(wanted) is None:
-        return wanted, ()
+        return settled(wanted, ())
     kept, notes = Levers.none().model_copy(update={name: getattr(wanted, name) for name in ELSEWHERE}), []
     if (found := fault(kept)) is not None:
         raise ModelError(
@@ -151,7 +163,7 @@ def _checked(
             kept = more
         else:
             notes.append(f"{lever} {found} on this {layout.family} model and is off")
-    return kept, tuple(notes)
+    return settled(kept, notes)
 
 
 def _rows(passes: Passes, least: int) -> tuple[int, ...]:
@@ -220,6 +232,7 @@ def _ours(
     rows: tuple[int, ...],
     *,
     together: bool,
+    recompute: bool,
 ) -> list[list[Tensor]]:
     leaves = [
         {name: tensor.to(passes.device).requires_grad_() for name, tensor in factors.items()} for factors in tensors
@@ -228,7 +241,8 @@ def _ours(
         Part(indices=rows, factors=factors, scale=candidate.scale, start=candidate.bands[0].start)
         for candidate, factors in zip(candidates, leaves, strict=True)
     ]
-    each = passes.token_losses("train", parts) if together else [passes.token_losses("train", [p])[0] for p in parts]
+    packs = [parts] if together else [[part] for part in parts]
+    each = [losses for pack in packs for losses in passes.token_losses("train", pack, recompute=recompute)]
     means = [losses.mean() for losses in each]
     # Once for all, as in training: what a kernel has kept may not be there a second time.
     gradients = iter(

@@ -106,6 +106,21 @@ class Session:
         self.train_losses.append(loss)
         self.step += 1
 
+    def make_moments(self) -> bool:
+        """Give AdamW its moments, which it would make for itself in the first step, where no lack of memory could be
+        mended any more. Always true."""
+        made = {
+            factor: {
+                "step": torch.zeros((), device=factor.device),
+                "exp_avg": torch.zeros_like(factor),
+                "exp_avg_sq": torch.zeros_like(factor),
+            }
+            for factor in self.factors.values()
+            if factor not in self.optimizer.state
+        }
+        self.optimizer.state.update(made)
+        return True
+
     def moments(self) -> dict[str, Tensor]:
         """AdamW's moments on the CPU by "factor/moment"; empty before the first step."""
         return {

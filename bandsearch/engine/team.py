@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from ray.exceptions import RayTaskError
 
-from bandsearch.engine.failures import LostEngineError
+from bandsearch.engine.failures import LostEngineError, OutOfMemoryError
 from bandsearch.engine.handles import EngineHandles
 from bandsearch.engine.measure import seconds_together
 from bandsearch.values.candidate import Candidate
@@ -49,7 +49,7 @@ class Team:
         store, size = Path(self._meeting.name) / "store", self.size
         try:
             return all(self._ask("join", ((store, rank, size) for rank in range(size))))
-        except (RayTaskError, LostEngineError):
+        except (RayTaskError, LostEngineError, OutOfMemoryError):
             # An engine that is really lost says so when it is asked for anything else.
             return False
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from bandsearch.data.dataset import Dataset
 from bandsearch.engine.batches import WINDOW, Lengths, examples_at
 from bandsearch.engine.failures import DivergedError, OutOfMemoryError
-from bandsearch.engine.memory import too_much, within_memory
+from bandsearch.engine.memory import given_room, too_much, within_memory
 from bandsearch.engine.passes import Part, Passes
 from bandsearch.engine.room import Room
 from bandsearch.engine.session import Session
@@ -46,7 +46,14 @@ class Trainer:
 
     def step(self, sessions: Sequence[Session]) -> dict[str, Failure]:
         """Train each by a step; the failures by session name. Who fails changes nothing for the others."""
-        found = self._backward(sessions, {session.name: self._examples(session) for session in sessions})
+        found: dict[str, Tensor | OutOfMemoryError] = {}
+        for session in sessions:
+            try:
+                given_room(session.make_moments, "What AdamW keeps of one more adapter")
+            except OutOfMemoryError as error:
+                found[session.name] = error
+        ready = [session for session in sessions if session.name not in found]
+        found |= self._backward(ready, {session.name: self._examples(session) for session in ready})
         failures: dict[str, Failure] = {n: each for n, each in found.items() if isinstance(each, OutOfMemoryError)}
         # The replicas of one that lacks memory wait for a sum, and are not to train on without it.
         losses = {name: each for name, each in found.items() if isinstance(each, Tensor)}
@@ -117,7 +124,7 @@ class Trainer:
         kept = self._kept(portion)
         if _rows(portion) > 1:
             self._pass.lacked(kept, kept // 2)
-        elif kept > self._row.most:
+        elif kept > self._row.most or not self._passes.recomputes:
             raise too_much(self._padded_length(portion))
         else:
             self._row.lacked(kept, kept - 1)

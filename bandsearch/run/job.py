@@ -118,17 +118,24 @@ def prepare_job(spec: RunSpec, *, hold: bool = True, known: Path | None = None) 
 
 
 def _require_memory(summary: ModelSummary, dtype: str, inventory: DeviceInventory) -> None:
-    """Raises ModelError where the weights alone, in `dtype`, are more than a device holds: they need not be fetched."""
-    device, holder, room = "cpu", "this machine", inventory.memory_bytes
+    """Raises ModelError where the weights alone, in `dtype`, are more than a device has room for: they need not be
+    fetched."""
+    device, room = "cpu", inventory.memory_bytes
+    holder = f"this machine has {room / 1e9:.1f} GB of memory"
     if inventory.gpus:
-        device, holder, room = "cuda", "a GPU here", inventory.gpu_memory_bytes
+        device, room, total = "cuda", inventory.gpu_free_bytes, inventory.gpu_memory_bytes
+        holder = f"a GPU here has {room / 1e9:.1f} GB of memory free, of {total / 1e9:.1f} GB"
     needed = summary.weight_bytes(dtype, device)
     if needed <= room:
         return
     fitting = [name for name in SMALL_DTYPES if summary.weight_bytes(name, device) <= room]
     less = f"Keep the base in fewer bits (--dtype {fitting[0]}), or use a smaller model." if fitting else ""
+    if inventory.gpus and needed <= inventory.gpu_memory_bytes:
+        # What takes the rest may be gone in a moment, or be on this GPU alone.
+        others = "See with `nvidia-smi` what else is there and end it, or name free GPUs in CUDA_VISIBLE_DEVICES."
+        less = f"{others} {less}".strip()
     raise ModelError(
-        f"The weights of {summary.source} take {needed / 1e9:.1f} GB, and {holder} has {room / 1e9:.1f} GB of memory.",
+        f"The weights of {summary.source} take {needed / 1e9:.1f} GB, and {holder}.",
         less or "Use a smaller model; not even 4 bits (--dtype nf4) would do.",
     )
 

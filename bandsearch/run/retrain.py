@@ -133,10 +133,10 @@ class _Arm:
 
     def train(self, goal: int, wall_left: Callable[[], float]) -> None:
         """Train up to step `goal` or to the deadline; the reading is pending then. Divergence ends it."""
-        if not self._holds_session:
-            self._begin()
         for retries in range(RETRIES + 1):
             try:
+                if not self._holds_session:
+                    self._begin()
                 self.pending = self._team.advance(goal, wall_left())
             except (DivergedError, OutOfMemoryError) as error:
                 self._holds_session = False
@@ -158,7 +158,6 @@ class _Arm:
                 self._candidate = self._candidate.model_copy(update={"learning_rate": lower})
                 self._last.unlink(missing_ok=True)
                 self._write()
-                self._begin()
             else:
                 return
 

@@ -17,7 +17,7 @@ from bandsearch.adapters.merge import mount_adapter
 from bandsearch.adapters.verify import FOR_VLLM_ALONE, require_sound
 from bandsearch.data.kept import keep
 from bandsearch.engine.engine import Engine
-from bandsearch.engine.failures import LostEngineError
+from bandsearch.engine.failures import LostEngineError, UnplannedError
 from bandsearch.engine.measure import measure_costs
 from bandsearch.evaluate.arms import compare, score_arm
 from bandsearch.evaluate.asking import asking
@@ -39,7 +39,7 @@ from bandsearch.values.spec import RunSpec
 
 def plan_only(spec: RunSpec, listen: Listener = silent, stop: Stop = never) -> Plan:
     """Measure this machine and say what the budget buys. Spends and writes nothing. Raises InterruptedRunError once
-    `stop()` is true."""
+    `stop()` is true, and UnplannedError where an engine is lost."""
     job = prepare_job(spec)
     started = time.monotonic()
     with _kept(job) as data:
@@ -54,7 +54,7 @@ def plan_only(spec: RunSpec, listen: Listener = silent, stop: Stop = never) -> P
         except LostEngineError as error:
             if stop():
                 raise InterruptedRunError("Stopped; nothing was spent or written.") from error
-            raise
+            raise UnplannedError(error.message, error.remedy) from error
 
 
 def probe_only(spec: RunSpec, file: Path | None = None, listen: Listener = silent) -> SensitivityProfile:

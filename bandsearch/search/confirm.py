@@ -166,7 +166,7 @@ class _Confirmation:
                 point = call("advance", session, fidelity.steps, self.clock.training_left)
                 is_whole = isinstance(point, Point) and point.steps >= fidelity.steps
                 measured = self.texts and is_whole
-                divergence = self.pool.apply(engine, divergence_of, session, self.texts) if measured else None
+                divergence = self._divergence(engine, session) if measured else None
             finally:
                 call("evict", session)
         except DivergedError as error:
@@ -178,6 +178,14 @@ class _Confirmation:
         if not math.isfinite(point.loss):
             return proposal.result(TrialState.DIVERGED, (), f"validation loss is {point.loss}", stage=STAGE)
         return proposal.result(TrialState.COMPLETE, (point,), stage=STAGE, divergence=divergence)
+
+    def _divergence(self, engine: int, session: object) -> float | None:
+        """None where memory, which did for the training, does not for PEFT's passes: nothing rests on it alone."""
+        try:
+            found: float = self.pool.apply(engine, divergence_of, session, self.texts)
+        except OutOfMemoryError:
+            return None
+        return found
 
     def _contenders(self) -> list[Contender]:
         """Those that have not failed so far, with what they came to; full depth first, made up where none is left."""

@@ -21,7 +21,7 @@ from benchmarks.ablations import pays_after, steps_to_win_back
 from benchmarks.benchmark import run
 from benchmarks.candidates import FROZEN, alike, frozen_candidates
 from benchmarks.costs import PEAKS, Volume, peak_flops
-from benchmarks.equal import Round, check, deviation
+from benchmarks.equal import Round, Rounding, check, deviation
 from benchmarks.fits import power_law
 from benchmarks.job import Answer, Job, Trained
 from benchmarks.ours import OurTiming
@@ -157,6 +157,26 @@ def test_arms_train_the_same_steps(workload: Workload, strong: Timing) -> None:
     assert strong.trials[0].validation_losses == pytest.approx(readings, abs=1e-5)
     assert len(naive.trials[0].validation_losses) == len(workload.scale.rungs)
     assert min(trial.change for trial in (*naive.trials, *strong.trials)) > 0
+
+
+def test_rounding_is_told_from_a_fault_by_float64(workload: Workload) -> None:
+    candidate = workload.candidates[0]
+    faster = candidate.model_copy(update={"learning_rate": 1.01 * candidate.learning_rate})
+    naive, wrong = run_naive(workload, [candidate, faster], 1, side_by_side=2).trials
+    (exact,) = run_naive(workload, [candidate], 1, changes={"dtype": "float64"}).trials
+    # The same in fp32 is the same to the last bit.
+    assert naive.validation_losses != exact.validation_losses
+    assert naive.validation_losses == pytest.approx(exact.validation_losses, abs=1e-5)
+    assert Rounding.of(exact.train_losses, naive.train_losses, naive.train_losses).is_all
+    assert not Rounding.of(exact.train_losses, naive.train_losses, wrong.train_losses).is_all
+
+
+def test_what_is_amplified_is_no_fault_and_what_comes_before_it_is() -> None:
+    exact, growing = [1.0] * 6, [1.0 + 1e-6 * 10**step for step in range(6)]
+    assert Rounding.of(exact, growing, [2 - 2 * (loss - 0.5) for loss in growing]).is_all
+    # As far off in the end, but at a time when the other was not.
+    early = [1.0, 1.001, *growing[2:]]
+    assert not Rounding.of(exact, growing, early).is_all
 
 
 def test_passes_of_fewer_rows_add_up_to_the_same_steps(
@@ -299,8 +319,10 @@ def test_a_study_writes_its_figures_and_ends_with_one_line(scale: Scale, tmp_pat
     assert sum(found["screening"]["states"].values()) >= 3
     equal = found["equal"]
     assert equal["steadiness"].keys() == {"naive", "strong", "ours"}
-    # Rounding, and no more: a zero would say that nothing was measured.
-    assert 0 < equal["naive_repeat_deviation"] < 1e-4
+    assert 0 <= equal["rounding"]["naive"] < 1e-4
+    assert 0 < equal["rounding"]["ours"] < 1e-4
+    assert equal["rounding"]["is_all"]
+    assert document["deviation_is_rounding"]
     assert sum(equal["breakdown"].values()) == pytest.approx(equal["ours_seconds"])
     table = (tmp_path / "tiny.md").read_text()
     assert "*unmeasured*" in table

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -115,6 +116,7 @@ def test_exit_codes_tell_what_can_be_resumed(error: str, code: int, tmp_path: Pa
     worker = f"""
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from bandsearch import rundir
 from bandsearch.cli import app
 from bandsearch.engine import failures
@@ -215,3 +217,40 @@ def test_doctor_says_that_there_is_a_gpu_which_torch_does_not_see(
     assert check.level == level
     for word in words:
         assert word in f"{check.finding} {check.remedy}"
+
+
+BUILT = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "built", "level"),
+    [
+        ((8, 0), BUILT, "ok"),
+        # Machine code runs on later versions of its own generation, PTX on any later one.
+        ((8, 9), BUILT, "ok"),
+        ((12, 1), BUILT, "ok"),
+        ((13, 0), BUILT, "ok"),
+        ((7, 0), BUILT, "fail"),
+        ((13, 0), BUILT[:-1], "fail"),
+        ((8, 0), ["sm_86", "compute_90"], "fail"),
+        ((9, 0), ["sm_90a"], "ok"),
+        ((10, 3), ["sm_90a", "compute_100a"], "fail"),
+        ((10, 3), ["sm_100f"], "ok"),
+        ((12, 0), ["compute_100f"], "fail"),
+    ],
+)
+def test_doctor_says_where_torch_is_not_built_for_a_gpu(
+    capability: tuple[int, int], built: list[str], level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    major, minor = capability
+    gpu = SimpleNamespace(name="Some GPU", major=major, minor=minor, total_memory=10**10)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: gpu)
+    monkeypatch.setattr("torch.cuda.get_arch_list", lambda: built)
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    check = doctor._gpus()
+    assert check.level == level
+    if level == "fail":
+        assert f"torch is not built for Some GPU (sm_{major}{minor}), only for {built[0]}" in check.finding
+        assert "pytorch.org/get-started" in check.remedy

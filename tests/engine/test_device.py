@@ -236,3 +236,52 @@ def test_replicas_there_meet_by_nccl_and_train_as_one_does(
     engine = on(DEVICE)
     assert engine.join(tmp_path / "store", 0, 1)
     assert (asked["backend"], asked["device_id"], asked["summed"]) == ("nccl", DEVICE, DEVICE)
+
+
+BULKY = Candidate.full_depth(4, rank=256, alpha=8, learning_rate=1e-3)
+
+
+def test_an_adapter_without_room_ends_by_itself(accelerator: Accelerator, on: Build) -> None:
+    """When it is admitted, restored or attached, and when its first step asks for AdamW's moments."""
+    engine = on(DEVICE)
+    going = engine.admit(NARROW, SHORT)
+    engine.train_together([going])
+    before = accelerator.held
+    bulky = engine.admit(BULKY, SHORT)
+    size = accelerator.held - before
+    no_room = pytest.raises(OutOfMemoryError, match="does not fit into memory beside the model")
+    accelerator.memory = accelerator.held + size // 2
+    with no_room:
+        engine.admit(BULKY, SHORT)
+    with no_room, engine.attached(bulky):
+        pass
+    # Gradients fit, and what is kept of them does not.
+    accelerator.memory = accelerator.held + 3 * size // 2
+    failures = engine.train_together([bulky, going])
+    assert [*failures] == [bulky]
+    assert isinstance(failures[bulky], OutOfMemoryError)
+    assert not engine.holds(bulky)
+    # The model is as it was, and whoever else is trained goes on.
+    engine.train_together([going])
+    accelerator.memory = None
+    with engine.attached(going) as model:
+        assert not any("base_layer" in name for name, _ in model.named_modules() if "layers.0" in name)
+    again = engine.admit(NARROW, SHORT)
+    for _ in range(3):
+        assert engine.train_together([again]) == {}
+    assert engine.train_losses(again) == pytest.approx(engine.train_losses(going), abs=1e-5)
+
+
+def test_a_pack_without_room_is_not_measured_and_leaves_nothing(accelerator: Accelerator, on: Build) -> None:
+    engine = on(DEVICE)
+    usual = engine.admit
+
+    def admit(candidate: Candidate, fidelity: object) -> str:
+        if len(engine._sessions) == 1:
+            raise OutOfMemoryError("One more adapter does not fit.")
+        return usual(candidate, fidelity)  # type: ignore[arg-type]
+
+    engine.admit = admit  # type: ignore[method-assign, assignment]
+    with pytest.raises(OutOfMemoryError):
+        measure._seconds_per_pass(engine, 2, 4)
+    assert engine._sessions == {}

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from trainings import NARROW, SHORT, WIDE
 
+from bandsearch.engine import stage
 from bandsearch.engine.engine import Engine
 from bandsearch.engine.failures import OutOfMemoryError
 from bandsearch.engine.measure import measure_costs
@@ -147,3 +148,27 @@ def test_the_longest_example_is_tried_at_full_depth_and_nothing_is_trained(engin
     assert all(torch.equal(factor, before[name]) for name, factor in engine.adapter(session).items())
     assert all(factor.grad is None for factor in engine._sessions[session].factors.values())
     assert engine.progress(session)[0] == 0
+
+
+def test_layers_that_do_not_bear_to_run_twice_are_not_run_twice(
+    load: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found when the engine starts; a sequence that is too long ends its candidate, and nobody else's."""
+    usual = stage.recomputed
+
+    def wrong(layer: Callable[..., Any], again: Any) -> Callable[..., Any]:
+        twice = usual(layer, again)
+
+        def run(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+            return twice(hidden * 1.01, *args, **kwargs)
+
+        return run
+
+    monkeypatch.setattr(stage, "recomputed", wrong)
+    engine = load("qwen2")
+    assert [note for note in engine.notes if "recomputing layers does not compute" in note and "is off" in note]
+    assert engine.levers.prefix_cache
+    longest = max(engine.dataset.train.lengths.tolist())
+    with memory(engine, kept=longest - 6) as fitted, pytest.raises(OutOfMemoryError, match=f"of {longest} tokens"):
+        engine.try_longest(engine.admit(FULL, SHORT))
+    assert not any(twice for _, _, twice in fitted)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bandsearch.engine.failures import DivergedError
+from bandsearch.engine.failures import DivergedError, OutOfMemoryError
 from bandsearch.engine.team import Team
 from bandsearch.run.retrain import Training, best_checkpoint, retrain
 from bandsearch.values.band import Band
@@ -136,6 +136,21 @@ def test_divergence_later_on_hands_over_the_best_so_far(tmp_path: Path) -> None:
     again = Heard()
     assert train(pool, tmp_path, listen=again)[0] == training
     assert again.announced == []
+
+
+def test_no_memory_to_go_on_hands_over_the_best_so_far(tmp_path: Path) -> None:
+    class Full(ScriptedPool):
+        def restore(self, path: Path) -> str:
+            raise OutOfMemoryError("One more adapter does not fit.")
+
+    asked = iter([False, True])
+    first, _ = train(ScriptedPool(lambda rate, steps: 1 / steps), tmp_path, stop=lambda: next(asked, True))
+    assert not first.complete
+    heard = Heard()
+    training, best = train(Full(lambda rate, steps: 1 / steps), tmp_path, listen=heard)
+    assert training.complete
+    assert best == [0.09, training.best_steps]
+    assert "memory ran out, so it ends at step" in heard.announced[0]
 
 
 def test_a_deadline_ends_it_at_the_last_validation(tmp_path: Path) -> None:

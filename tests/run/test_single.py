@@ -19,7 +19,7 @@ from bandsearch.models.loading import load_model
 from bandsearch.probe.forward import token_losses
 from bandsearch.run import single
 from bandsearch.run.job import prepare_job
-from bandsearch.values.errors import InterruptedRunError
+from bandsearch.values.errors import BandsearchError, InterruptedRunError
 from bandsearch.values.progress import Stop
 
 
@@ -52,8 +52,10 @@ def test_a_plan_that_is_stopped_says_so(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(single, "start_engines", start)
     with pytest.raises(InterruptedRunError, match="Stopped"):
         single.plan_only(SimpleNamespace(), stop=lambda: True)  # type: ignore[arg-type]
-    with pytest.raises(LostEngineError):
+    with pytest.raises(LostEngineError, match=r"^An engine died\. Look\.$") as lost:
         single.plan_only(SimpleNamespace())  # type: ignore[arg-type]
+    # Nothing is there to go on with, which is what 75 promises.
+    assert lost.value.exit_code == BandsearchError.exit_code
 
 
 def test_an_adapter_that_is_more_than_lora_is_scored_as_it_was_trained(

@@ -260,6 +260,21 @@ def test_what_is_forgotten_is_told_of_every_finalist_and_otherwise_decides_nothi
     assert winner.model_copy(update={"finalists": unread}) == without
 
 
+class CrampedPool(KeepingPool):
+    """Memory does for training, and not for an adapter that PEFT is to hold as well."""
+
+    def apply(self, index: int, work: Any, *args: Any) -> Any:
+        raise OutOfMemoryError("One more adapter does not fit.")
+
+
+def test_an_adapter_without_room_to_be_read_by_peft_has_its_loss_all_the_same() -> None:
+    results = planted_search(Level(), 0, 40)
+    text = Encoded(np.array([1, 2], np.int32), np.array([False, True]), 0, "", "here")
+    winner, readings = confirmed(CrampedPool(Level()), results, retention=(text,))
+    assert {(reading.state, reading.divergence) for reading in readings} == {(TrialState.COMPLETE, None)}
+    assert (winner, readings) == confirmed(KeepingPool(Level()), results)
+
+
 def test_without_any_time_the_baseline_is_handed_over() -> None:
     results = planted_search(Surface(), 0, 30)
     winner, readings = confirmed(PlantedPool(Surface()), results, wall_left=lambda: 0.0)
