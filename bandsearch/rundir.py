@@ -65,6 +65,14 @@ class RunDirectory:
     def create(cls, path: Path, spec: RunSpec) -> RunDirectory:
         """Make the directory, or take up the run of the same spec that is in it already. Another spec is refused."""
         home = cls(path)
+        try:
+            str(path.absolute()).encode()
+        except UnicodeEncodeError as error:
+            # Safetensors opens no such file, which would show once all is trained.
+            raise RunDirectoryError(
+                f"The path {str(path.absolute())!a} is not UTF-8.",
+                "Choose another --out, or set LANG to a UTF-8 locale such as C.UTF-8.",
+            ) from error
         if not home.spec_file.exists():
             if path.exists() and (not path.is_dir() or not _is_begun(path)):
                 raise RunDirectoryError(f"{path} exists and is not a bandsearch run.", "Choose another --out.")
@@ -232,7 +240,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 def write_atomically(path: Path, text: str) -> None:
     """As `replacing`, by a text."""
     with replacing(path) as file:
-        file.write(text.encode())
+        # A folder's name that is no UTF-8 holds what no text can.
+        file.write(text.encode(errors="replace"))
 
 
 @contextmanager

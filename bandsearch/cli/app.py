@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
@@ -15,7 +16,7 @@ import bandsearch
 from bandsearch.cli import checking, doctor, looking, running
 from bandsearch.cli.atlas import atlas
 from bandsearch.cli.output import error_line, json_only
-from bandsearch.values.errors import BandsearchError, UsageError
+from bandsearch.values.errors import REFUSED, BandsearchError, UsageError
 
 app = typer.Typer(
     name="bandsearch",
@@ -25,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     epilog="Exit codes: 0 done. 1 a check found something wrong (verify, doctor). 2 what was asked for is wrong, or "
     "the budget is too small. 75 a run lost an engine or its disk is full: mend that, and bandsearch resume goes on. "
-    "130 stopped by Ctrl-C or SIGTERM: bandsearch resume goes on.",
+    "130 stopped by Ctrl-C, SIGTERM or a closed terminal: bandsearch resume goes on.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -84,6 +85,15 @@ def main() -> None:
             typer.echo(f"bandsearch: {error}", err=True)
         _write_json(error)
         sys.exit(error.exit_code)
+    except OSError as error:
+        # Of what is written there anything may lie on it: what a command prints, a library's cache.
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f"that holds {error.filename}" if error.filename else "or pipe that the output goes to"
+        with suppress(OSError):
+            typer.echo(f"bandsearch: The disk {where} is full. Free some space.", err=True)
+        # What Python would write at its end fails once more.
+        os._exit(REFUSED)
     except SystemExit as ended:
         # The parser of options has said what is wrong with them, to people alone.
         wrong: Any = ended.__context__

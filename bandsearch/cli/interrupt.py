@@ -17,16 +17,20 @@ NOTICE = "Stopping after this step; what is finished is saved. Press Ctrl-C agai
 
 @contextmanager
 def stop_on_interrupt(announce: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """Yields `stop()`, which turns true at the first SIGINT or SIGTERM; a second one ends the process at once.
+    """Yields `stop()`, which turns true at the first SIGINT, SIGTERM or SIGHUP; a second one ends the process at once.
 
     As long as nobody has called it there is no step to finish, and the first one raises KeyboardInterrupt. Batch
-    systems send SIGTERM before they kill, so it counts as a first Ctrl-C.
+    systems send SIGTERM before they kill and a terminal that is closed SIGHUP, so these count as a Ctrl-C; under nohup
+    the latter stays unheard.
     """
     asked, heeded = threading.Event(), threading.Event()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if asked.is_set():
+        # A terminal that goes away says so more than once.
+        if asked.is_set() and number != signal.SIGHUP:
             end_now()
+        if asked.is_set():
+            return
         asked.set()
         if not heeded.is_set():
             raise KeyboardInterrupt
@@ -36,7 +40,10 @@ def stop_on_interrupt(announce: Callable[[str], None]) -> Iterator[Callable[[], 
         heeded.set()
         return asked.is_set()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        heard.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in heard}
     try:
         yield stop
     finally:

@@ -12,6 +12,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from bandsearch.data.examples import Encoded
+from bandsearch.data.heard import heard
 from bandsearch.data.problems import Problem
 from bandsearch.data.shapes import Example
 from bandsearch.data.template import Template, TemplateRefusedError
@@ -205,9 +206,10 @@ class _Encoder:
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
         if not texts:
             return []
-        ids: list[list[int]] = self._tokenizer(
-            texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
-        )["input_ids"]
+        only_ids = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+        ids: list[list[int]] = heard(
+            lambda: self._tokenizer(texts, add_special_tokens=False, **only_ids)["input_ids"],
+        )
         return ids
 
     def _encode(

@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import logging
 import os
+import secrets
 import shutil
 import signal
 import sys
@@ -98,6 +99,8 @@ class EnginePool(EngineHandles):
         """Raises LostEngineError where an engine does not start, or is not to any more since `stop()` is true."""
         # Ray lowers the priority of its workers; a budget is spent whether they get the cores or not.
         os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_DEDUP_LOGS="0", RAY_worker_niceness="0")
+        # Without one Ray writes one into the home directory, which there may not be.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         # Ray tells everyone that its cluster asks for a token; nobody but this run ever talks to it.
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
         if not ray.is_initialized():
@@ -213,16 +216,18 @@ def _no_words_of_ray() -> Iterator[None]:
 
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """SIGTERM stays what it was for this process, and on Linux is nothing to the processes that are started here.
+    """SIGTERM stays what it was for this process, and it and SIGHUP on Linux are nothing to the processes that are
+    started here.
 
-    Ray would end itself at once; schedulers signal a whole group, and a run is to finish its step. Ray blocks SIGINT in
+    Ray would end itself at once; schedulers signal a whole group, a terminal that is closed too, and a run is to finish
+    its step. Ray blocks SIGINT in
     its processes in the same way. Elsewhere it ends what a killed driver left with SIGTERM, and has to be heard.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     handler = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
-    unheard = {signal.SIGTERM} if sys.platform == "linux" else set()
+    unheard = {signal.SIGTERM, signal.SIGHUP} if sys.platform == "linux" else set()
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, unheard)
     try:
         yield

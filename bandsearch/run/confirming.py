@@ -21,8 +21,6 @@ MOST_TEXTS, FEWEST_TEXTS, TEXTS_SHARE = 32, 16, 0.05
 LEAST_TRAININGS, LARGEST_CONFIRM_SHARE = 5, 0.6
 # Four kinds, full depth at two rates. Within a budget time is set aside for full depth; the others take what is left.
 BASELINES = 5
-# The final trainings: winner and baseline.
-ARMS = 2
 
 
 def confirm_share(free: float, least: float) -> float:
@@ -31,9 +29,7 @@ def confirm_share(free: float, least: float) -> float:
 
 
 class ConfirmChoice(NamedTuple):
-    """`fraction` of the length that the search is made for, on so many seeds, of searched finalists and baselines.
-
-    Without finalists nothing is compared with full depth, whose two best rates are."""
+    """`fraction` of the length that the search is made for, on so many seeds, of searched finalists and baselines."""
 
     fraction: float
     seeds: int
@@ -43,11 +39,6 @@ class ConfirmChoice(NamedTuple):
     @property
     def trainings(self) -> int:
         return self.seeds * (self.finalists + self.baselines)
-
-    @property
-    def arms(self) -> int:
-        """Final trainings: winner and baseline are one where nothing is compared."""
-        return ARMS if self.finalists else 1
 
 
 def confirm_choices(*, bounded: bool, fractions: Sequence[float] = CONFIRM_FRACTIONS) -> list[ConfirmChoice]:
@@ -88,31 +79,15 @@ def confirm_seconds(spec: RunSpec, costs: Costs, trainings: int, steps: float, r
 
 def confirm_choice(
     choices: Sequence[ConfirmChoice], seconds_of: Callable[[int, float], float], share: float
-) -> ConfirmChoice:
+) -> ConfirmChoice | None:
     """The most telling of `choices` that `share` seconds pay for; `seconds_of` so many trainings of such a fraction.
 
     Of the greatest length at which anything can be compared, were it with fewer finalists than any of them has
-    (`next_training` leaves out the last): who is ahead in short trainings is often behind in long ones. Where nothing
-    can be compared at any of them it is `rates_choice`.
+    (`next_training` leaves out the last): who is ahead in short trainings is often behind in long ones. None where
+    nothing can be compared at any of them.
     """
-    fraction = _greatest(LEAST_TRAININGS, choices, seconds_of, share)
-    if fraction is None:
-        return rates_choice(choices, seconds_of, share)
-    alike = [choice for choice in choices if choice.fraction == fraction]
-    return next((choice for choice in alike if seconds_of(choice.trainings, fraction) <= share), alike[-1])
-
-
-def rates_choice(
-    choices: Sequence[ConfirmChoice], seconds_of: Callable[[int, float], float], share: float
-) -> ConfirmChoice:
-    """Full depth's two best rates, at the greatest length at which `share` seconds pay for both."""
-    shortest = min(choice.fraction for choice in choices)
-    return ConfirmChoice(_greatest(FULL_DEPTHS, choices, seconds_of, share) or shortest, seeds=1, finalists=0)
-
-
-def _greatest(
-    trainings: int, choices: Sequence[ConfirmChoice], seconds_of: Callable[[int, float], float], share: float
-) -> float | None:
-    """Of the lengths of `choices`, at which so many trainings fit into `share` seconds; None where they fit at none."""
-    fitting = [choice.fraction for choice in choices if seconds_of(trainings, choice.fraction) <= share]
-    return max(fitting, default=None)
+    fitting = [choice.fraction for choice in choices if seconds_of(LEAST_TRAININGS, choice.fraction) <= share]
+    if not fitting:
+        return None
+    alike = [choice for choice in choices if choice.fraction == max(fitting)]
+    return next((choice for choice in alike if seconds_of(choice.trainings, choice.fraction) <= share), alike[-1])

@@ -94,7 +94,7 @@ def larger_plan(job: Job, plan: Plan, *, confirming: bool) -> Plan:
     Where finalists are being trained, `confirming`, the others are trained as long, since losses after different
     numbers of steps do not compare. Only where the job pays for twice as many do all begin again.
     """
-    plan_of = partial(_plan_of, job, plan.costs, plan.engines, job.wall_seconds, plan)
+    plan_of = partial(_plan_of, job, plan.costs, plan.engines, job.wall_seconds, plan if plan.compares else None)
     larger = plan_of()
     if confirming and larger.confirm_steps < WORTH_AGAIN * plan.confirm_steps:
         return plan_of(confirming=True)

@@ -8,13 +8,13 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from bandsearch.search.clock import MARGIN
-from bandsearch.values.plan import EVALUATION_ROWS, Costs, Plan
+from bandsearch.values.plan import ARMS, EVALUATION_ROWS, Costs, Plan
 from bandsearch.values.spec import RunSpec
 
 LM_EVAL_SHARE = 0.10
 RETENTION_SHARE = 0.02
 # Base, full depth and winner.
-EVALUATED = 3
+EVALUATED = 1 + ARMS
 
 
 class Kind(StrEnum):
@@ -57,10 +57,11 @@ def evaluation_size(
 
 
 def evaluation_seconds(
-    spec: RunSpec, costs: Costs, size: EvaluationSize, engines: int, wall_seconds: float | None
+    spec: RunSpec, costs: Costs, size: EvaluationSize, engines: int, wall_seconds: float | None, arms: int = ARMS
 ) -> float:
+    """Of so many beside the base."""
     lm_eval = LM_EVAL_SHARE * wall_seconds if spec.tasks and wall_seconds is not None else 0.0
-    return _own_seconds(costs, size, engines, EVALUATED) + lm_eval
+    return _own_seconds(costs, size, engines, 1 + arms) + lm_eval
 
 
 def spare_evaluation(plan: Plan, arms: int) -> float:
@@ -74,7 +75,7 @@ def planned_seconds(plan: Plan, arms: int) -> dict[Kind, float]:
     lm-eval, whose length nobody knows, has as much for fewer of them.
     """
     size = EvaluationSize(plan.test_examples, plan.generated_examples, plan.retention_texts)
-    lm_eval = plan.seconds_of("evaluate") - _own_seconds(plan.costs, size, plan.engines, EVALUATED)
+    lm_eval = plan.seconds_of("evaluate") - _own_seconds(plan.costs, size, plan.engines, 1 + plan.arms)
     return {**_seconds_by_kind(plan.costs, size, plan.engines, arms), Kind.TASKS: max(0.0, lm_eval)}
 
 

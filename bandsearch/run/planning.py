@@ -13,7 +13,6 @@ from collections.abc import Callable
 
 from bandsearch.run.budgets import least_budget
 from bandsearch.run.confirming import (
-    ARMS,
     BASELINES,
     CONFIRM_FRACTIONS,
     LEAST_TRAININGS,
@@ -23,12 +22,12 @@ from bandsearch.run.confirming import (
     confirm_seconds,
     confirm_share,
     confirm_texts,
-    rates_choice,
 )
 from bandsearch.run.evaluating import evaluation_detail, evaluation_seconds, evaluation_size
 from bandsearch.search.clock import MARGIN
+from bandsearch.search.rates import rates_steps
 from bandsearch.values.errors import BudgetError
-from bandsearch.values.plan import ETA, FEW_RATES, VALIDATIONS, Costs, Plan, StagePlan
+from bandsearch.values.plan import ARMS, ETA, FULL_DEPTHS, VALIDATIONS, Costs, Plan, StagePlan
 from bandsearch.values.spec import RunSpec
 
 # The probe's share, and what it may take of a small budget so as to do its least: rates that were not tried cost more.
@@ -82,16 +81,18 @@ def make_plan(
     batch_size = min(spec.train.batch_size, train_examples)
     wanted = spec.train.steps or max(1, math.ceil(spec.train.epochs * train_examples / batch_size))
     bounded = wall_seconds is not None and spec.trials is None
-    final = costs.step_on(engines // ARMS)
     # One step of both arms.
-    step = math.ceil(ARMS / engines) * final.seconds * MARGIN
+    step = math.ceil(ARMS / engines) * costs.step_on(engines // ARMS).seconds * MARGIN
     least = wanted if spec.train.steps or spec.trials else min(wanted, SMALLEST_FULL_STEPS)
+
+    # A budget that pays for one of them compares nothing.
+    least_arms = ARMS if spec.trials is not None else 1
 
     def free_and_needed(wall: float) -> tuple[float, float]:
         size = evaluation_size(costs, test_examples, retention_texts, engines, wall)
-        evaluation = evaluation_seconds(spec, costs, size, engines, wall)
+        evaluation = evaluation_seconds(spec, costs, size, engines, wall, arms=least_arms)
         free = wall * (1 - SLACK_SHARE) - SLACK_SECONDS - probe_seconds(wall, costs) - costs.load_seconds - evaluation
-        needed = least * step + _validations(costs, final.engines)
+        needed = _training_seconds(costs, least, least_arms, engines)
         if spec.trials is not None:
             needed += _search_seconds(spec.trials, _rungs(wanted), costs)
             (choice,) = confirm_choices(bounded=False)
@@ -116,11 +117,12 @@ def make_plan(
             paid = int((free - full_steps * step) / shared)
             searched = min(full_steps, max(paid, math.ceil(full_steps / MOST_LENGTHENED)))
     size = evaluation_size(costs, test_examples, retention_texts, engines, wall_seconds)
-    evaluate = evaluation_seconds(spec, costs, size, engines, wall_seconds)
+
+    def evaluate(arms: int) -> float:
+        return evaluation_seconds(spec, costs, size, engines, wall_seconds, arms)
 
     def retrain(arms: int) -> float:
-        own = costs.step_on(engines // arms)
-        return full_steps * math.ceil(arms / engines) * own.seconds * MARGIN + _validations(costs, own.engines)
+        return _training_seconds(costs, full_steps, arms, engines)
 
     rungs = _rungs(searched) if known is None else known.rungs
     settled = known if confirming else None
@@ -131,27 +133,32 @@ def make_plan(
         confirm_choices(bounded=bounded, fractions=fractions),
         size.retained,
         searched,
+        full_steps,
         rungs,
         engines,
         wall_seconds,
-        fixed=lambda arms: costs.load_seconds + retrain(arms) + evaluate,
+        fixed=lambda arms: costs.load_seconds + retrain(arms) + evaluate(arms),
     )
     compares, expected = choice.finalists > 0, spec.trials
-    if expected is None:
+    if not compares:
+        expected = choice.trainings
+    elif expected is None:
         device_seconds = max(0.0, search - SEARCH_START) * engines
         expected = candidates_for(device_seconds, rungs, costs)
-        while known is None and compares and expected < ENOUGH_CANDIDATES and rungs[0] / ETA >= SMALLEST_RUNG:
+        while known is None and expected < ENOUGH_CANDIDATES and rungs[0] / ETA >= SMALLEST_RUNG:
             rungs = tuple(round(rung / ETA) for rung in rungs)
             expected = candidates_for(device_seconds, rungs, costs)
-        if not compares:
-            expected = min(FEW_RATES, expected)
     # No more than was paid for; a known plan's length comes back from its fraction.
     confirm_steps = max(rungs[-1], math.floor(searched * choice.fraction + 1e-6))
     texts = confirm_texts(spec, costs, confirm_steps, size.retained) if settled is None else settled.confirm_texts
+    if not compares:
+        texts = 0
+    arms = ARMS if compares else 1
     final_length = f"{full_steps} steps"
     if full_steps < wanted:
         final_length = f"{full_steps} of {wanted} steps{', more if time is left' if bounded else ''}"
     final_arms = "winner and full-depth baseline" if compares else "full depth"
+    searching = f"about {expected} candidates, rungs {_arrow(rungs)} steps"
     stages = [
         StagePlan(
             name="load", seconds=costs.load_seconds, detail=f"{engines} engine(s), base model loaded once each, timed"
@@ -160,23 +167,21 @@ def make_plan(
         StagePlan(
             name="search",
             seconds=search,
-            detail=f"{f'about {expected} candidates' if compares else 'rates of full depth'}, "
-            f"rungs {_arrow(rungs)} steps",
+            detail=searching if compares else "nothing, since too little could be confirmed to compare anything",
         ),
         StagePlan(
             name="confirm",
             seconds=confirm,
-            detail=f"{_confirmed(choice)}, {confirm_steps} steps, {choice.seeds} "
-            f"seed{'s' if choice.seeds > 1 else ''}{f', {texts} texts for forgetting' if texts else ''}",
+            detail=_confirmed(choice, confirm_steps, texts),
         ),
         StagePlan(
             name="retrain",
-            seconds=retrain(choice.arms),
-            detail=f"{final_arms}, {final_length}{_together(costs.step_on(engines // choice.arms).engines)}",
+            seconds=retrain(arms),
+            detail=f"{final_arms}, {final_length}{_together(costs.step_on(engines // arms).engines)}",
         ),
         StagePlan(
             name="evaluate",
-            seconds=evaluate,
+            seconds=evaluate(arms),
             detail=evaluation_detail(spec, size, engines),
         ),
     ]
@@ -228,9 +233,7 @@ def final_steps(plan: Plan, wall_left: float, arms: int) -> int:
 def least_rest(plan: Plan) -> float:
     """Wall seconds of the smallest final training and its evaluation; no more than the plan sets aside for them, so
     that a run that is broken off and goes on at once is not refused."""
-    final = plan.costs.step_on(plan.engines // ARMS)
-    step = math.ceil(ARMS / plan.engines) * final.seconds * MARGIN
-    training = min(SMALLEST_FULL_STEPS, plan.full_steps) * step + _validations(plan.costs, final.engines)
+    training = _training_seconds(plan.costs, min(SMALLEST_FULL_STEPS, plan.full_steps), plan.arms, plan.engines)
     return min(training, plan.seconds_of("retrain")) + plan.seconds_of("evaluate")
 
 
@@ -240,6 +243,7 @@ def _share(
     choices: list[ConfirmChoice],
     retained: int,
     searched: int,
+    full_steps: int,
     rungs: tuple[int, ...],
     engines: int,
     wall_seconds: float | None,
@@ -264,9 +268,11 @@ def _share(
 
     left = free(ARMS)
     choice = confirm_choice(choices, seconds_of, confirm_share(left, least))
-    if choice.arms < ARMS:
-        left = free(choice.arms)
-        choice = rates_choice(choices, seconds_of, confirm_share(left, least))
+    if choice is None:
+        # Two rates of full depth, and nothing before them: all that there is is theirs.
+        left = free(1)
+        steps = rates_steps(costs, left, FULL_DEPTHS, engines, full_steps)
+        return ConfirmChoice((steps or full_steps) / searched, 1, 0, FULL_DEPTHS if steps else 0), left, 0.0, probe
     confirm = min(seconds_of(choice.trainings, choice.fraction), confirm_share(left, least))
     return choice, confirm, left - confirm, probe
 
@@ -310,12 +316,22 @@ def _validations(costs: Costs, engines: int) -> float:
     return VALIDATIONS * costs.seconds_per_validation / engines
 
 
-def _confirmed(choice: ConfirmChoice) -> str:
+def _training_seconds(costs: Costs, steps: int, arms: int, engines: int) -> float:
+    """Of the final training of so many arms."""
+    own = costs.step_on(engines // arms)
+    return steps * math.ceil(arms / engines) * own.seconds * MARGIN + _validations(costs, own.engines)
+
+
+def _confirmed(choice: ConfirmChoice, steps: int, texts: int) -> str:
+    if not choice.trainings:
+        return "nothing, since two rates of full depth do not fit"
+    who = f"{choice.finalists} finalists and {BASELINES} baselines"
     if not choice.finalists:
-        return "full depth at two rates"
-    if choice.baselines < BASELINES:
-        return f"{choice.finalists} finalists and full depth at two rates (other baselines where time is left)"
-    return f"{choice.finalists} finalists and {BASELINES} baselines"
+        who = "full depth at two rates"
+    elif choice.baselines < BASELINES:
+        who = f"{choice.finalists} finalists and full depth at two rates (other baselines where time is left)"
+    seeds = f"{choice.seeds} seed{'s' if choice.seeds > 1 else ''}"
+    return f"{who}, {steps} steps, {seeds}{f', {texts} texts for forgetting' if texts else ''}"
 
 
 def _together(engines: int) -> str:

@@ -15,9 +15,11 @@ from bandsearch.run.retrain import retrain as train_arms
 from bandsearch.run.underway import Underway
 from bandsearch.run.words import agreed
 from bandsearch.rundir import Records
+from bandsearch.search.candidates import CandidateCode
 from bandsearch.search.confirm import confirm as confirm_finalists
 from bandsearch.search.correlation import signals
 from bandsearch.search.evidence import Aim
+from bandsearch.search.rates import Rates, rates_of
 from bandsearch.search.search import run_search, searched
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.evaluation import Arm, Winner
@@ -55,10 +57,13 @@ def _profile(at: Underway) -> SensitivityProfile:
 
 
 def search(at: Underway, profile: SensitivityProfile) -> list[TrialResult]:
+    """Nothing where the plan compares nothing: rates of full depth are tried by the confirmation."""
     records = Records(at.home.trials)
+    if not at.plan.compares:
+        return []
     with at.ledger.stage("search"):
         # Once finalists have been trained the search is over, whatever time there is now.
-        results = searched(records, at.plan) or run_search(
+        results = searched(records) or run_search(
             at.pool.handles,
             space=at.job.spec.space,
             layout=at.job.summary.layout,
@@ -91,6 +96,7 @@ def confirm(at: Underway, profile: SensitivityProfile, results: Sequence[TrialRe
             wall_left=at.wall_left("retrain", "evaluate"),
             aim=Aim(at.job.spec.objective, at.job.spec.tolerance),
             retention=at.job.retention.texts[: at.plan.confirm_texts],
+            rates=None if at.plan.compares else _rates(at, profile),
             listen=at.listen,
             stop=at.stop,
         )
@@ -101,6 +107,13 @@ def confirm(at: Underway, profile: SensitivityProfile, results: Sequence[TrialRe
     for signal in signals(results, winner.finalists, profile, at.plan.rungs):
         at.listen(Update(stage="confirm", message=agreed(signal)))
     return winner
+
+
+def _rates(at: Underway, profile: SensitivityProfile) -> Rates:
+    layout = at.job.summary.layout
+    code = CandidateCode(at.job.spec.space, layout, profile.rate_range)
+    prior = prior_of(at.home, at.job, profile, at.listen).suggestions
+    return rates_of(code, layout, profile, at.job.spec.seed, prior)
 
 
 def retrain(at: Underway, winner: Winner) -> Winner:

@@ -125,7 +125,7 @@ def _plan(home: RunDirectory, job: Job, pool: EnginePool, ledger: Ledger, known:
     elif home.winner.exists() or known.engines != pool.size or not _has_more(job, known):
         return known
     else:
-        plan = larger_plan(job, known, confirming=known.compares and bool(searched(Records(home.trials), known)))
+        plan = larger_plan(job, known, confirming=known.compares and bool(searched(Records(home.trials))))
     require_disk(home.path, plan.disk_bytes)
     home.write(home.plan, plan)
     for stage in plan.stages:

@@ -13,7 +13,6 @@ from bandsearch.search.prior import most_suggestions
 from bandsearch.values.atlas import Suggestion
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate, Role, rates_differ
-from bandsearch.values.plan import FEW_RATES
 from bandsearch.values.profile import SensitivityProfile
 from bandsearch.values.value import Value
 
@@ -80,25 +79,6 @@ def openings(
     in_turn = chain.from_iterable(zip_longest(baselines, proposals[: max(1, expected // 4)]))
     first, *others = [opening for opening in in_turn if opening is not None]
     return (first, *recommended, *others)
-
-
-def rate_openings(
-    code: CandidateCode, profile: SensitivityProfile, prior: Sequence[Suggestion] = ()
-) -> tuple[Opening, ...]:
-    """All that a search tries after which nothing could be compared: full depth at several learning rates, around the
-    one that `prior` knows, or else the probe's best."""
-    # The last on all layers: it is full depth's own, whatever its targets are called here.
-    known = [each for each in prior if len(each.candidate.layers) == code.layer_count][-1:]
-    about = [(each.candidate.learning_rate, "atlas", each.reason) for each in known]
-    first, by, reason = (*about, (profile.rate_range.best, "baseline", ""))[0]
-    band, (rate, *others) = Band.full(code.layer_count), tuned_rates(code, first)[:FEW_RATES]
-    return (
-        Opening(candidate=habit(code, band, rate), role=Role.FULL_DEPTH, proposed_by=by, reason=reason),
-        *(
-            Opening(candidate=habit(code, band, other), role=Role.FULL_DEPTH, proposed_by="baseline")
-            for other in others
-        ),
-    )
 
 
 def _new(code: CandidateCode, proposed: Sequence[Opening], known: Sequence[Opening]) -> list[Opening]:

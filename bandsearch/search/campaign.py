@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 
-from bandsearch.search.baselines import openings, rate_openings, role_of
+from bandsearch.search.baselines import openings, role_of
 from bandsearch.search.candidates import CandidateCode
 from bandsearch.search.halving import Halving
 from bandsearch.search.proposal import Proposal
@@ -60,20 +60,15 @@ class Campaign:
         objective: Objective = Objective.LOSS,
         past: Iterable[TrialResult] = (),
         prior: Sequence[Suggestion] = (),
-        compares: bool = True,
     ) -> None:
         """`expected`: candidates the search hopes to try; it sizes what comes before the sampler. `past`: results of
         earlier processes. `prior`: what earlier runs recommend; it must be the same in every process of a search.
-        `parameters` counts what a candidate trains. Unless it `compares`, full depth's learning rate is all that is
-        searched for, and every rate is trained to the last rung."""
+        `parameters` counts what a candidate trains."""
         self._code, self._seed, self._parameters = code, seed, parameters
         self._sampler, self._objective = Sampler(sampler), objective
         self._halving = Halving(rungs, eta)
-        self._compares = compares
         # Those that are not finished: of another plan of this run some may be.
-        self._openings = list(
-            openings(code, profile, seed, expected, prior) if compares else rate_openings(code, profile, prior)
-        )
+        self._openings = list(openings(code, profile, seed, expected, prior))
         self._startup = len(self._openings) + max(SMALLEST_STARTUP, expected // STARTUP_SHARE)
         self._running: dict[int, tuple[Proposal, list[Point], Standing]] = {}
         self._results: dict[int, TrialResult] = {}
@@ -106,8 +101,6 @@ class Campaign:
         opening = next((each for each in self._openings if each.candidate not in under_way), None)
         if opening is not None:
             candidate, role, proposed_by = opening.candidate, opening.role, opening.proposed_by
-        elif not self._compares:
-            return None
         else:
             sampler = Sampler.RANDOM if number < self._startup else self._sampler
             params = propose_params(
@@ -149,7 +142,7 @@ class Campaign:
         verdict = self._halving.decide(self._stratum(proposal.candidate, proposal.role), rung_index, point.loss)
         if rung_index == len(self._halving.rungs) - 1:
             return self._settle(number, TrialState.COMPLETE)
-        if not verdict.keep and self._compares:
+        if not verdict.keep:
             return self._settle(number, TrialState.PRUNED, verdict.reason)
         return self._settle(number, TrialState.RUNNING)
 

@@ -52,13 +52,12 @@ _TUNE_SETTINGS = {
 }
 
 
-def searched(records: Records, plan: Plan) -> list[TrialResult]:
-    """What a search came to whose confirmation has begun, by number; empty before. Where a smaller budget had it search
-    for full depth's rate alone, and `plan` compares, it is not over."""
+def searched(records: Records) -> list[TrialResult]:
+    """What a search came to whose confirmation has begun, by number; empty before."""
     known = records.results()
-    found = sorted((result for result in known if result.stage is STAGE), key=lambda result: result.number)
-    is_part = plan.compares and all(result.role is Role.FULL_DEPTH for result in found)
-    return [] if is_part or len(found) == len(known) else found
+    if not any(result.stage is TrialStage.CONFIRM for result in known):
+        return []
+    return sorted((result for result in known if result.stage is STAGE), key=lambda result: result.number)
 
 
 def run_search(
@@ -107,7 +106,6 @@ def run_search(
         objective=objective,
         past=past,
         prior=prior,
-        compares=plan.compares,
     )
     if not unfinished and not clock.fits(plan.rungs[0]):
         # Ray Tune takes seconds to begin and to end.

@@ -2,12 +2,14 @@
 
 # As sysexits.h has it for what may be tried again: nothing is wrong with what was asked for, and a run can be resumed.
 TRY_AGAIN = 75
+# What was asked for is wrong, or cannot be done here.
+REFUSED = 2
 
 
 class BandsearchError(Exception):
     """A failure with a remedy. The command line prints `str(error)` and exits with `exit_code`, no traceback."""
 
-    exit_code = 2
+    exit_code = REFUSED
 
     def __init__(self, message: str, remedy: str = "") -> None:
         super().__init__(message, remedy)

@@ -13,9 +13,8 @@ ETA = 3
 VALIDATIONS = 8
 # Rates at which full depth is confirmed; where nothing else is, one by itself tells nothing.
 FULL_DEPTHS = 2
-# Of full depth, where nothing else is searched for. A fourth, at an end of the range, passed for the second best and
-# won on one seed.
-FEW_RATES = 3
+# The final trainings: winner and baseline.
+ARMS = 2
 # Examples that an engine is given to score at a time. Whoever else scores, these share their passes.
 EVALUATION_ROWS = 64
 
@@ -45,6 +44,12 @@ class Costs(Value):
     def seconds_per_candidate_step(self) -> float:
         """A candidate's share of a step of a full pass."""
         return self.seconds_per_packed_step / self.packing
+
+    def packed(self, candidates: int) -> Costs:
+        """Where at most so many share a pass, which takes no longer than one after the other, or than a full one."""
+        together = min(candidates, self.packing)
+        seconds = min(together * self.seconds_per_step, self.seconds_per_packed_step)
+        return self.model_copy(update={"packing": together, "seconds_per_packed_step": seconds})
 
     def step_on(self, engines: int) -> SharedStep:
         """The fastest step of one candidate that has so many engines, on all of them or on fewer; one that has none
@@ -81,7 +86,7 @@ class Plan(Value):
     confirm_steps: int
     confirm_seeds: int = Field(ge=1)
     confirm_texts: int = Field(default=0, ge=0, description="texts on which each of these is read for what it forgot")
-    finalists: int = Field(ge=0, description="0: nothing can be compared, full depth's rate alone is searched for")
+    finalists: int = Field(ge=0, description="0: nothing can be compared, two rates of full depth are tried")
     validation_examples: int = Field(ge=1)
     test_examples: int = Field(ge=1)
     generated_examples: int = Field(ge=0)
@@ -100,6 +105,11 @@ class Plan(Value):
         return Fidelity.final(
             steps, batch_size=self.batch_size, seed=seed, validation_examples=self.validation_examples
         )
+
+    @property
+    def arms(self) -> int:
+        """Final trainings: winner and baseline, which are one where nothing is compared."""
+        return ARMS if self.compares else 1
 
     def seconds_of(self, stage: str) -> float:
         return next(part.seconds for part in self.stages if part.name == stage)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from bandsearch.adapters.lora import trainable_parameters
 from bandsearch.engine.failures import DivergedError
-from bandsearch.run.confirming import ARMS, LEAST_TRAININGS, confirm_choice, confirm_choices, confirm_share
+from bandsearch.run.confirming import LEAST_TRAININGS, ConfirmChoice, confirm_choice, confirm_choices, confirm_share
 from bandsearch.run.planning import candidates_for
 from bandsearch.search.campaign import Campaign
 from bandsearch.search.candidates import CandidateCode
@@ -22,12 +22,13 @@ from bandsearch.search.clock import MARGIN
 from bandsearch.search.confirm import confirm
 from bandsearch.search.evidence import Aim
 from bandsearch.search.proposer import Sampler
+from bandsearch.search.rates import rates_of
 from bandsearch.search.search import proxy_fidelity
 from bandsearch.values.atlas import Suggestion
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.evaluation import Choice
 from bandsearch.values.fidelity import Fidelity
-from bandsearch.values.plan import ETA, Costs, Plan, StagePlan
+from bandsearch.values.plan import ARMS, ETA, Costs, Plan, StagePlan
 from bandsearch.values.profile import SensitivityProfile
 from bandsearch.values.spec import TOLERANCE
 from bandsearch.values.trial import Point, TrialResult, TrialState
@@ -54,7 +55,7 @@ def bandsearch(
     probed: bool = True,
     own_rates: bool = False,
 ) -> HandedOver | None:
-    """None where `budget` device seconds do not pay for the probe, one candidate and the final training. Without
+    """None where `budget` device seconds do not pay for the probe and the final training of full depth. Without
     `probed` the probe's bands are not tried first. The table's learning rates are given, as to every other arm; with
     `own_rates` it searches those that its probe finds."""
     table, pool = world.table, TablePool(world)
@@ -65,17 +66,19 @@ def bandsearch(
     if plan is None:
         return None
     code = code_of(table, profile.rate_range if own_rates else None)
-    results = _search(table, code, profile, pool, plan, world.seed, sampler, prior)
+    layout, seed, compares = table.header.layout, world.seed, plan.compares
+    results = _search(table, code, profile, pool, plan, seed, sampler, prior) if compares else []
     winner = confirm(
         pool,
         results=results,
-        layout=table.header.layout,
+        layout=layout,
         profile=profile,
         plan=plan,
-        seed=world.seed,
+        seed=seed,
         records=MemoryRecords(),
         wall_left=lambda: (plan.wall_seconds or 0.0) - pool.spent,
         aim=Aim(tolerance=tolerance),
+        rates=None if compares else rates_of(code, layout, profile, seed, prior),
     )
     option, baseline = world.nearest(winner.candidate), world.nearest(winner.baseline)
     final = sum(table.seconds(each, table.header.full_steps) for each in {option, baseline})
@@ -127,7 +130,6 @@ def _search(
         parameters=partial(trainable_parameters, layout=table.header.layout),
         sampler=sampler,
         prior=prior,
-        compares=plan.compares,
     )
     fidelity, seconds = proxy_fidelity(plan, seed), plan.seconds_of("search")
     while pool.spent + plan.rungs[0] * plan.costs.seconds_per_step <= seconds:
@@ -160,10 +162,9 @@ def _plan(table: Table, left: float) -> Plan | None:
     free = left - ARMS * full * step
     share = confirm_share(free, least)
     choice = confirm_choice(confirm_choices(bounded=True, fractions=(1.0,)), seconds_of, share)
-    if choice.arms < ARMS:
-        free = left - choice.arms * full * step
-        share = min(seconds_of(choice.trainings, 1.0), confirm_share(free, least))
-    if free < rungs[-1] * step:
+    if choice is None:
+        choice, free, share = ConfirmChoice(1.0, seeds=1, finalists=0), left - full * step, 0.0
+    if free < 0:
         return None
     costs = Costs(
         seconds_per_step=step,
@@ -184,7 +185,7 @@ def _plan(table: Table, left: float) -> Plan | None:
         full_steps=full,
         rungs=rungs,
         trial_limit=None,
-        expected_trials=max(1, candidates_for(free - share, rungs, costs)),
+        expected_trials=max(1, candidates_for(free - share, rungs, costs)) if choice.finalists else choice.trainings,
         confirm_steps=full,
         confirm_seeds=choice.seeds,
         finalists=choice.finalists,
@@ -204,7 +205,7 @@ class TablePool:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._columns = {steps: column for column, steps in enumerate(world.table.header.rungs)}
+        self._lengths = (*world.table.header.rungs, world.table.header.full_steps)
         self._sessions: dict[str, tuple[Candidate, Fidelity, int]] = {}
         self.spent, self._admitted = 0.0, 0
 
@@ -227,10 +228,11 @@ class TablePool:
 
     def _advance(self, session: str, steps: int, deadline: float | None = None) -> Point:
         candidate, fidelity, done = self._sessions[session]
-        in_full = fidelity.steps not in self._columns
+        # Of a length that the table does not have, what it has at the nearest.
+        column = min(range(len(self._lengths)), key=lambda index: abs(self._lengths[index] - steps))
         seconds = self._world.table.seconds(self._world.nearest(candidate), steps - done)
         self.spent += seconds
-        loss = self._world.loss(candidate, -1 if in_full else self._columns[steps], fidelity.seed)
+        loss = self._world.loss(candidate, column, fidelity.seed)
         if math.isinf(loss):
             self._evict(session)
             raise DivergedError("The training loss is not a number.", "Lower the rate.")

@@ -72,6 +72,26 @@ def _is_alive(process: int) -> bool:
     return state != "Z"
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no terminals that hang up")
+def test_a_terminal_that_is_closed_asks_to_stop_however_often_it_says_so() -> None:
+    worker, _ = _start("polite")
+    for _ in range(3):
+        worker.send_signal(signal.SIGHUP)
+    rest, _ = worker.communicate(timeout=20)
+    assert worker.returncode == 0
+    assert rest.endswith("saved\n")
+
+
+def test_under_nohup_a_closed_terminal_stays_unheard() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_on_interrupt(print) as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_where_nobody_asks_the_first_interrupt_ends_it() -> None:
     said: list[str] = []
     with stop_on_interrupt(said.append) as stop:

@@ -51,6 +51,22 @@ def test_work_goes_on_without_a_reader(tmp_path: Path, how: str) -> None:
     assert (tmp_path / "end").read_text() == "finished, True"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_under_the_output_is_a_sentence() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "bandsearch", "models"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr == "bandsearch: The disk or pipe that the output goes to is full. Free some space.\n"
+
+
 def test_what_the_locale_cannot_write_is_replaced(tmp_path: Path) -> None:
     worker = start(str(tmp_path / "end"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     out, errors = worker.communicate("go\n", timeout=60)

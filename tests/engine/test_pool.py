@@ -155,25 +155,27 @@ with stop_on_interrupt(lambda words: print("asked", flush=True)) as stop:
     pool = EnginePool.start([EngineSetup.model_validate_json(sys.argv[1])], stop)
     working = pool.apply_async(0, work)
     time.sleep(0.5)
-    os.killpg(0, signal.SIGTERM)
+    os.killpg(0, int(sys.argv[2]))
     print(pool.get(working), stop(), pool.apply(0, work), flush=True)
     pool.stop()
 """
 
 
-def test_sigterm_to_the_whole_group_is_a_first_interrupt_and_engines_live_on(
-    setup_of: Callable[[str], EngineSetup], tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_signal_to_the_whole_group_is_a_first_interrupt_and_engines_live_on(
+    setup_of: Callable[[str], EngineSetup], tmp_path: Path, number: signal.Signals
 ) -> None:
-    """As batch systems send it. The folder for temporary files is too deep for the sockets of Ray, besides."""
+    """As batch systems send it, or a terminal that is closed. The folder for temporary files is too deep for the
+    sockets of Ray, besides, and there is no home."""
     deep = tmp_path / ("deep" * 20)
     deep.mkdir()
     done = subprocess.run(
-        [sys.executable, "-c", DRIVER, setup_of("qwen2").model_dump_json()],
+        [sys.executable, "-c", DRIVER, setup_of("qwen2").model_dump_json(), str(int(number))],
         capture_output=True,
         text=True,
         check=False,
         start_new_session=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(deep), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(deep), "HOME": "/proc/none", "OMP_NUM_THREADS": "1"},
     )
     assert (done.returncode, done.stdout) == (0, "asked\nworked True worked\n"), done.stderr
     assert not list(deep.glob("bs-*"))

@@ -108,15 +108,50 @@ def test_a_budget_that_pays_for_no_comparison_buys_full_depth_at_a_good_rate() -
     made = plan(130, steps=200, engines=1)
     assert made.finalists == 0
     details = {stage.name: stage.detail for stage in made.stages}
-    assert details["search"].startswith("rates of full depth")
-    assert details["confirm"].startswith("full depth at two rates")
+    assert made.seconds_of("search") == 0
+    assert details["confirm"].startswith("full depth at two rates, 200 steps, 1 seed")
     assert details["retrain"].startswith("full depth, 200 steps")
-    assert made.expected_trials <= 3
+    assert made.expected_trials == 2
     # One final training, where winner and baseline are two.
     comparing = plan(400, steps=200, engines=1)
     assert comparing.finalists > 0
     assert made.seconds_of("retrain") == pytest.approx(comparing.seconds_of("retrain") / 2, rel=0.05)
     assert made.seconds_of("retrain") > 200 * 0.1
+
+
+def test_a_budget_for_one_final_training_is_not_refused_for_the_lack_of_two() -> None:
+    """The last one before it pays for no more: then full depth is handed over at a guess, and named as one."""
+    with pytest.raises(BudgetError) as refused:
+        plan(40, steps=200, engines=1)
+    alone = 200 * 0.1 * 1.15 + 8 * 0.2
+    assert f"the training itself needs {alone:.0f} s" in str(refused.value)
+    smallest = Budget.parse(re.search(r"about (\S+)\.$", str(refused.value))[1]).seconds
+    made = plan(smallest, steps=200, engines=1)
+    assert (made.compares, made.expected_trials) == (False, 0)
+    assert smallest < 15 + 2 * alone + 0.2 * smallest
+
+
+@settings(deadline=None)
+@given(st.floats(30, 400), st.floats(0.01, 0.5), st.integers(1, 3))
+def test_two_rates_are_planned_where_and_only_where_both_fit(wall: float, step: float, engines: int) -> None:
+    try:
+        made = plan(wall, step=step, engines=engines)
+    except BudgetError:
+        return
+    if made.compares:
+        return
+    rounds = 2 if engines == 1 else 1
+    left = made.seconds_of("confirm")
+
+    def seconds(steps: float) -> float:
+        return rounds * 1.15 * (steps + 2) * step
+
+    if made.expected_trials:
+        assert made.full_steps / 2 <= made.confirm_steps <= made.full_steps
+        assert seconds(made.confirm_steps) <= left
+    else:
+        assert left < seconds(made.full_steps / 2) + 1
+        assert "nothing" in {stage.name: stage.detail for stage in made.stages}["confirm"]
 
 
 def test_a_longer_budget_buys_more() -> None:
@@ -385,6 +420,8 @@ def test_the_search_has_time_for_the_candidates_that_it_expects(wall: float, ste
     try:
         made = plan(wall, step=step, engines=engines)
     except BudgetError:
+        return
+    if not made.compares:
         return
     steps, there, before = 0.0, float(made.expected_trials), 0
     for rung in made.rungs:

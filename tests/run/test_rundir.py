@@ -70,6 +70,16 @@ def test_a_spec_from_before_there_were_several_sources_is_read(tmp_path: Path) -
     assert home.read_spec().data == DataSpec(name=SPEC.data.name, max_length=1024)
 
 
+def test_a_folder_whose_name_is_no_text_is_refused_before_anything_is_spent(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    with pytest.raises(RunDirectoryError, match=r"caf\\udce9' is not UTF-8\. Choose another --out"):
+        RunDirectory.create(folder, SPEC)
+    assert not folder.exists()
+    # One that was renamed afterwards can still be reported on.
+    write_atomically(tmp_path / "report.md", f"In {folder}")
+    assert (tmp_path / "report.md").read_text(encoding="utf-8").endswith("caf?")
+
+
 def test_a_foreign_directory_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(RunDirectoryError, match="not a bandsearch run"):

@@ -32,7 +32,6 @@ def planted_search(
     objective: Objective = Objective.LOSS,
     prior: Sequence[Suggestion] = (),
     space: SearchSpace | None = None,
-    compares: bool = True,
 ) -> list[TrialResult]:
     campaign = Campaign(
         CandidateCode(space or SearchSpace(name="planted"), LAYOUT, RATES),
@@ -45,7 +44,6 @@ def planted_search(
         sampler=sampler,
         objective=objective,
         prior=prior,
-        compares=compares,
     )
     for _ in range(trials):
         proposal = campaign.propose()

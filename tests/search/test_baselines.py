@@ -3,19 +3,16 @@ from __future__ import annotations
 import math
 
 import pytest
-from bench import RUNGS, parameters, planted_search
+from bench import planted_search
 from surface import LAYERS, LAYOUT, RATES, Surface, profile
 
-from bandsearch.search.baselines import openings, rate_openings, role_of, tuned_rates
-from bandsearch.search.campaign import Campaign
+from bandsearch.search.baselines import openings, role_of, tuned_rates
 from bandsearch.search.candidates import CandidateCode
 from bandsearch.search.finalists import pick_finalists
-from bandsearch.values.atlas import Suggestion
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate, Role
 from bandsearch.values.layout import Layout
 from bandsearch.values.space import BandSpace, RateSpace, SearchSpace
-from bandsearch.values.trial import TrialState
 
 
 def code_of(layers: int, space: SearchSpace | None = None) -> CandidateCode:
@@ -64,41 +61,6 @@ def test_a_lower_rate_comes_before_a_higher_one_however_far_the_bounds_reach() -
     bounds = SearchSpace(name="x", learning_rate=RateSpace(low=3e-4, high=1.0))
     best, second, third, *_ = tuned_rates(CandidateCode(bounds, LAYOUT, RATES), 1e-3)
     assert second < best < third
-
-
-def test_where_nothing_can_be_compared_the_rate_of_full_depth_is_all_that_is_searched_for() -> None:
-    results = planted_search(Surface(), 0, 20, compares=False)
-    assert {each.candidate.layers for each in results} == {tuple(range(LAYERS))}
-    assert {each.role for each in results} == {Role.FULL_DEPTH}
-    assert len({each.candidate.learning_rate for each in results}) == len(results) == 3
-    assert {each.state for each in results} == {TrialState.COMPLETE}
-    assert results[0].candidate.learning_rate == RATES.best
-
-
-def test_what_a_smaller_budget_left_out_is_tried_where_a_larger_one_goes_on() -> None:
-    """Openings go by what was tried, not by number: a search for rates alone has taken the first ones."""
-    rates = planted_search(Surface(), 0, 20, compares=False)[:3]
-    code = code_of(LAYERS)
-    opened = openings(code, profile(), 0, 40)
-    campaign = Campaign(code, profile(), rungs=RUNGS, eta=3, seed=0, expected=40, parameters=parameters, past=rates)
-    known = {result.candidate for result in rates}
-    missing = [opening.candidate for opening in opened if opening.candidate not in known]
-    assert len(missing) < len(opened)
-    proposed = [campaign.propose() for _ in missing]
-    assert [proposal.candidate for proposal in proposed if proposal] == missing
-    assert [proposal.number for proposal in proposed if proposal] == list(range(3, 3 + len(missing)))
-
-
-def test_a_known_rate_of_full_depth_takes_the_place_of_the_probes() -> None:
-    known = Candidate.full_depth(LAYERS, rank=16, alpha=32, learning_rate=4e-3)
-    band = known.model_copy(update={"bands": (Band(start=0, stop=3),)})
-    elsewhere = known.model_copy(update={"targets": ("attention",)})
-    for last in (known, elsewhere):
-        prior = [Suggestion(candidate=band, reason="a band"), Suggestion(candidate=last, reason="known")]
-        first, *others = rate_openings(code_of(LAYERS), profile(), prior)
-        assert (first.candidate, first.reason, first.role) == (known, "known", Role.FULL_DEPTH)
-        assert [each.candidate.learning_rate for each in others] == list(tuned_rates(code_of(LAYERS), 4e-3)[1:3])
-        assert {each.candidate.layers for each in others} == {known.layers}
 
 
 def test_the_random_band_depends_on_the_seed() -> None:

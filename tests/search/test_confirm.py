@@ -75,47 +75,15 @@ def test_a_planted_narrow_band_wins_although_short_proxies_prefer_wide_ones() ->
     assert won >= 4
 
 
-def test_without_time_to_compare_a_planted_rate_of_full_depth_is_handed_over() -> None:
-    surface = Surface(rate=3e-4)
-    results = planted_search(surface, 0, 20, compares=False)
-    winner, trained = confirmed(PlantedPool(surface), results, finalists=0, confirm_seeds=1)
-    assert (winner.role, winner.choice) == (Role.FULL_DEPTH, Choice.UNCOMPARED)
-    assert winner.candidate.learning_rate == pytest.approx(3.162e-4)
-    assert len(trained) == 2
-    assert len({each.candidate.learning_rate for each in trained}) == 2
-
-
-def test_one_rate_by_itself_is_not_confirmed() -> None:
-    """There is nothing that it could be compared with, and the final training wants the time."""
-    _, trained = confirmed(PlantedPool(Surface()), planted_search(Surface(), 0, 1, compares=False), finalists=0)
-    assert trained == []
-    step, surface = 1e-3, Surface(rate=3e-4)
-    results = planted_search(surface, 0, 20, compares=False)
-    once = {"finalists": 0, "confirm_seeds": 1, "seconds_per_step": step, "confirm_steps": 180}
-    winner, trained = confirmed(PlantedPool(surface), results, wall_left=lambda: 1.5 * 180 * step, **once)
-    assert trained == []
-    assert winner.candidate.learning_rate == pytest.approx(3.162e-4)
-
-
 def test_once_finalists_have_been_trained_the_search_is_over() -> None:
     surface = Surface()
     results = planted_search(surface, 0, 12)
     records = MemoryRecords()
     for result in reversed(results):
         records.append(result)
-    assert searched(records, plan()) == []
+    assert searched(records) == []
     confirmed(PlantedPool(surface, size=2), results, records)
-    assert searched(records, plan()) == sorted(results, key=lambda result: result.number)
-
-
-def test_a_search_for_rates_alone_is_not_over_where_a_larger_budget_compares() -> None:
-    """The confirmation would find nothing but full depth, and say that nothing is better."""
-    rates, records = planted_search(Surface(), 0, 20, compares=False), MemoryRecords()
-    for result in rates:
-        records.append(result)
-    confirmed(PlantedPool(Surface()), rates, records, finalists=0, confirm_seeds=1)
-    assert searched(records, plan(finalists=0)) == rates
-    assert searched(records, plan()) == []
+    assert searched(records) == sorted(results, key=lambda result: result.number)
 
 
 def test_on_the_control_no_win_is_declared_and_something_smaller_is_handed_over() -> None:
@@ -308,11 +276,6 @@ def test_full_depth_is_made_up_where_the_search_left_none() -> None:
     nothing, readings = confirmed(PlantedPool(Surface()), [])
     assert nothing.choice is Choice.UNCOMPARED
     assert len(readings) == 3
-
-
-def test_where_nothing_was_tried_full_depth_is_trained_below_the_rate_that_the_probe_found() -> None:
-    winner, _ = confirmed(PlantedPool(Surface()), [], finalists=0, confirm_seeds=1)
-    assert (winner.role, winner.candidate.learning_rate) == (Role.FULL_DEPTH, profile().rate_range.best / 3)
 
 
 def test_full_depth_that_lacks_memory_is_not_tried_at_a_lower_rate() -> None:
