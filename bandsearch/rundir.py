@@ -137,6 +137,11 @@ class RunDirectory:
         # A network disk keeps an open file under another name, in the way of its directory.
         shutil.rmtree(self.path, ignore_errors=True)
 
+    def forget_winner(self) -> None:
+        """Take away whom an earlier plan was to hand over, and the trainings of that."""
+        self.winner.unlink(missing_ok=True)
+        shutil.rmtree(self.full, ignore_errors=True)
+
     def tidy(self) -> None:
         """Take away the largest part of a run, which is of no use after it: prefix states and the data set."""
         shutil.rmtree(self.prefix, ignore_errors=True)

@@ -27,7 +27,9 @@ def _shortage(plan: Plan, spec: RunSpec) -> str:
             f"This budget buys about {plan.expected_trials} candidates and {_trainings(plan, spec)} trainings to "
             "confirm them, too few to find a band: full-depth LoRA is likely to be handed over."
         )
-    rate = "the better of two learning rates" if plan.expected_trials else "a third of the rate that the probe finds"
+    rate = (
+        "the better of two learning rates" if plan.final_trainings > 1 else "a third of the rate that the probe finds"
+    )
     return (
         "This budget does not buy enough trainings to compare anything with full-depth LoRA: that is handed over, at "
         f"{rate}."

@@ -75,7 +75,7 @@ def planned_seconds(plan: Plan, arms: int) -> dict[Kind, float]:
     lm-eval, whose length nobody knows, has as much for fewer of them.
     """
     size = EvaluationSize(plan.test_examples, plan.generated_examples, plan.retention_texts)
-    lm_eval = plan.seconds_of("evaluate") - _own_seconds(plan.costs, size, plan.engines, 1 + plan.arms)
+    lm_eval = plan.seconds_of("evaluate") - _own_seconds(plan.costs, size, plan.engines, 1 + plan.evaluated)
     return {**_seconds_by_kind(plan.costs, size, plan.engines, arms), Kind.TASKS: max(0.0, lm_eval)}
 
 

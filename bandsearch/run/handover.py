@@ -18,6 +18,7 @@ from bandsearch.run.arms import Scoring
 from bandsearch.run.job import Job
 from bandsearch.run.retrain import best_checkpoint
 from bandsearch.rundir import RunDirectory
+from bandsearch.search.rates import better_rate
 from bandsearch.values.candidate import Role
 from bandsearch.values.evaluation import Arm, ArmScores, Choice, Evaluation, Sample, Winner
 from bandsearch.values.plan import Plan
@@ -29,7 +30,7 @@ SAMPLES = 8
 
 def settle(pool: EnginePool, folder: Path, winner: Winner, plan: Plan) -> Winner:
     """Compare the two finished trainings on validation once more, and fall back to the baseline if it is ahead by as
-    much as matters.
+    much as matters; of two rates of full depth the better one is kept.
 
     Confirmation judged shorter trainings. What is handed over must not be worse than the habit at full length; the
     test split has no say in it. Paired bootstrap over the validation examples, as on the test split.
@@ -41,6 +42,9 @@ def settle(pool: EnginePool, folder: Path, winner: Winner, plan: Plan) -> Winner
         pool.apply(0, _on_validation, arm, best_checkpoint(folder, candidate), plan.validation_examples)
         for arm, candidate in zip(pair, (winner.candidate, winner.baseline), strict=True)
     ]
+    if winner.choice is Choice.UNCOMPARED:
+        losses = (arm.loss for arm in scores)
+        return better_rate(winner, dict(zip((winner.candidate, winner.baseline), losses, strict=True)))
     difference = compare(scores, [pair])[0].difference
     if difference.low <= 0 or difference.mean <= winner.tolerance * scores[1].loss:
         return winner

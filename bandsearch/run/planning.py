@@ -9,7 +9,6 @@ from __future__ import annotations
 import bisect
 import math
 import operator
-from collections.abc import Callable
 
 from bandsearch.run.budgets import least_budget
 from bandsearch.run.confirming import (
@@ -25,9 +24,8 @@ from bandsearch.run.confirming import (
 )
 from bandsearch.run.evaluating import evaluation_detail, evaluation_seconds, evaluation_size
 from bandsearch.search.clock import MARGIN
-from bandsearch.search.rates import rates_steps
 from bandsearch.values.errors import BudgetError
-from bandsearch.values.plan import ARMS, ETA, FULL_DEPTHS, VALIDATIONS, Costs, Plan, StagePlan
+from bandsearch.values.plan import ARMS, ETA, VALIDATIONS, Costs, Plan, StagePlan
 from bandsearch.values.spec import RunSpec
 
 # The probe's share, and what it may take of a small budget so as to do its least: rates that were not tried cost more.
@@ -133,32 +131,31 @@ def make_plan(
         confirm_choices(bounded=bounded, fractions=fractions),
         size.retained,
         searched,
-        full_steps,
         rungs,
         engines,
         wall_seconds,
-        fixed=lambda arms: costs.load_seconds + retrain(arms) + evaluate(arms),
+        fixed=costs.load_seconds + retrain(ARMS) + evaluate(ARMS),
     )
-    compares, expected = choice.finalists > 0, spec.trials
-    if not compares:
-        expected = choice.trainings
-    elif expected is None:
+    expected, arms = spec.trials or 0, ARMS
+    if choice is None:
+        arms, full_steps = _uncompared(costs, free_and_needed(wall_seconds or 0.0)[0], full_steps, wanted, engines)
+        searched = full_steps
+    elif spec.trials is None:
         device_seconds = max(0.0, search - SEARCH_START) * engines
         expected = candidates_for(device_seconds, rungs, costs)
         while known is None and expected < ENOUGH_CANDIDATES and rungs[0] / ETA >= SMALLEST_RUNG:
             rungs = tuple(round(rung / ETA) for rung in rungs)
             expected = candidates_for(device_seconds, rungs, costs)
     # No more than was paid for; a known plan's length comes back from its fraction.
-    confirm_steps = max(rungs[-1], math.floor(searched * choice.fraction + 1e-6))
+    confirm_steps = max(rungs[-1], math.floor(searched * (choice.fraction if choice else 1.0) + 1e-6))
     texts = confirm_texts(spec, costs, confirm_steps, size.retained) if settled is None else settled.confirm_texts
-    if not compares:
-        texts = 0
-    arms = ARMS if compares else 1
     final_length = f"{full_steps} steps"
     if full_steps < wanted:
         final_length = f"{full_steps} of {wanted} steps{', more if time is left' if bounded else ''}"
-    final_arms = "winner and full-depth baseline" if compares else "full depth"
-    searching = f"about {expected} candidates, rungs {_arrow(rungs)} steps"
+    final_arms = "winner and full-depth baseline"
+    if choice is None:
+        final_arms = "full depth at two rates" if arms > 1 else "full depth"
+    nothing = "nothing, since too little could be confirmed to compare anything"
     stages = [
         StagePlan(
             name="load", seconds=costs.load_seconds, detail=f"{engines} engine(s), base model loaded once each, timed"
@@ -167,12 +164,12 @@ def make_plan(
         StagePlan(
             name="search",
             seconds=search,
-            detail=searching if compares else "nothing, since too little could be confirmed to compare anything",
+            detail=f"about {expected} candidates, rungs {_arrow(rungs)} steps" if choice else nothing,
         ),
         StagePlan(
             name="confirm",
             seconds=confirm,
-            detail=_confirmed(choice, confirm_steps, texts),
+            detail=_confirmed(choice, confirm_steps, texts) if choice else nothing,
         ),
         StagePlan(
             name="retrain",
@@ -181,7 +178,7 @@ def make_plan(
         ),
         StagePlan(
             name="evaluate",
-            seconds=evaluate(arms),
+            seconds=evaluate(ARMS if choice else 1),
             detail=evaluation_detail(spec, size, engines),
         ),
     ]
@@ -200,9 +197,10 @@ def make_plan(
         trial_limit=spec.trials,
         expected_trials=expected,
         confirm_steps=confirm_steps,
-        confirm_seeds=choice.seeds,
-        confirm_texts=texts,
-        finalists=choice.finalists,
+        confirm_seeds=choice.seeds if choice else 1,
+        confirm_texts=texts if choice else 0,
+        finalists=choice.finalists if choice else 0,
+        final_trainings=arms,
         validation_examples=min(validation_examples, 256),
         test_examples=size.test,
         generated_examples=size.generated,
@@ -233,7 +231,9 @@ def final_steps(plan: Plan, wall_left: float, arms: int) -> int:
 def least_rest(plan: Plan) -> float:
     """Wall seconds of the smallest final training and its evaluation; no more than the plan sets aside for them, so
     that a run that is broken off and goes on at once is not refused."""
-    training = _training_seconds(plan.costs, min(SMALLEST_FULL_STEPS, plan.full_steps), plan.arms, plan.engines)
+    training = _training_seconds(
+        plan.costs, min(SMALLEST_FULL_STEPS, plan.full_steps), plan.final_trainings, plan.engines
+    )
     return min(training, plan.seconds_of("retrain")) + plan.seconds_of("evaluate")
 
 
@@ -243,15 +243,14 @@ def _share(
     choices: list[ConfirmChoice],
     retained: int,
     searched: int,
-    full_steps: int,
     rungs: tuple[int, ...],
     engines: int,
     wall_seconds: float | None,
     *,
-    fixed: Callable[[int], float],
-) -> tuple[ConfirmChoice, float, float, float]:
+    fixed: float,
+) -> tuple[ConfirmChoice | None, float, float, float]:
     """How to confirm, and the seconds of confirm, search and probe, made for a training of `searched` steps. `fixed`
-    are those of all else, with so many final trainings."""
+    are those of all else. None, without a search, where nothing could be compared."""
 
     def seconds_of(trainings: int, fraction: float) -> float:
         return confirm_seconds(spec, costs, trainings, fraction * searched, retained, engines)
@@ -263,18 +262,24 @@ def _share(
     probe = probe_seconds(wall_seconds, costs)
     least = seconds_of(LEAST_TRAININGS, min(choice.fraction for choice in choices))
 
-    def free(arms: int) -> float:
-        return max(0.0, wall_seconds * (1 - SLACK_SHARE) - SLACK_SECONDS - fixed(arms) - probe)
-
-    left = free(ARMS)
+    left = max(0.0, wall_seconds * (1 - SLACK_SHARE) - SLACK_SECONDS - fixed - probe)
     choice = confirm_choice(choices, seconds_of, confirm_share(left, least))
     if choice is None:
-        # Two rates of full depth, and nothing before them: all that there is is theirs.
-        left = free(1)
-        steps = rates_steps(costs, left, FULL_DEPTHS, engines, full_steps)
-        return ConfirmChoice((steps or full_steps) / searched, 1, 0, FULL_DEPTHS if steps else 0), left, 0.0, probe
+        return None, 0.0, 0.0, probe
     confirm = min(seconds_of(choice.trainings, choice.fraction), confirm_share(left, least))
     return choice, confirm, left - confirm, probe
+
+
+def _uncompared(costs: Costs, seconds: float, planned: int, wanted: int, engines: int) -> tuple[int, int]:
+    """How many rates of full depth `seconds` of final training pay for, and for how many steps: two, or one where two
+    do not come to the `planned` ones."""
+
+    def steps_of(rates: int) -> int:
+        begun = _training_seconds(costs, 0, rates, engines)
+        return int((seconds - begun) / (_training_seconds(costs, 1, rates, engines) - begun))
+
+    rates = ARMS if steps_of(ARMS) >= planned else 1
+    return rates, max(planned, min(wanted, steps_of(rates)))
 
 
 def probe_seconds(wall: float, costs: Costs) -> float:
@@ -323,12 +328,8 @@ def _training_seconds(costs: Costs, steps: int, arms: int, engines: int) -> floa
 
 
 def _confirmed(choice: ConfirmChoice, steps: int, texts: int) -> str:
-    if not choice.trainings:
-        return "nothing, since two rates of full depth do not fit"
     who = f"{choice.finalists} finalists and {BASELINES} baselines"
-    if not choice.finalists:
-        who = "full depth at two rates"
-    elif choice.baselines < BASELINES:
+    if choice.baselines < BASELINES:
         who = f"{choice.finalists} finalists and full depth at two rates (other baselines where time is left)"
     seeds = f"{choice.seeds} seed{'s' if choice.seeds > 1 else ''}"
     return f"{who}, {steps} steps, {seeds}{f', {texts} texts for forgetting' if texts else ''}"

@@ -19,7 +19,7 @@ from bandsearch.search.candidates import CandidateCode
 from bandsearch.search.confirm import confirm as confirm_finalists
 from bandsearch.search.correlation import signals
 from bandsearch.search.evidence import Aim
-from bandsearch.search.rates import Rates, rates_of
+from bandsearch.search.rates import full_depth_alone
 from bandsearch.search.search import run_search, searched
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.evaluation import Arm, Winner
@@ -57,10 +57,10 @@ def _profile(at: Underway) -> SensitivityProfile:
 
 
 def search(at: Underway, profile: SensitivityProfile) -> list[TrialResult]:
-    """Nothing where the plan compares nothing: rates of full depth are tried by the confirmation."""
-    records = Records(at.home.trials)
+    """Nothing where the plan compares nothing: the final training tells one rate of full depth from another."""
     if not at.plan.compares:
         return []
+    records = Records(at.home.trials)
     with at.ledger.stage("search"):
         # Once finalists have been trained the search is over, whatever time there is now.
         results = searched(records) or run_search(
@@ -85,21 +85,7 @@ def search(at: Underway, profile: SensitivityProfile) -> list[TrialResult]:
 
 def confirm(at: Underway, profile: SensitivityProfile, results: Sequence[TrialResult]) -> Winner:
     with at.ledger.stage("confirm"):
-        winner = confirm_finalists(
-            at.pool,
-            results=results,
-            layout=at.job.summary.layout,
-            profile=profile,
-            plan=at.plan,
-            seed=at.job.spec.seed,
-            records=Records(at.home.trials),
-            wall_left=at.wall_left("retrain", "evaluate"),
-            aim=Aim(at.job.spec.objective, at.job.spec.tolerance),
-            retention=at.job.retention.texts[: at.plan.confirm_texts],
-            rates=None if at.plan.compares else _rates(at, profile),
-            listen=at.listen,
-            stop=at.stop,
-        )
+        winner = _confirmed(at, profile, results) if at.plan.compares else _uncompared(at, profile)
     # One that was asked to stop came to its winner without all of its finalists.
     at.heed()
     at.home.write(at.home.winner, winner)
@@ -109,11 +95,28 @@ def confirm(at: Underway, profile: SensitivityProfile, results: Sequence[TrialRe
     return winner
 
 
-def _rates(at: Underway, profile: SensitivityProfile) -> Rates:
-    layout = at.job.summary.layout
-    code = CandidateCode(at.job.spec.space, layout, profile.rate_range)
+def _confirmed(at: Underway, profile: SensitivityProfile, results: Sequence[TrialResult]) -> Winner:
+    return confirm_finalists(
+        at.pool,
+        results=results,
+        layout=at.job.summary.layout,
+        profile=profile,
+        plan=at.plan,
+        seed=at.job.spec.seed,
+        records=Records(at.home.trials),
+        wall_left=at.wall_left("retrain", "evaluate"),
+        aim=Aim(at.job.spec.objective, at.job.spec.tolerance),
+        retention=at.job.retention.texts[: at.plan.confirm_texts],
+        listen=at.listen,
+        stop=at.stop,
+    )
+
+
+def _uncompared(at: Underway, profile: SensitivityProfile) -> Winner:
+    spec, layout = at.job.spec, at.job.summary.layout
+    code = CandidateCode(spec.space, layout, profile.rate_range)
     prior = prior_of(at.home, at.job, profile, at.listen).suggestions
-    return rates_of(code, layout, profile, at.job.spec.seed, prior)
+    return full_depth_alone(code, layout, profile, at.plan.final_trainings, spec.tolerance, prior)
 
 
 def retrain(at: Underway, winner: Winner) -> Winner:
@@ -122,7 +125,7 @@ def retrain(at: Underway, winner: Winner) -> Winner:
     if winner.candidate != winner.baseline:
         arms = {Arm.WINNER: winner.candidate, **arms}
     with at.ledger.stage("retrain"):
-        left, spare = at.wall_left("evaluate"), spare_evaluation(at.plan, len(arms))
+        left, spare = at.wall_left("evaluate"), spare_evaluation(at.plan, min(len(arms), at.plan.evaluated))
 
         def wall_left() -> float:
             return left() + spare

@@ -122,10 +122,15 @@ def _plan(home: RunDirectory, job: Job, pool: EnginePool, ledger: Ledger, known:
     """The `known` one; a new one where there is none, or where the run has been given more and nothing is decided."""
     if known is None:
         plan = measured_plan(job, pool, listen, spent=lambda: ledger.spent / ledger.devices)
-    elif home.winner.exists() or known.engines != pool.size or not _has_more(job, known):
+    elif _is_decided(home, known) or known.engines != pool.size or not _has_more(job, known):
         return known
     else:
         plan = larger_plan(job, known, confirming=known.compares and bool(searched(Records(home.trials))))
+        if not known.compares:
+            # What was being trained without a comparison is no end of a run that has one.
+            if home.winner.exists() and not plan.compares:
+                return known
+            home.forget_winner()
     require_disk(home.path, plan.disk_bytes)
     home.write(home.plan, plan)
     for stage in plan.stages:
@@ -133,6 +138,10 @@ def _plan(home: RunDirectory, job: Job, pool: EnginePool, ledger: Ledger, known:
     if plan.advice:
         listen(Update(stage="plan", message=plan.advice))
     return plan
+
+
+def _is_decided(home: RunDirectory, plan: Plan) -> bool:
+    return home.winner.exists() if plan.compares else home.adapter.exists()
 
 
 def _has_more(job: Job, plan: Plan) -> bool:

@@ -18,12 +18,12 @@ from bandsearch.search.evidence import LOWEST_LOSS, Aim, Contender
 from bandsearch.search.finalists import MOST_SEEDS, next_training, pick_finalists
 from bandsearch.search.ports import Pool, Records
 from bandsearch.search.proposal import Proposal
-from bandsearch.search.rates import RETREAT, SHORTEST, Rates, rates_steps, side_by_side
+from bandsearch.search.rates import RETREAT
 from bandsearch.values.candidate import Candidate, Role
 from bandsearch.values.evaluation import Winner
 from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.layout import Layout
-from bandsearch.values.plan import FULL_DEPTHS, Plan
+from bandsearch.values.plan import Plan
 from bandsearch.values.profile import SensitivityProfile
 from bandsearch.values.progress import Listener, Stop, Update, never, silent
 from bandsearch.values.trial import Point, TrialResult, TrialStage, TrialState
@@ -46,7 +46,6 @@ def confirm(
     wall_left: Callable[[], float],
     aim: Aim = LOWEST_LOSS,
     retention: Sequence[Encoded] = (),
-    rates: Rates | None = None,
     listen: Listener = silent,
     stop: Stop = never,
 ) -> Winner:
@@ -58,18 +57,11 @@ def confirm(
     its place to the next of its kind. Every adapter's divergence from the base is taken on the texts `retention`; with
     the objective of that name it decides between those within noise. When `stop()` turns true, decides on what there
     is. Raises BandsearchError where an engine is lost, and OutOfMemoryError where memory does not do for full depth.
-
-    Where `plan` compares nothing, `rates` of full depth take the finalists' place (stage "rates"), for as many steps as
-    `wall_left()` pays for.
     """
     texts = tuple(retention)
-    if rates is not None:
-        plan = _of_rates(plan, rates, records, wall_left())
     # What is trained side by side is read one after the other.
     clock = Clock(wall_left, plan.costs.with_divergence(plan.packing * len(texts)))
-    return _Confirmation(pool, results, layout, profile, plan, seed, records, clock, aim, texts, rates, listen).winner(
-        stop
-    )
+    return _Confirmation(pool, results, layout, profile, plan, seed, records, clock, aim, texts, listen).winner(stop)
 
 
 @dataclass
@@ -86,17 +78,15 @@ class _Confirmation:
     clock: Clock
     aim: Aim
     texts: tuple[Encoded, ...]
-    rates: Rates | None
     listen: Listener
 
     def __post_init__(self) -> None:
-        self.stage = STAGE if self.rates is None else TrialStage.RATES
         # Of a plan with other steps only the failures count: its losses do not compare. Memory that was lacking may be
         # there by now.
         self.readings = [
             result
             for result in self.records.results()
-            if result.stage is self.stage
+            if result.stage is STAGE
             and result.steps in (0, self.plan.confirm_steps)
             and result.state is not TrialState.OUT_OF_MEMORY
         ]
@@ -121,8 +111,6 @@ class _Confirmation:
             # What still runs after a stop is left to end with its engine.
             threads.shutdown(wait=False, cancel_futures=True)
         contenders = self._contenders()
-        if self.rates is not None and not self.readings:
-            contenders = [Contender(self.rates.untried, {})]
         return decide(contenders, tuned_baseline(contenders).proposal, self.plan.confirm_steps, self.aim)
 
     def _begin(self, threads: ThreadPoolExecutor) -> None:
@@ -150,8 +138,6 @@ class _Confirmation:
         # several often does not.
         sure = rounds - 1 if self.places > 1 and rounds > 1 else rounds
         capacity = len(started) - running + max(running, self.places * sure)
-        if not plan.compares and min(capacity, len(contenders)) < FULL_DEPTHS:
-            return None
         found = next_training(contenders, started, plan.confirm_seeds, capacity, self.aim)
         if found is None:
             return None
@@ -182,14 +168,14 @@ class _Confirmation:
             finally:
                 call("evict", session)
         except DivergedError as error:
-            return proposal.result(TrialState.DIVERGED, (), str(error), stage=self.stage)
+            return proposal.result(TrialState.DIVERGED, (), str(error), stage=STAGE)
         except OutOfMemoryError as error:
-            return proposal.result(TrialState.OUT_OF_MEMORY, (), str(error), stage=self.stage)
+            return proposal.result(TrialState.OUT_OF_MEMORY, (), str(error), stage=STAGE)
         if not isinstance(point, Point) or point.steps < fidelity.steps:
             return None
         if not math.isfinite(point.loss):
-            return proposal.result(TrialState.DIVERGED, (), f"validation loss is {point.loss}", stage=self.stage)
-        return proposal.result(TrialState.COMPLETE, (point,), stage=self.stage, divergence=divergence)
+            return proposal.result(TrialState.DIVERGED, (), f"validation loss is {point.loss}", stage=STAGE)
+        return proposal.result(TrialState.COMPLETE, (point,), stage=STAGE, divergence=divergence)
 
     def _divergence(self, engine: int, session: object) -> float | None:
         """None where memory, which did for the training, does not for PEFT's passes: nothing rests on it alone."""
@@ -212,19 +198,14 @@ class _Confirmation:
             losses.setdefault(identity, {})[result.seed] = result.points[-1].loss
             if result.divergence is not None:
                 divergences.setdefault(identity, []).append(result.divergence)
-        if self.rates is None:
-            finalists = pick_finalists(self.results, self.layout.layer_count, self.plan.finalists, failed, losses)
-        else:
-            finalists = [each for each in self.rates.tried if each.candidate.identity not in failed]
+        finalists = pick_finalists(self.results, self.layout.layer_count, self.plan.finalists, failed, losses)
         if not finalists or finalists[0].role is not Role.FULL_DEPTH:
             if any(_lacked_memory(result) for result in (*self.results, *self.readings)):
                 # At a lower rate it takes as much.
                 raise OutOfMemoryError(
                     "Full depth, which bands are compared with, does not fit into memory.", LESS_MEMORY
                 )
-            finalists.insert(
-                0, _retreat(self.results if self.rates is None else self.readings, self.layout, self.profile)
-            )
+            finalists.insert(0, _retreat(self.results, self.layout, self.profile))
         contenders = []
         for proposal in finalists:
             identity = proposal.candidate.identity
@@ -256,19 +237,6 @@ class _Confirmation:
                 failed=len(self.readings) - complete,
             )
         )
-
-
-def _of_rates(plan: Plan, rates: Rates, records: Records, seconds: float) -> Plan:
-    """For the trainings of `rates`: as long as `seconds` pay for, or as one of them has been trained already."""
-    count, full_steps = len(rates.tried), plan.full_steps
-    known = [result.steps for result in records.results() if result.stage is TrialStage.RATES and result.points]
-    steps = next(
-        (each for each in reversed(known) if each >= SHORTEST * full_steps),
-        rates_steps(plan.costs, seconds, count, plan.engines, full_steps),
-    )
-    costs = side_by_side(plan.costs, count, plan.engines)
-    # Where they are too short to tell anything none is begun, as long as all of them would be.
-    return plan.model_copy(update={"costs": costs, "packing": costs.packing, "confirm_steps": steps or full_steps})
 
 
 def _lacked_memory(result: TrialResult) -> bool:

@@ -1,89 +1,79 @@
-"""Rates of full depth: all that is tried where a budget pays for no comparison with it.
+"""Rates of full depth: all that is decided where a budget pays for no comparison with it.
 
-Two are trained as the winner is in the end, on one seed, and the better one is handed over. In shorter trainings the
-higher one passes for better, more often than not wrongly: at a third of the length the better of two is no more than a
-guess, at a ninth it is worse than one (results/LOG.md).
+Two are trained in full, side by side, and the better one is handed over. Shorter trainings would leave time for more of
+them, but there the higher rate passes for better, more often than not wrongly: at a third of the length the better of
+two is no more than a guess, at a ninth it is worse than one (results/LOG.md).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 from bandsearch.adapters.lora import trainable_parameters
 from bandsearch.search.baselines import habit, tuned_rates
 from bandsearch.search.candidates import CandidateCode
-from bandsearch.search.clock import Clock
-from bandsearch.search.proposal import Proposal
 from bandsearch.values.atlas import Suggestion
 from bandsearch.values.band import Band
-from bandsearch.values.candidate import Role
+from bandsearch.values.candidate import Candidate, Role
+from bandsearch.values.evaluation import Choice, Winner
 from bandsearch.values.layout import Layout
-from bandsearch.values.plan import FULL_DEPTHS, Costs
+from bandsearch.values.plan import ARMS
 from bandsearch.values.profile import SensitivityProfile
 
-# Of the final training's length, what tells something about it.
-SHORTEST = 1 / 2
 # What looks best after a few steps breaks off in many.
 RETREAT = 3.0
-# From the choice of a length until the trainings run.
-BEGIN_SECONDS = 0.2
 
 
-class Rates(NamedTuple):
-    """Those to try, and what is handed over where there is no time for that."""
+def full_depth_alone(
+    code: CandidateCode,
+    layout: Layout,
+    profile: SensitivityProfile,
+    trainings: int,
+    tolerance: float,
+    prior: Sequence[Suggestion] = (),
+) -> Winner:
+    """Full depth at two rates, as winner and baseline, until `better_rate` can tell; at one where `trainings` is one.
 
-    tried: tuple[Proposal, ...]
-    untried: Proposal
-
-
-def rates_of(
-    code: CandidateCode, layout: Layout, profile: SensitivityProfile, seed: int, prior: Sequence[Suggestion] = ()
-) -> Rates:
-    """Around the rate that `prior` knows, or else the probe's best, a third of which is handed over untried."""
-    band = Band.full(code.layer_count)
-    propose = partial(_proposal, code, layout, band, seed)
+    Of two they are the probe's best and the next lower one; where `prior` knows a rate that takes the place of the one
+    closer to it, since what was best for other data need not be here. One by itself is what `prior` knows, or a third
+    of the probe's best.
+    """
+    rates = tuned_rates(code, profile.rate_range.best)[:ARMS]
     # The last on all layers: it is full depth's own, whatever its targets are called here.
     known = [each.candidate.learning_rate for each in prior if len(each.candidate.layers) == code.layer_count][-1:]
-    by = "atlas" if known else "baseline"
-    rates = tuned_rates(code, known[0] if known else profile.rate_range.best)[:FULL_DEPTHS]
-    # No lower than somebody has asked for.
-    retreat = max(rates[0] / RETREAT, code.space.learning_rate.low or 0.0)
-    return Rates(
-        tried=tuple(propose(number, rate, "baseline" if number else by) for number, rate in enumerate(rates)),
-        untried=propose(0, rates[0], by) if known else propose(len(rates), retreat, "confirm"),
-    )
-
-
-def side_by_side(costs: Costs, rates: int, engines: int) -> Costs:
-    """Where so many are shared out over the engines, as many as can train at a time."""
-    return costs.packed(math.ceil(rates / engines))
-
-
-def rates_steps(costs: Costs, seconds: float, rates: int, engines: int, full_steps: int) -> int | None:
-    """How long so many can be trained in `seconds`, up to a final training of `full_steps`; None where that is too
-    short to tell anything."""
-    if rates < FULL_DEPTHS:
-        return None
-    costs = side_by_side(costs, rates, engines)
-    rounds = math.ceil(rates / (engines * costs.packing))
-    clock = Clock(lambda: seconds / rounds - BEGIN_SECONDS, costs)
-    step = clock.seconds(1) - clock.seconds(0)
-    steps = min(full_steps, math.floor((clock.left - clock.seconds(0)) / step))
-    return steps if steps >= SHORTEST * full_steps else None
-
-
-def _proposal(
-    code: CandidateCode, layout: Layout, band: Band, seed: int, number: int, rate: float, proposed_by: str
-) -> Proposal:
-    candidate = habit(code, band, rate)
-    return Proposal(
-        number=number,
-        candidate=candidate,
+    if known:
+        rates = (*known, max(rates, key=lambda rate: abs(math.log(rate / known[0]))))
+    if trainings < ARMS:
+        # No lower than somebody has asked for.
+        rates = (*known, max(rates[0] / RETREAT, code.space.learning_rate.low or 0.0))[:1]
+        where = "the learning rate that an earlier run found" if known else "a third of the probe's best learning rate"
+        reason = f"One training is all that fits, at {where}."
+    elif len(set(rates)) > 1:
+        reason = "It is trained at two learning rates, and validation tells which is kept."
+    else:
+        reason = "The search space gives it one learning rate."
+    candidates = [habit(code, Band.full(code.layer_count), rate) for rate in rates]
+    parameters = trainable_parameters(candidates[0], layout)
+    return Winner(
+        candidate=candidates[0],
         role=Role.FULL_DEPTH,
-        proposed_by=proposed_by,
-        seed=seed,
-        trainable_parameters=trainable_parameters(candidate, layout),
+        trainable_parameters=parameters,
+        choice=Choice.UNCOMPARED,
+        reason=reason,
+        baseline=candidates[-1],
+        baseline_parameters=parameters,
+        finalists=(),
+        tolerance=tolerance,
     )
+
+
+def better_rate(winner: Winner, losses: Mapping[Candidate, float]) -> Winner:
+    """Of two rates the one with the lower validation loss (nats per token) after the final trainings."""
+    best, other = sorted((winner.candidate, winner.baseline), key=lambda each: losses[each])
+    rate, left = (winner.as_trained(each).learning_rate for each in (best, other))
+    reason = (
+        f"Of two learning rates the better one on validation is kept: {rate:.2g}, with a loss of {losses[best]:.4f} "
+        f"against {losses[other]:.4f} at {left:.2g}."
+    )
+    return winner.model_copy(update={"candidate": best, "baseline": best, "reason": reason})

@@ -11,7 +11,7 @@ from bandsearch.values.value import Value
 ETA = 3
 # Places on its way at which a final training is read.
 VALIDATIONS = 8
-# Rates at which full depth is confirmed; where nothing else is, one by itself tells nothing.
+# Rates at which full depth is confirmed.
 FULL_DEPTHS = 2
 # The final trainings: winner and baseline.
 ARMS = 2
@@ -44,12 +44,6 @@ class Costs(Value):
     def seconds_per_candidate_step(self) -> float:
         """A candidate's share of a step of a full pass."""
         return self.seconds_per_packed_step / self.packing
-
-    def packed(self, candidates: int) -> Costs:
-        """Where at most so many share a pass, which takes no longer than one after the other, or than a full one."""
-        together = min(candidates, self.packing)
-        seconds = min(together * self.seconds_per_step, self.seconds_per_packed_step)
-        return self.model_copy(update={"packing": together, "seconds_per_packed_step": seconds})
 
     def step_on(self, engines: int) -> SharedStep:
         """The fastest step of one candidate that has so many engines, on all of them or on fewer; one that has none
@@ -86,7 +80,13 @@ class Plan(Value):
     confirm_steps: int
     confirm_seeds: int = Field(ge=1)
     confirm_texts: int = Field(default=0, ge=0, description="texts on which each of these is read for what it forgot")
-    finalists: int = Field(ge=0, description="0: nothing can be compared, two rates of full depth are tried")
+    finalists: int = Field(ge=0, description="0: nothing can be compared, full depth is handed over")
+    final_trainings: int = Field(
+        default=ARMS,
+        ge=1,
+        le=ARMS,
+        description="winner and baseline, or else rates of full depth, the better of which is kept",
+    )
     validation_examples: int = Field(ge=1)
     test_examples: int = Field(ge=1)
     generated_examples: int = Field(ge=0)
@@ -107,8 +107,8 @@ class Plan(Value):
         )
 
     @property
-    def arms(self) -> int:
-        """Final trainings: winner and baseline, which are one where nothing is compared."""
+    def evaluated(self) -> int:
+        """Arms beside the base: winner and baseline, which are one where nothing is compared."""
         return ARMS if self.compares else 1
 
     def seconds_of(self, stage: str) -> float:

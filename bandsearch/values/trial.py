@@ -27,8 +27,6 @@ class TrialStage(StrEnum):
 
     SEARCH = "search"
     CONFIRM = "confirm"
-    # Of full depth, in the place of both where a budget pays for no comparison.
-    RATES = "rates"
 
 
 class Point(Value):

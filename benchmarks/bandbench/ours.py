@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from bandsearch.adapters.lora import trainable_parameters
 from bandsearch.engine.failures import DivergedError
-from bandsearch.run.confirming import LEAST_TRAININGS, ConfirmChoice, confirm_choice, confirm_choices, confirm_share
+from bandsearch.run.confirming import LEAST_TRAININGS, confirm_choice, confirm_choices, confirm_share
 from bandsearch.run.planning import candidates_for
 from bandsearch.search.campaign import Campaign
 from bandsearch.search.candidates import CandidateCode
@@ -22,7 +22,7 @@ from bandsearch.search.clock import MARGIN
 from bandsearch.search.confirm import confirm
 from bandsearch.search.evidence import Aim
 from bandsearch.search.proposer import Sampler
-from bandsearch.search.rates import rates_of
+from bandsearch.search.rates import better_rate, full_depth_alone
 from bandsearch.search.search import proxy_fidelity
 from bandsearch.values.atlas import Suggestion
 from bandsearch.values.candidate import Candidate
@@ -62,23 +62,22 @@ def bandsearch(
     profile = table.profile_within(budget)
     if not probed:
         profile = profile.model_copy(update={"proposals": ()})
-    plan = _plan(table, budget - profile.seconds)
-    if plan is None:
-        return None
+    left = budget - profile.seconds
     code = code_of(table, profile.rate_range if own_rates else None)
-    layout, seed, compares = table.header.layout, world.seed, plan.compares
-    results = _search(table, code, profile, pool, plan, seed, sampler, prior) if compares else []
+    plan = _plan(table, left)
+    if plan is None:
+        return _uncompared(world, code, profile, left, prior)
+    results = _search(table, code, profile, pool, plan, world.seed, sampler, prior)
     winner = confirm(
         pool,
         results=results,
-        layout=layout,
+        layout=table.header.layout,
         profile=profile,
         plan=plan,
-        seed=seed,
+        seed=world.seed,
         records=MemoryRecords(),
         wall_left=lambda: (plan.wall_seconds or 0.0) - pool.spent,
         aim=Aim(tolerance=tolerance),
-        rates=None if compares else rates_of(code, layout, profile, seed, prior),
     )
     option, baseline = world.nearest(winner.candidate), world.nearest(winner.baseline)
     final = sum(table.seconds(each, table.header.full_steps) for each in {option, baseline})
@@ -87,6 +86,22 @@ def bandsearch(
     is_behind = behind - reached > max(table.noise, tolerance * reached)
     option, choice = (baseline, Choice.BASELINE) if is_behind else (option, winner.choice)
     return HandedOver(profile.seconds + pool.spent + final, option, choice.value, len(results))
+
+
+def _uncompared(
+    world: World, code: CandidateCode, profile: SensitivityProfile, left: float, prior: Sequence[Suggestion]
+) -> HandedOver | None:
+    """Full depth at the rates that `left` device seconds pay for in full; None where they do not for one."""
+    table, steps = world.table, world.table.header.full_steps
+    trainings = min(ARMS, int(left / table.seconds(table.full_depth, steps)))
+    if trainings == 0:
+        return None
+    winner = full_depth_alone(code, table.header.layout, profile, trainings, TOLERANCE, prior)
+    tried = {each: world.nearest(each) for each in (winner.candidate, winner.baseline)}
+    if len(tried) > 1:
+        winner = better_rate(winner, {each: world.loss(each, -1, world.seed) for each in tried})
+    final = sum(table.seconds(option, steps) for option in tried.values())
+    return HandedOver(profile.seconds + final, tried[winner.candidate], winner.choice.value, 0)
 
 
 def record_of(other: Table, table: Table, budget: float) -> tuple[Suggestion, ...]:
@@ -151,7 +166,7 @@ def _search(
 
 def _plan(table: Table, left: float) -> Plan | None:
     """The most telling confirmation that fits its share of what is `left` after the probe, the final trainings set
-    aside, as a run's plan has it; the lengths are the table's."""
+    aside, as a run's plan has it; the lengths are the table's. None where nothing could be compared."""
     step = table.seconds(table.full_depth, 1)
     rungs, full = table.header.rungs, table.header.full_steps
 
@@ -163,8 +178,6 @@ def _plan(table: Table, left: float) -> Plan | None:
     share = confirm_share(free, least)
     choice = confirm_choice(confirm_choices(bounded=True, fractions=(1.0,)), seconds_of, share)
     if choice is None:
-        choice, free, share = ConfirmChoice(1.0, seeds=1, finalists=0), left - full * step, 0.0
-    if free < 0:
         return None
     costs = Costs(
         seconds_per_step=step,
@@ -185,7 +198,7 @@ def _plan(table: Table, left: float) -> Plan | None:
         full_steps=full,
         rungs=rungs,
         trial_limit=None,
-        expected_trials=max(1, candidates_for(free - share, rungs, costs)) if choice.finalists else choice.trainings,
+        expected_trials=max(1, candidates_for(free - share, rungs, costs)),
         confirm_steps=full,
         confirm_seeds=choice.seeds,
         finalists=choice.finalists,
@@ -205,7 +218,7 @@ class TablePool:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._lengths = (*world.table.header.rungs, world.table.header.full_steps)
+        self._columns = {steps: column for column, steps in enumerate(world.table.header.rungs)}
         self._sessions: dict[str, tuple[Candidate, Fidelity, int]] = {}
         self.spent, self._admitted = 0.0, 0
 
@@ -228,11 +241,10 @@ class TablePool:
 
     def _advance(self, session: str, steps: int, deadline: float | None = None) -> Point:
         candidate, fidelity, done = self._sessions[session]
-        # Of a length that the table does not have, what it has at the nearest.
-        column = min(range(len(self._lengths)), key=lambda index: abs(self._lengths[index] - steps))
+        in_full = fidelity.steps not in self._columns
         seconds = self._world.table.seconds(self._world.nearest(candidate), steps - done)
         self.spent += seconds
-        loss = self._world.loss(candidate, column, fidelity.seed)
+        loss = self._world.loss(candidate, -1 if in_full else self._columns[steps], fidelity.seed)
         if math.isinf(loss):
             self._evict(session)
             raise DivergedError("The training loss is not a number.", "Lower the rate.")

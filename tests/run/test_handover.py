@@ -11,7 +11,7 @@ import pytest
 
 from bandsearch.adapters.lora import initial_tensors
 from bandsearch.run import handover, stages
-from bandsearch.run.retrain import Training
+from bandsearch.run.retrain import Training, best_checkpoint
 from bandsearch.rundir import RunDirectory
 from bandsearch.values.candidate import Candidate, Role
 from bandsearch.values.evaluation import Arm, ArmScores, Choice, Evaluation, ExampleScore, Winner
@@ -108,7 +108,7 @@ def test_what_came_of_the_final_trainings_is_kept_with_the_winner(
         job=SimpleNamespace(spec=SimpleNamespace(seed=0)),
         ledger=SimpleNamespace(stage=lambda _: nullcontext()),
         wall_left=lambda *_: lambda: math.inf,
-        plan=SimpleNamespace(full_steps=40, engines=1, costs=costs, final_fidelity=lambda *_: None),
+        plan=SimpleNamespace(full_steps=40, engines=1, costs=costs, evaluated=2, final_fidelity=lambda *_: None),
         pool=None,
         listen=silent,
         stop=None,
@@ -121,6 +121,28 @@ def test_what_came_of_the_final_trainings_is_kept_with_the_winner(
     assert winner.steps_trained == (20 if ahead is Arm.WINNER else 10)
     # Taken up again where it was broken off after that; a baseline that is ahead is not trained beside itself.
     assert stages.retrain(at, winner).trainings == winner.trainings
+
+
+@pytest.mark.parametrize("better", [0, 1])
+def test_of_two_rates_of_full_depth_the_one_that_validation_prefers_is_kept(tmp_path: Path, better: int) -> None:
+    """By however little: there is no habit to fall back to."""
+    slower = BASELINE.model_copy(update={"learning_rate": 3e-4})
+    pair = (BASELINE, slower)
+    both = WINNER.model_copy(
+        update={"candidate": BASELINE, "baseline": slower, "choice": Choice.UNCOMPARED, "tolerance": 0.01}
+    )
+    losses = {best_checkpoint(tmp_path, each): 0.5 + 1e-6 * (index != better) for index, each in enumerate(pair)}
+
+    def apply(index: int, work: Any, arm: Arm, checkpoint: Path, limit: int) -> ArmScores:
+        return ArmScores(arm=arm, examples=(ExampleScore(loss=losses[checkpoint], supervised_tokens=1),) * 3)
+
+    pool: Any = SimpleNamespace(apply=apply)
+    plan: Any = SimpleNamespace(validation_examples=3)
+    kept = handover.settle(pool, tmp_path, both, plan)
+    assert kept.candidate == kept.baseline == pair[better]
+    assert kept.choice is Choice.UNCOMPARED
+    # Taken up again there is nothing left to decide.
+    assert handover.settle(pool, tmp_path, kept, plan) == kept
 
 
 def test_the_template_that_trained_goes_with_the_adapter_and_into_the_command_that_serves_it(tmp_path: Path) -> None:

@@ -260,7 +260,6 @@ def test_while_finalists_are_trained_their_length_stays_until_twice_as_long_is_p
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: str
 ) -> None:
     home, _ = begun(tmp_path / "run", monkeypatch, 500.0)
-    # Without a band the search was for full depth's rate alone, and would go on.
     for stage, role in itertools.product(TrialStage, (Role.FULL_DEPTH, Role.SEARCHED)):
         Records(home.trials).append(
             TrialResult(
@@ -295,3 +294,24 @@ def test_once_there_is_a_winner_the_plan_stays(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(stages, "probe", lambda at: (_ for _ in ()).throw(LostEngineError(str(at.plan.full_steps))))
     with pytest.raises(LostEngineError, match=str(PLAN.full_steps)):
         main.resume(home.path, budget="30min")
+
+
+@pytest.mark.parametrize(("budget", "compares"), [("10min", False), ("12min", False), ("60min", True)])
+def test_a_run_that_compared_nothing_begins_to_once_it_is_given_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: str, compares: bool
+) -> None:
+    """Rates of full depth that are being trained are no end of it then; otherwise they go on."""
+    home, _ = begun(tmp_path / "run", monkeypatch, 100.0)
+    alone = PLAN.model_copy(update={"finalists": 0})
+    home.write(home.plan, alone)
+    home.winner.write_text("{}")
+    checkpoint = home.full / "rate" / "last.safetensors"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    larger = PLAN.model_copy(update={"finalists": 6 if compares else 0, "full_steps": PLAN.full_steps + 1})
+    monkeypatch.setattr(underway, "larger_plan", lambda *_, **__: larger)
+    monkeypatch.setattr(stages, "probe", lambda at: (_ for _ in ()).throw(LostEngineError("An engine died.")))
+    with pytest.raises(LostEngineError):
+        main.resume(home.path, budget=budget)
+    assert home.read(home.plan, Plan) == (larger if compares else alone)
+    assert (home.winner.exists(), checkpoint.exists()) == (not compares, not compares)
