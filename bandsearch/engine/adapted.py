@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from bandsearch.adapters.lora import tensor_names
 from bandsearch.engine.forwards import Forwards
 from bandsearch.engine.kernels import Product, onednn_product, usual_product
+from bandsearch.engine.packed import PackedWeights
 from bandsearch.values.layout import Layout
 
 
@@ -102,6 +103,8 @@ class AdaptedLinears:
 
     def __init__(self, model: PreTrainedModel, layout: Layout) -> None:
         self._product: Product | None = None
+        self._packed: PackedWeights | None = None
+        self._modules: list[nn.Module] = []
         self._members: tuple[Member, ...] = ()
         self._length = 0
         self._supervised: Tensor | None = None
@@ -118,7 +121,15 @@ class AdaptedLinears:
 
     def use_onednn(self, wanted: bool) -> None:
         """Compute every product of plain fp32 linear modules by oneDNN, or again as PyTorch does."""
-        self._product = onednn_product if wanted else None
+        self._product = self._onednn_product if wanted else None
+        if not wanted:
+            self._packed = None
+        elif self._packed is None:
+            matrices = [_matrix(module)[0] for module in self._modules]
+            self._packed = PackedWeights([each for each in matrices if each is not None])
+
+    def _onednn_product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return onednn_product(x, weight if self._packed is None else self._packed.of(weight), bias)
 
     def release(self) -> None:
         self._forwards.release()
@@ -139,6 +150,7 @@ class AdaptedLinears:
 
     def _take(self, path: str, module: nn.Module, outputs: int, *, narrow: bool = False) -> None:
         names = tensor_names(path)
+        self._modules.append(module)
         self._forwards.replace(module, lambda original: partial(self._called, module, original, names, outputs, narrow))
 
     def _called(

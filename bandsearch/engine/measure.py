@@ -20,6 +20,8 @@ from bandsearch.values.plan import EVALUATION_ROWS, Costs
 # Readings of one figure, and the seconds after which no more are taken: what disturbs a reading is short, and where a
 # step takes long a small budget would be spent before it is planned.
 STEPS, PATIENCE = 3, 4.0
+# Two readings that differ by no more than this share are enough: with a third the median would still lie between them.
+ALIKE = 0.05
 # Candidates per pass are doubled for as long as that makes each of them cheaper by this share.
 WORTHWHILE = 0.05
 MOST_PACKED = 8
@@ -172,10 +174,12 @@ def _train(engine: Engine, sessions: Sequence[str]) -> None:
 
 
 def _usual(read: Callable[[], float]) -> float:
-    """The median of several readings behind a first that is left out."""
+    """The median of as many readings as it takes, behind a first that is left out."""
     read()
     started, found = time.monotonic(), [read()]
     while len(found) < STEPS and time.monotonic() - started < PATIENCE:
+        if len(found) > 1 and max(found) <= (1 + ALIKE) * min(found):
+            break
         found.append(read())
     return statistics.median(found)
 

@@ -67,6 +67,23 @@ def test_a_lever_alone_computes_what_the_plain_loop_does(
     assert readings(engine) == pytest.approx(expected, abs=1e-5)
 
 
+def test_onednn_reads_the_base_in_its_own_order(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selfcheck, "onednn_is_faster", lambda *_: True)
+    engine = build(Levers())
+    plain = set[tuple[int, ...]]()
+
+    def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        if not weight.is_mkldnn:
+            plain.add(tuple(weight.shape))
+        return onednn_product(x, weight, bias)
+
+    monkeypatch.setattr("bandsearch.engine.adapted.onednn_product", product)
+    readings(engine)
+    base = {(each.out_features, each.in_features) for each in engine.layout.linears}
+    assert plain
+    assert not plain & {*base, *((inner, outer) for outer, inner in base)}
+
+
 def test_with_everything_off_nothing_is_cached_or_packed(build: Build) -> None:
     assert build(Levers.none()).levers == Levers.none()
 

@@ -66,6 +66,17 @@ def test_where_steps_take_long_few_are_timed(monkeypatch: pytest.MonkeyPatch) ->
     assert engine.now == pytest.approx(2 * 19.0)
 
 
+@pytest.mark.parametrize(
+    ("taken", "usual"),
+    [([9.0, 1.0, 1.02], 1.01), ([9.0, 1.0, 2.0, 1.1], 1.1)],
+    ids=["two-alike", "a-third-where-they-are-not"],
+)
+def test_as_few_readings_are_taken_as_say_the_same(taken: list[float], usual: float) -> None:
+    readings = iter([*taken, 5.0])
+    assert measure._usual(lambda: next(readings)) == pytest.approx(usual)
+    assert list(readings) == [5.0]
+
+
 @pytest.mark.parametrize(("per_token", "asked"), [(0.0001, [4, 64]), (0.1, [4])])
 def test_an_example_costs_what_one_of_average_length_does(
     monkeypatch: pytest.MonkeyPatch, per_token: float, asked: list[int]

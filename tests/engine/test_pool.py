@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -45,6 +46,17 @@ def test_what_keeps_an_engine_from_loading_is_said_as_it_was_written(setup_of: C
 def test_engines_are_not_waited_for_any_more_once_a_stop_is_asked_for(setup_of: Callable[[str], EngineSetup]) -> None:
     with pytest.raises(LostEngineError):
         EnginePool.start([setup_of("qwen2")], lambda: True)
+
+
+def collecting(engine: Engine) -> tuple[bool, int]:
+    return gc.isenabled(), gc.get_freeze_count()
+
+
+def test_an_engine_collects_garbage_but_not_among_its_modules(pool: EnginePool) -> None:
+    """Hundreds of thousands of objects that stay, which took a fifth of the time that importing them takes."""
+    is_on, left_alone = pool.apply(0, collecting)
+    assert is_on
+    assert left_alone > 100_000
 
 
 def raises(engine: Engine, error: Exception) -> None:
