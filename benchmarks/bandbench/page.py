@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from benchmarks.bandbench.measured import Measured
-from benchmarks.bandbench.replay import DEAREST, FEW, HEADLINE, NULL_BUDGET, OURS
+from benchmarks.bandbench.replay import DEAREST, FEW, HEADLINE, JUDGED, NULL_BUDGET, OURS
 from benchmarks.bandbench.rungs import rung_signals
 from benchmarks.bandbench.signals import TOP, band_signals, held_out, ranking
 from benchmarks.bandbench.summary import GRID, Spread, Summary, TaskFigures
@@ -26,7 +26,7 @@ def page(
         "of full trainings (the median over entries), without those that break off; *regret* is what the "
         "handed-over candidate's mean full loss lies above the best one's; "
         "*reached* is when it came to stay within one SD. Intervals are from the 10 % to the 90 % quantile over "
-        f"replays, of which {DEAREST} and budgets of {OURS} above 1/{1 / NULL_BUDGET:.0f} have {FEW} at most. Time is "
+        f"replays, of which {DEAREST} and all that lies beyond 1/{1 / JUDGED:.0f} have {FEW} at most. Time is "
         "that of one device, as a share of what the table cost.",
         "## Goals\n\n" + _goals(summary),
         "## Tables\n\n" + _tables(summary, tables),

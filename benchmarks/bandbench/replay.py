@@ -36,9 +36,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
 # Of bandsearch's budgets, the one whose hand-over is reported and the one that is judged for false wins. What is handed
 # over depends on the budget, so every budget is a run of its own. With an atlas up to the reported one.
 HEADLINE, NULL_BUDGET = 1 / 50, 1 / 25
-# How long the others go on. The dearer an arm's own thinking, the shorter, so that replays take seconds.
+# How long the others go on in the first replays, where curves are shown, and in the rest, up to where arms are judged.
+# The dearer an arm's own thinking, the shorter, so that replays take seconds.
 HORIZON, HORIZONS = 1 / 5, {"AutoPEFT-style": 1 / 16, "Optuna GP": 1 / 30}
-# What takes seconds a replay is played so often: this arm, and bandsearch at budgets above the one for false wins.
+JUDGED = 1 / 25
+# What takes seconds a replay is played so often: this arm, and everything above what is judged.
 DEAREST, FEW = "Optuna GP", 8
 
 
@@ -65,7 +67,8 @@ def play(table: Table, arm: str, seed: int, other: Table | None = None) -> Playe
     """`other` is the task that the atlas knows."""
     exhaustive = table.exhaustive_seconds
     if arm in ARMS:
-        horizon = HORIZONS.get(arm, HORIZON) * exhaustive
+        longest = HORIZONS.get(arm, HORIZON)
+        horizon = (longest if seed < FEW else min(JUDGED, longest)) * exhaustive
         path = ARMS[arm](World(table, seed), horizon)
         steps = [Step(seconds=seconds, option=option) for seconds, option in path]
     else:
@@ -149,8 +152,9 @@ def at(played: Played, seconds: float) -> Step | None:
     return known[-1] if known else None
 
 
-def headline(played: Played) -> Step | None:
-    """Of bandsearch, at the budget that is reported or the smallest that paid for a run; of the others, the last."""
+def headline(played: Played, until: float) -> Step | None:
+    """Of bandsearch, at the budget that is reported or the smallest that paid for a run; of the others, the last up to
+    `until`, device seconds."""
     if played.arm not in (OURS, SECOND, MISLED, *VARIANTS):
-        return played.steps[-1] if played.steps else None
+        return at(played, until * (1 + 1e-9))
     return next((step for step in played.steps if step.budget >= HEADLINE or math.isclose(step.budget, HEADLINE)), None)

@@ -13,6 +13,7 @@ from bandsearch.values.evaluation import Choice
 from bandsearch.values.value import Value
 from benchmarks.bandbench.arms import ARMS
 from benchmarks.bandbench.replay import (
+    JUDGED,
     LADDER,
     MISLED,
     NULL,
@@ -27,8 +28,6 @@ from benchmarks.bandbench.replay import (
 )
 from benchmarks.bandbench.table import Table
 
-# Up to this share of the table's cost arms are judged; at larger ones they are shown.
-JUDGED = 1 / 25
 # At these shares of the table's cost the curves are read.
 GRID = (*LADDER, 1 / 5)
 OPTUNA, RANDOM, FULL_DEPTH = ("Optuna TPE", "Optuna GP"), "random search", "full depth"
@@ -52,7 +51,7 @@ class ArmFigures(Value):
     optimum. `seconds`: when (10 %, median, 90 %; None where not in sight); `lean_seconds`: with at most half of full
     depth's parameters (median). `curve`: regret in nats at GRID, likewise.
     `horizon`: device seconds for which the two were judged, for all arms as long as for bandsearch. Of bandsearch
-    `regret` and `parameters` are those of its reported budget, of the others those at the end.
+    `regret` and `parameters` are those of its reported budget, of the others those at the horizon.
     """
 
     replays: int
@@ -283,7 +282,7 @@ def _least_seconds(table: Table) -> float:
 def _arm(table: Table, runs: Sequence[Played]) -> ArmFigures:
     horizon = min(JUDGED * table.exhaustive_seconds, *(run.horizon for run in runs))
     times = [reached(run, table, horizon) for run in runs]
-    last = [headline(run) for run in runs]
+    last = [headline(run, horizon) for run in runs]
     curve = []
     for share in GRID:
         seconds = share * table.exhaustive_seconds

@@ -141,6 +141,9 @@ def test_the_largest_budget_is_played_less_often_and_judges_nothing(fair: Table)
     assert task.arms[OURS].share_reached == 0
     assert task.handed["1/10"].regret == 0
     assert play(fair, OURS, FEW).horizon == pytest.approx(whole / 25)
+    # Beyond what is judged the others are played as seldom.
+    assert play(fair, "random search", FEW).horizon == pytest.approx(whole / 25)
+    assert play(fair, "random search", FEW - 1).horizon == pytest.approx(whole / 5)
 
 
 def test_reached_is_when_it_comes_to_stay(fair: Table) -> None:
@@ -206,7 +209,9 @@ def test_the_last_line_has_the_goals(fair: Table, ours: list[Played]) -> None:
     text = page(summary, tables, 1.0)
     assert "two_step" in text
     assert "False wins" in text
-    assert headline(played[0]) in played[0].steps
+    assert headline(played[0], math.inf) in played[0].steps
+    rival = next(each for each in played if each.arm == "random search")
+    assert headline(rival, rival.steps[0].seconds) == rival.steps[0]
     assert [task.task for task in summarize(tables, ours).tasks] == ["two_step"]
 
 
