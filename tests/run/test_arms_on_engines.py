@@ -90,6 +90,7 @@ def plan_of(test: int = TEST, generated: int = GENERATED, texts: int = TEXTS, lm
     each = ("seconds_per_test_loss", "seconds_per_generation", "seconds_per_retention")
     evaluate = 3 * (test + generated + texts) * MARGIN + lm_eval
     return SimpleNamespace(
+        evaluated=2,
         test_examples=test,
         generated_examples=generated,
         retention_texts=texts,
