@@ -326,6 +326,8 @@ def test_what_was_not_compared_is_not_judged(tmp_path: Path) -> None:
     reader = Reader(html_of(dataclasses.replace(facts, winner=winner), tmp_path))
     assert "Nothing could be compared in this budget" in reader.text
     assert "best choice" not in reader.text
+    for page in (reader.text, (tmp_path / "report.md").read_text()):
+        assert "Confirmation" not in page
     said = verdict(winner, facts.evaluation)
     assert said.startswith("Nothing could be compared in this budget: full-depth LoRA is handed over")
     assert "No gain was shown" not in said
