@@ -50,6 +50,7 @@ class Rounding(Value):
 
     Rounding is all of both where ours is at no step further away than naive by then, but for what two ways to round
     make of it. A fault shows in the first steps, before rounding is amplified: at high rates it is a thousandfold.
+    Transformers' norms and loss compute in fp32 there too.
     """
 
     naive: float

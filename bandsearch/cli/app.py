@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import sys
 import warnings
 from contextlib import suppress
 from io import TextIOWrapper
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 import bandsearch
 from bandsearch.cli import checking, doctor, looking, running
 from bandsearch.cli.atlas import atlas
+from bandsearch.cli.interrupt import INTERRUPTED
 from bandsearch.cli.output import error_line, json_only
-from bandsearch.values.errors import REFUSED, BandsearchError, UsageError
+from bandsearch.values.errors import BandsearchError, FullDiskError, UsageError
 
 app = typer.Typer(
     name="bandsearch",
@@ -86,14 +88,18 @@ def main() -> None:
         _write_json(error)
         sys.exit(error.exit_code)
     except OSError as error:
+        if error.errno == errno.EIO and error.filename is None:
+            # Of a terminal that has gone.
+            _end(INTERRUPTED)
         # Of what is written there anything may lie on it: what a command prints, a library's cache.
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         where = f"that holds {error.filename}" if error.filename else "or pipe that the output goes to"
+        full = FullDiskError(f"The disk {where} is full.", "Free some space.")
         with suppress(OSError):
-            typer.echo(f"bandsearch: The disk {where} is full. Free some space.", err=True)
-        # What Python would write at its end fails once more.
-        os._exit(REFUSED)
+            typer.echo(f"bandsearch: {full}", err=True)
+        _write_json(full)
+        _end(full.exit_code)
     except SystemExit as ended:
         # The parser of options has said what is wrong with them, to people alone.
         wrong: Any = ended.__context__
@@ -102,6 +108,12 @@ def main() -> None:
             remedy = f"See {context.command_path} --help." if context else ""
             _write_json(UsageError(wrong.format_message(), remedy))
         raise
+
+
+def _end(code: int) -> NoReturn:
+    """At once: what Python would write at its end fails once more."""
+    atexit._run_exitfuncs()
+    os._exit(code)
 
 
 def _write_json(error: BandsearchError) -> None:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from bandsearch.spaces.page import Page
 
 
+# YAML's name for what `null` and `~` say: no value, which leaving the option out says too.
+NULL = "tag:yaml.org,2002:null"
+
+
 def take_config(context: typer.Context, path: Path | None, names: Iterable[str]) -> None:
     """Let the file say what the command line leaves open of the parameters `names`; those that a command does not have
     are left alone, so that several commands can share a file. Raises UsageError with every mistake of it."""
@@ -42,12 +46,14 @@ def _written(page: Page, node: yaml.Node, place: str) -> list[str] | None:
     from bandsearch.spaces.page import found, word_of
 
     def words(node: yaml.Node) -> Any:
-        word = word_of(node)
+        word = None if node.tag == NULL else word_of(node)
         if not word:
             page.note(node, place, f"expected a value, found {found(node)}")
         return word or ""
 
     if isinstance(node, yaml.SequenceNode):
+        if not node.value:
+            page.note(node, place, "expected a value, found a list of 0")
         return [words(item) for item in node.value]
     if isinstance(node, yaml.MappingNode):
         return [f"{words(key)}={words(value)}" for key, value in node.value]

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -36,11 +36,18 @@ def live_listener(console: Console) -> Iterator[tuple[Listener, Callable[[str], 
         yield plain.hear, give_notice
         return
     panel = LivePanel()
-    with Live(panel, console=console, refresh_per_second=REFRESHES_PER_SECOND, transient=True) as live:
-        # Announcements that carry no progress stay on the screen, above the panel.
-        panel.say = lambda line: live.console.print(f"[dim]{escape(line)}[/dim]", highlight=False)
+    live = Live(panel, console=console, refresh_per_second=REFRESHES_PER_SECOND, transient=True)
+    live.start()
+    # Announcements that carry no progress stay on the screen, above the panel.
+    panel.say = lambda line: live.console.print(f"[dim]{escape(line)}[/dim]", highlight=False)
+    try:
         yield panel.hear, panel.give_notice
-        panel.close()
+        # A terminal that has gone takes nothing any more.
+        with suppress(OSError):
+            panel.close()
+    finally:
+        with suppress(OSError):
+            live.stop()
 
 
 def give_notice(words: str) -> None:

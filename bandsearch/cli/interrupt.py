@@ -24,13 +24,19 @@ def stop_on_interrupt(announce: Callable[[str], None]) -> Iterator[Callable[[], 
     the latter stays unheard.
     """
     asked, heeded = threading.Event(), threading.Event()
+    # Not every system has terminals that say so.
+    hang_up = getattr(signal, "SIGHUP", None)
+    hung_up = False
 
     def handle(number: int, frame: FrameType | None) -> None:
-        # A terminal that goes away says so more than once.
-        if asked.is_set() and number != signal.SIGHUP:
-            end_now()
+        nonlocal hung_up
         if asked.is_set():
+            # A terminal that goes away says so more than once, and some systems send SIGTERM along.
+            if number != hang_up and not hung_up:
+                end_now()
+            hung_up = hung_up and number == hang_up
             return
+        hung_up = number == hang_up
         asked.set()
         if not heeded.is_set():
             raise KeyboardInterrupt
@@ -41,8 +47,8 @@ def stop_on_interrupt(announce: Callable[[str], None]) -> Iterator[Callable[[], 
         return asked.is_set()
 
     heard = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        heard.append(signal.SIGHUP)
+    if hang_up is not None and signal.getsignal(hang_up) not in (signal.SIG_IGN, None):
+        heard.append(hang_up)
     before = {number: signal.signal(number, handle) for number in heard}
     try:
         yield stop

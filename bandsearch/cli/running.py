@@ -62,7 +62,7 @@ def resume(
     """Go on with an interrupted run. Finished work is kept, and the budget it has spent stays spent.
 
     With a larger --budget the plan is made anew as long as no winner is chosen; after that the final training gets
-    longer if it has not begun.
+    longer if it has not begun. Where nothing could be compared so far and now can be, the search begins.
 
     \b
     Examples:
@@ -132,7 +132,12 @@ def search(spec: "RunSpec", out: Out = None, json: Json = False) -> None:
         directory, winner = search(spec, out, at.listen, at.stop)
         at.say(winner, directory=str(directory))
     if not json:
-        at.console.print(f"[bold]Chosen:[/bold] {winner.candidate}", highlight=False)
+        chosen = (
+            " or ".join(map(str, dict.fromkeys((winner.candidate, winner.baseline))))
+            if winner.is_open
+            else winner.candidate
+        )
+        at.console.print(f"[bold]Chosen:[/bold] {chosen}", highlight=False)
         at.console.print(winner.reason, markup=False, highlight=False)
         at.console.print(f"Train and evaluate it: bandsearch resume {directory}", markup=False, highlight=False)
 

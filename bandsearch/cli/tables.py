@@ -44,12 +44,13 @@ def plan_table(plan: Plan, spec: RunSpec) -> RenderableType:
         "budget": bound if plan.wall_seconds is None else f"{bound}, {clock_text(plan.wall_seconds)} wall clock here",
         "engines": str(plan.engines),
         "one step": f"{plan.costs.seconds_per_step:.3g} s, {plan.batch_size} examples",
-        "rungs": " → ".join(map(str, plan.rungs)) + " steps",
-        "candidates": f"about {plan.expected_trials}" if plan.trial_limit is None else str(plan.trial_limit),
         "final training": f"{plan.full_steps} steps",
         "disk": _bytes(plan.disk_bytes),
         "memory": _bytes(plan.memory_bytes),
     }
+    if plan.compares:
+        facts["rungs"] = " → ".join(map(str, plan.rungs)) + " steps"
+        facts["candidates"] = f"about {plan.expected_trials}" if plan.trial_limit is None else str(plan.trial_limit)
     return Group(facts_table(facts), stages, *([Text(plan.advice)] if plan.advice else []))
 
 

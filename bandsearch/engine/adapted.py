@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from bandsearch.adapters.lora import tensor_names
 from bandsearch.engine.forwards import Forwards
 from bandsearch.engine.kernels import Product, onednn_product, usual_product
+from bandsearch.engine.memory import within_memory
 from bandsearch.engine.packed import PackedWeights
 from bandsearch.values.layout import Layout
 
@@ -126,7 +127,8 @@ class AdaptedLinears:
             self._packed = None
         elif self._packed is None:
             matrices = [_matrix(module)[0] for module in self._modules]
-            self._packed = PackedWeights([each for each in matrices if each is not None])
+            # Without room for copies the matrices themselves are read.
+            self._packed = within_memory(lambda: PackedWeights([each for each in matrices if each is not None]))
 
     def _onednn_product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return onednn_product(x, weight if self._packed is None else self._packed.of(weight), bias)

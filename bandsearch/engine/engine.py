@@ -98,6 +98,11 @@ class Engine:
         """Give the model back bare, so that another engine can be built on it."""
         self._passes.release()
 
+    @property
+    def recomputes(self) -> bool:
+        """Whether layers may run twice where memory lacks, which was tried when it started."""
+        return self._passes.recomputes
+
     def admit(self, candidate: Candidate, fidelity: Fidelity) -> str:
         """Raises OutOfMemoryError where the device has no room for its factors; others have lost nothing then."""
         return self._hold(lambda name: Session.begin(name, candidate, fidelity, self.layout, self.device))

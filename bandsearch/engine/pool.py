@@ -34,6 +34,8 @@ LONGEST_TEMPORARY = 30
 CALLERS = 64
 # How often it is asked whether to stop, seconds.
 ASKING = 0.2
+# Without a token in the environment Ray writes one into the home directory, which there may not be.
+TOKEN, OWN_TOKEN = "RAY_AUTH_TOKEN", secrets.token_hex(32)
 
 
 @ray.remote(max_concurrency=CALLERS)
@@ -107,8 +109,6 @@ class EnginePool(EngineHandles):
         """Raises LostEngineError where an engine does not start, or is not to any more since `stop()` is true."""
         # Ray lowers the priority of its workers; a budget is spent whether they get the cores or not.
         os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_DEDUP_LOGS="0", RAY_worker_niceness="0")
-        # Without one Ray writes one into the home directory, which there may not be.
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         # Ray tells everyone that its cluster asks for a token; nobody but this run ever talks to it.
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
         if not ray.is_initialized():
@@ -177,6 +177,7 @@ def _start_ray(setups: Sequence[EngineSetup]) -> None:
     try:
         scratch = tempfile.mkdtemp(prefix="bs-", dir=temporary if len(temporary) <= LONGEST_TEMPORARY else "/tmp")
         atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+        os.environ.setdefault(TOKEN, OWN_TOKEN)
         with _own_sigterm(), _no_words_of_ray():
             ray.init(
                 address="local",
@@ -207,6 +208,8 @@ def _end_ray() -> None:
         kill = node.kill_all_processes
         node.kill_all_processes = lambda **_: kill(check_alive=False, allow_graceful=False)
     ray.shutdown()
+    if os.environ.get(TOKEN) == OWN_TOKEN:
+        del os.environ[TOKEN]
 
 
 @contextmanager
@@ -228,8 +231,8 @@ def _own_sigterm() -> Iterator[None]:
     started here.
 
     Ray would end itself at once; schedulers signal a whole group, a terminal that is closed too, and a run is to finish
-    its step. Ray blocks SIGINT in
-    its processes in the same way. Elsewhere it ends what a killed driver left with SIGTERM, and has to be heard.
+    its step. Ray blocks SIGINT in its processes in the same way. Elsewhere it ends what a killed driver left with
+    SIGTERM, and has to be heard.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

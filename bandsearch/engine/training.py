@@ -23,6 +23,7 @@ Portion = list[tuple[Session, Sequence[int]]]
 
 # A step's rows take time that grows with the data: all of an epoch of a million examples would be minutes.
 STEPS_AVERAGED = 256
+MOMENTS = "What AdamW keeps of one more adapter"
 
 
 class Trainer:
@@ -49,7 +50,7 @@ class Trainer:
         found: dict[str, Tensor | OutOfMemoryError] = {}
         for session in sessions:
             try:
-                given_room(session.make_moments, "What AdamW keeps of one more adapter")
+                given_room(session.make_moments, MOMENTS)
             except OutOfMemoryError as error:
                 found[session.name] = error
         ready = [session for session in sessions if session.name not in found]
@@ -68,6 +69,7 @@ class Trainer:
 
     def try_longest(self, session: Session) -> None:
         """Take the gradients of the longest training example, and forget them. Raises OutOfMemoryError."""
+        given_room(session.make_moments, MOMENTS)
         longest = max(range(len(self._lengths)), key=self._lengths.__getitem__)
         found = self._backward([session], {session.name: (longest,)})[session.name]
         session.optimizer.zero_grad(set_to_none=True)

@@ -22,7 +22,12 @@ from bandsearch.values.profile import ModuleSensitivity
 
 
 def module_sensitivities(
-    model: PreTrainedModel, layout: Layout, examples: Sequence[Encoded], seconds: float | None = None
+    model: PreTrainedModel,
+    layout: Layout,
+    examples: Sequence[Encoded],
+    seconds: float | None = None,
+    *,
+    recomputes: bool = True,
 ) -> tuple[ModuleSensitivity, ...]:
     """Sensitivity of every adapted module of `model`, which carries fresh full-depth LoRA factors (B = 0).
 
@@ -37,8 +42,8 @@ def module_sensitivities(
       is estimated without bias, (n ||mean||^2 - mean ||g_i||^2) / (n - 1), so it does not depend on the number
       of examples; an estimate below zero counts as 0.
 
-    Stops after `seconds`, but not before two examples. Needs at least two examples. Raises OutOfMemoryError where one
-    is too much for memory.
+    Stops after `seconds`, but not before two examples. Needs at least two examples. Where one is too much for memory
+    its layers run twice, if `recomputes`. Raises OutOfMemoryError where that does not do.
     """
     factors = b_factors(model)
     sums = [torch.zeros_like(factor) for factor in factors.values()]
@@ -47,7 +52,7 @@ def module_sensitivities(
     for example in examples:
         if seconds is not None and count >= 2 and time.monotonic() - started > seconds:
             break
-        gradients = _gradients(model, layout, example, list(factors.values()))
+        gradients = _gradients(model, layout, example, list(factors.values()), recomputes)
         for total, gradient in zip(sums, gradients, strict=True):
             total += gradient
         squares += _squared_norms(gradients)
@@ -67,9 +72,9 @@ def module_sensitivities(
 
 
 def _gradients(
-    model: PreTrainedModel, layout: Layout, example: Encoded, factors: Sequence[Tensor]
+    model: PreTrainedModel, layout: Layout, example: Encoded, factors: Sequence[Tensor], recomputes: bool
 ) -> tuple[Tensor, ...]:
-    """Of the example's mean loss; where memory does not do for all that they need, layers run twice."""
+    """Of the example's mean loss; where memory does not do for all that they need, layers run twice, if they may."""
 
     def work() -> tuple[Tensor, ...]:
         gradients: tuple[Tensor, ...] = torch.autograd.grad(token_losses(model, [example]).mean(), factors)
@@ -77,6 +82,8 @@ def _gradients(
 
     if (found := within_memory(work)) is not None:
         return found
+    if not recomputes:
+        raise too_much(len(example.input_ids))
     torch.cuda.empty_cache()
     forwards = Forwards()
     for layer in model.get_submodule(PREFIX + layout.layers_path).children():

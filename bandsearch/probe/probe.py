@@ -74,7 +74,8 @@ class _Probe:
         session = self._admit(10.0**LOWEST)
         try:
             with self.engine.attached(session) as model:
-                return module_sensitivities(model, self.layout, examples, self.watch.left(GRADIENTS_BY))
+                seconds, recomputes = self.watch.left(GRADIENTS_BY), self.engine.recomputes
+                return module_sensitivities(model, self.layout, examples, seconds, recomputes=recomputes)
         finally:
             self.engine.evict(session)
 

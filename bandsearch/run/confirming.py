@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from bandsearch.search.clock import MARGIN
-from bandsearch.values.plan import FULL_DEPTHS, Costs
+from bandsearch.values.plan import Costs
 from bandsearch.values.spec import Objective, RunSpec
 
 CONFIRM_SHARE, SEARCH_SHARE = 0.35, 0.40
@@ -28,6 +28,10 @@ def confirm_share(free: float, least: float) -> float:
     return max(CONFIRM_SHARE / (CONFIRM_SHARE + SEARCH_SHARE) * free, min(LARGEST_CONFIRM_SHARE * free, least))
 
 
+# Rates at which full depth is confirmed.
+FULL_DEPTHS = 2
+
+
 class ConfirmChoice(NamedTuple):
     """`fraction` of the length that the search is made for, on so many seeds, of searched finalists and baselines."""
 
@@ -39,6 +43,10 @@ class ConfirmChoice(NamedTuple):
     @property
     def trainings(self) -> int:
         return self.seeds * (self.finalists + self.baselines)
+
+
+# Where too little could be confirmed to compare anything.
+NOTHING = ConfirmChoice(1.0, seeds=1, finalists=0, baselines=0)
 
 
 def confirm_choices(*, bounded: bool, fractions: Sequence[float] = CONFIRM_FRACTIONS) -> list[ConfirmChoice]:
@@ -79,15 +87,15 @@ def confirm_seconds(spec: RunSpec, costs: Costs, trainings: int, steps: float, r
 
 def confirm_choice(
     choices: Sequence[ConfirmChoice], seconds_of: Callable[[int, float], float], share: float
-) -> ConfirmChoice | None:
+) -> ConfirmChoice:
     """The most telling of `choices` that `share` seconds pay for; `seconds_of` so many trainings of such a fraction.
 
     Of the greatest length at which anything can be compared, were it with fewer finalists than any of them has
-    (`next_training` leaves out the last): who is ahead in short trainings is often behind in long ones. None where
+    (`next_training` leaves out the last): who is ahead in short trainings is often behind in long ones. NOTHING where
     nothing can be compared at any of them.
     """
     fitting = [choice.fraction for choice in choices if seconds_of(LEAST_TRAININGS, choice.fraction) <= share]
     if not fitting:
-        return None
+        return NOTHING
     alike = [choice for choice in choices if choice.fraction == max(fitting)]
     return next((choice for choice in alike if seconds_of(choice.trainings, choice.fraction) <= share), alike[-1])

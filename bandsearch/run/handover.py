@@ -42,7 +42,7 @@ def settle(pool: EnginePool, folder: Path, winner: Winner, plan: Plan) -> Winner
         pool.apply(0, _on_validation, arm, best_checkpoint(folder, candidate), plan.validation_examples)
         for arm, candidate in zip(pair, (winner.candidate, winner.baseline), strict=True)
     ]
-    if winner.choice is Choice.UNCOMPARED:
+    if winner.is_open:
         losses = (arm.loss for arm in scores)
         return better_rate(winner, dict(zip((winner.candidate, winner.baseline), losses, strict=True)))
     difference = compare(scores, [pair])[0].difference

@@ -33,7 +33,8 @@ def resume(directory: Path, listen: Listener = silent, stop: Stop = never, budge
     """Go on with the run in `directory`: what is finished is kept, what was under way is done again.
 
     `budget`: all that it may spend from now on, more than before. As long as no winner is chosen the plan is made anew
-    with it; afterwards the final training gets longer if it has not begun. Raises BudgetError for one that is no more.
+    with it; afterwards the final training gets longer if it has not begun. Where nothing could be compared so far and
+    now can be, the search begins. Raises BudgetError for one that is no more.
     """
     home = RunDirectory.open(directory)
     known, is_complete = home.read_spec(), home.evaluation.exists()

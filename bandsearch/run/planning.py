@@ -15,6 +15,7 @@ from bandsearch.run.confirming import (
     BASELINES,
     CONFIRM_FRACTIONS,
     LEAST_TRAININGS,
+    NOTHING,
     ConfirmChoice,
     confirm_choice,
     confirm_choices,
@@ -97,7 +98,7 @@ def make_plan(
             needed += confirm_seconds(spec, costs, choice.trainings, choice.fraction * wanted, size.retained, engines)
         return free, needed
 
-    full_steps = searched = wanted
+    full_steps, searched, free = wanted, wanted, math.inf
     if wall_seconds is not None:
         free, needed = free_and_needed(wall_seconds)
         if free < needed:
@@ -115,13 +116,7 @@ def make_plan(
             paid = int((free - full_steps * step) / shared)
             searched = min(full_steps, max(paid, math.ceil(full_steps / MOST_LENGTHENED)))
     size = evaluation_size(costs, test_examples, retention_texts, engines, wall_seconds)
-
-    def evaluate(arms: int) -> float:
-        return evaluation_seconds(spec, costs, size, engines, wall_seconds, arms)
-
-    def retrain(arms: int) -> float:
-        return _training_seconds(costs, full_steps, arms, engines)
-
+    evaluate = evaluation_seconds(spec, costs, size, engines, wall_seconds)
     rungs = _rungs(searched) if known is None else known.rungs
     settled = known if confirming else None
     fractions = CONFIRM_FRACTIONS if settled is None else (settled.confirm_steps / searched,)
@@ -134,12 +129,14 @@ def make_plan(
         rungs,
         engines,
         wall_seconds,
-        fixed=costs.load_seconds + retrain(ARMS) + evaluate(ARMS),
+        fixed=costs.load_seconds + _training_seconds(costs, full_steps, ARMS, engines) + evaluate,
     )
-    expected, arms = spec.trials or 0, ARMS
-    if choice is None:
-        arms, full_steps = _uncompared(costs, free_and_needed(wall_seconds or 0.0)[0], full_steps, wanted, engines)
-        searched = full_steps
+    arms, expected = ARMS, spec.trials or 0
+    if choice is NOTHING:
+        # Two rates of full depth, or one where two do not fit.
+        arms = ARMS if _steps_in(free, costs, ARMS, engines) >= least else 1
+        full_steps = searched = max(least, min(wanted, _steps_in(free, costs, arms, engines)))
+        evaluate = evaluation_seconds(spec, costs, size, engines, wall_seconds, arms=1)
     elif spec.trials is None:
         device_seconds = max(0.0, search - SEARCH_START) * engines
         expected = candidates_for(device_seconds, rungs, costs)
@@ -147,41 +144,24 @@ def make_plan(
             rungs = tuple(round(rung / ETA) for rung in rungs)
             expected = candidates_for(device_seconds, rungs, costs)
     # No more than was paid for; a known plan's length comes back from its fraction.
-    confirm_steps = max(rungs[-1], math.floor(searched * (choice.fraction if choice else 1.0) + 1e-6))
+    confirm_steps = max(rungs[-1], math.floor(searched * choice.fraction + 1e-6))
     texts = confirm_texts(spec, costs, confirm_steps, size.retained) if settled is None else settled.confirm_texts
     final_length = f"{full_steps} steps"
     if full_steps < wanted:
         final_length = f"{full_steps} of {wanted} steps{', more if time is left' if bounded else ''}"
-    final_arms = "winner and full-depth baseline"
-    if choice is None:
-        final_arms = "full depth at two rates" if arms > 1 else "full depth"
-    nothing = "nothing, since too little could be confirmed to compare anything"
-    stages = [
-        StagePlan(
-            name="load", seconds=costs.load_seconds, detail=f"{engines} engine(s), base model loaded once each, timed"
-        ),
-        StagePlan(name="probe", seconds=probe, detail="gradients, learning-rate range, short full-depth run"),
-        StagePlan(
-            name="search",
-            seconds=search,
-            detail=f"about {expected} candidates, rungs {_arrow(rungs)} steps" if choice else nothing,
-        ),
-        StagePlan(
-            name="confirm",
-            seconds=confirm,
-            detail=_confirmed(choice, confirm_steps, texts) if choice else nothing,
-        ),
-        StagePlan(
-            name="retrain",
-            seconds=retrain(arms),
-            detail=f"{final_arms}, {final_length}{_together(costs.step_on(engines // arms).engines)}",
-        ),
-        StagePlan(
-            name="evaluate",
-            seconds=evaluate(ARMS if choice else 1),
-            detail=evaluation_detail(spec, size, engines),
-        ),
-    ]
+    final_length += _together(costs.step_on(engines // arms).engines)
+    details = {
+        "load": (costs.load_seconds, f"{engines} engine(s), base model loaded once each, timed"),
+        "probe": (probe, "gradients, learning-rate range, short full-depth run"),
+        "search": (search, f"about {expected} candidates, rungs {_arrow(rungs)} steps"),
+        "confirm": (confirm, _confirmed(choice, confirm_steps, texts)),
+        "retrain": (_training_seconds(costs, full_steps, arms, engines), f"{_finally(choice, arms)}, {final_length}"),
+        "evaluate": (evaluate, evaluation_detail(spec, size, engines)),
+    }
+    if choice is NOTHING:
+        nothing = "nothing, since too little could be confirmed to compare anything"
+        details |= {"search": (0.0, nothing), "confirm": (0.0, nothing)}
+    stages = [StagePlan(name=name, seconds=seconds, detail=detail) for name, (seconds, detail) in details.items()]
     if wall_seconds is not None:
         rest = wall_seconds - sum(stage.seconds for stage in stages)
         stages.append(StagePlan(name="slack", seconds=max(0.0, rest), detail="kept back, so that the run ends in time"))
@@ -197,9 +177,9 @@ def make_plan(
         trial_limit=spec.trials,
         expected_trials=expected,
         confirm_steps=confirm_steps,
-        confirm_seeds=choice.seeds if choice else 1,
-        confirm_texts=texts if choice else 0,
-        finalists=choice.finalists if choice else 0,
+        confirm_seeds=choice.seeds,
+        confirm_texts=texts,
+        finalists=choice.finalists,
         final_trainings=arms,
         validation_examples=min(validation_examples, 256),
         test_examples=size.test,
@@ -220,12 +200,7 @@ def final_steps(plan: Plan, wall_left: float, arms: int) -> int:
     """
     if plan.wall_seconds is None or plan.trial_limit is not None or plan.wanted_steps is None:
         return plan.full_steps
-    rounds = math.ceil(arms / plan.engines)
-    final = plan.costs.step_on(plan.engines // arms)
-    # On their way, and twice at the end: what is handed over is read once more.
-    validating = _validations(plan.costs, final.engines) + 2 * plan.costs.seconds_per_validation
-    fit = int((wall_left - rounds * validating) / (rounds * final.seconds * MARGIN))
-    return max(plan.full_steps, min(plan.wanted_steps, fit))
+    return max(plan.full_steps, min(plan.wanted_steps, _steps_in(wall_left, plan.costs, arms, plan.engines)))
 
 
 def least_rest(plan: Plan) -> float:
@@ -248,9 +223,9 @@ def _share(
     wall_seconds: float | None,
     *,
     fixed: float,
-) -> tuple[ConfirmChoice | None, float, float, float]:
+) -> tuple[ConfirmChoice, float, float, float]:
     """How to confirm, and the seconds of confirm, search and probe, made for a training of `searched` steps. `fixed`
-    are those of all else. None, without a search, where nothing could be compared."""
+    are those of all else."""
 
     def seconds_of(trainings: int, fraction: float) -> float:
         return confirm_seconds(spec, costs, trainings, fraction * searched, retained, engines)
@@ -264,22 +239,8 @@ def _share(
 
     left = max(0.0, wall_seconds * (1 - SLACK_SHARE) - SLACK_SECONDS - fixed - probe)
     choice = confirm_choice(choices, seconds_of, confirm_share(left, least))
-    if choice is None:
-        return None, 0.0, 0.0, probe
     confirm = min(seconds_of(choice.trainings, choice.fraction), confirm_share(left, least))
     return choice, confirm, left - confirm, probe
-
-
-def _uncompared(costs: Costs, seconds: float, planned: int, wanted: int, engines: int) -> tuple[int, int]:
-    """How many rates of full depth `seconds` of final training pay for, and for how many steps: two, or one where two
-    do not come to the `planned` ones."""
-
-    def steps_of(rates: int) -> int:
-        begun = _training_seconds(costs, 0, rates, engines)
-        return int((seconds - begun) / (_training_seconds(costs, 1, rates, engines) - begun))
-
-    rates = ARMS if steps_of(ARMS) >= planned else 1
-    return rates, max(planned, min(wanted, steps_of(rates)))
 
 
 def probe_seconds(wall: float, costs: Costs) -> float:
@@ -321,10 +282,28 @@ def _validations(costs: Costs, engines: int) -> float:
     return VALIDATIONS * costs.seconds_per_validation / engines
 
 
+def settling_seconds(costs: Costs, arms: int) -> float:
+    """What so many arms take once they are trained: two are read again, to be compared."""
+    return 2 * costs.seconds_per_validation if arms > 1 else 0.0
+
+
 def _training_seconds(costs: Costs, steps: int, arms: int, engines: int) -> float:
-    """Of the final training of so many arms."""
-    own = costs.step_on(engines // arms)
-    return steps * math.ceil(arms / engines) * own.seconds * MARGIN + _validations(costs, own.engines)
+    """Of the final training of so many arms, with all readings."""
+    own, rounds = costs.step_on(engines // arms), math.ceil(arms / engines)
+    each = steps * own.seconds * MARGIN + _validations(costs, own.engines)
+    return rounds * each + settling_seconds(costs, arms)
+
+
+def _steps_in(seconds: float, costs: Costs, arms: int, engines: int) -> int:
+    """How long a final training of so many arms `seconds` pay for."""
+    begun = _training_seconds(costs, 0, arms, engines)
+    return int((seconds - begun) / (_training_seconds(costs, 1, arms, engines) - begun))
+
+
+def _finally(choice: ConfirmChoice, arms: int) -> str:
+    if choice is not NOTHING:
+        return "winner and full-depth baseline"
+    return "full depth at two rates" if arms > 1 else "full depth"
 
 
 def _confirmed(choice: ConfirmChoice, steps: int, texts: int) -> str:

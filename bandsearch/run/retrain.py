@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
-from bandsearch.engine.failures import DivergedError, OutOfMemoryError
+from bandsearch.engine.failures import DivergedError, LostEngineError, OutOfMemoryError
 from bandsearch.engine.team import Team
 from bandsearch.rundir import replacing, write_atomically
-from bandsearch.values.candidate import Candidate
+from bandsearch.values.candidate import Candidate, rates_differ
 from bandsearch.values.errors import AdapterError
 from bandsearch.values.evaluation import Arm, Trained
 from bandsearch.values.fidelity import Fidelity
@@ -20,6 +20,8 @@ from bandsearch.values.trial import Point
 from bandsearch.values.value import Value
 
 RETRIES = 3
+# By what a rate is divided that diverges.
+LOWERED = 3
 # How often it is asked whether to stop while engines train, seconds.
 ASKING = 0.2
 
@@ -69,7 +71,15 @@ def retrain(
     from where it goes on.
     """
     runs = [
-        _Arm(team, name, candidate, fidelity, best_checkpoint(folder, candidate).parent, listen)
+        _Arm(
+            team,
+            name,
+            candidate,
+            fidelity,
+            best_checkpoint(folder, candidate).parent,
+            listen,
+            [other.learning_rate for other in arms.values() if other != candidate and other.form == candidate.form],
+        )
         for team, (name, candidate) in zip(teams, arms.items(), strict=True)
     ]
     with ThreadPoolExecutor(len(runs)) as threads:
@@ -100,12 +110,20 @@ def retrain(
 
 
 class _Arm:
-    """One training under way. `pending` is a reading that is not kept yet."""
+    """One training under way. `pending` is a reading that is not kept yet; at `other_rates` the same is trained
+    beside it."""
 
     def __init__(
-        self, team: Team, name: Arm, candidate: Candidate, fidelity: Fidelity, folder: Path, listen: Listener
+        self,
+        team: Team,
+        name: Arm,
+        candidate: Candidate,
+        fidelity: Fidelity,
+        folder: Path,
+        listen: Listener,
+        other_rates: Sequence[float],
     ) -> None:
-        self._team, self.name, self._listen = team, name, listen
+        self._team, self.name, self._listen, self._other_rates = team, name, listen, other_rates
         self._candidate, self._fidelity, self._folder = candidate, fidelity, folder
         self.points: list[Point] = []
         self.pending: Point | None = None
@@ -134,9 +152,8 @@ class _Arm:
     def train(self, goal: int, wall_left: Callable[[], float]) -> None:
         """Train up to step `goal` or to the deadline; the reading is pending then. Divergence ends it."""
         for retries in range(RETRIES + 1):
+            self._begin()
             try:
-                if not self._holds_session:
-                    self._begin()
                 self.pending = self._team.advance(goal, wall_left())
             except (DivergedError, OutOfMemoryError) as error:
                 self._holds_session = False
@@ -153,7 +170,9 @@ class _Arm:
                     ) from None
                 # A rate that was fine for a proxy can be too high for the whole length.
                 rate = self._candidate.learning_rate
-                lower = rate / 3
+                lower = rate / LOWERED
+                while not all(rates_differ(lower, other) for other in self._other_rates):
+                    lower /= LOWERED
                 self._tell(f"rate {rate:.2g} diverged; it begins again at {lower:.2g}")
                 self._candidate = self._candidate.model_copy(update={"learning_rate": lower})
                 self._last.unlink(missing_ok=True)
@@ -201,17 +220,26 @@ class _Arm:
         self._tell(words, done=self.steps / self._fidelity.steps)
 
     def _tell(self, words: str, done: float | None = None) -> None:
-        self._listen(Update(stage="retrain", message=f"{self.name.replace('_', ' ')}: {words}", done=done))
+        name = f"rate {self._candidate.learning_rate:.2g}" if self._other_rates else self.name.replace("_", " ")
+        self._listen(Update(stage="retrain", message=f"{name}: {words}", done=done))
 
     def _write(self) -> None:
         write_atomically(self._record, self.training().model_dump_json(indent=2))
 
     def _begin(self) -> None:
-        """From the last checkpoint, or from the start."""
-        if self._last.exists():
-            self._team.restore(self._last)
-        else:
-            self._team.begin(self._candidate, self._fidelity)
+        """From the last checkpoint, or from the start, unless it has begun. Raises LostEngineError where a device has
+        no room to go on: what others have taken of it they may give back."""
+        if self._holds_session:
+            return
+        try:
+            if self._last.exists():
+                self._team.restore(self._last)
+            else:
+                self._team.begin(self._candidate, self._fidelity)
+        except OutOfMemoryError as error:
+            if not self._last.exists():
+                raise
+            raise LostEngineError(error.message, "End what else uses the device.") from error
         self._holds_session = True
 
 

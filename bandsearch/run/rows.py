@@ -181,7 +181,8 @@ def prior_rows(facts: ReportFacts) -> Iterable[PriorRow]:
     trials = {trial.candidate: trial for trial in facts.trials if trial.stage is TrialStage.SEARCH}
     for suggestion in facts.prior:
         trial = trials.get(suggestion.candidate)
-        reading = "not tried" if trial is None else trial.state.value.replace("_", " ")
+        untried = "not tried" if facts.winner.trained(suggestion.candidate) is None else "in the final training"
+        reading = untried if trial is None else trial.state.value.replace("_", " ")
         if trial is not None and trial.points:
             reading = f"{trial.last_loss:.4f} after {trial.steps} steps"
         yield PriorRow(suggestion.candidate, layers_of(suggestion.candidate.bands), suggestion.reason, reading)

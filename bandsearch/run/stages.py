@@ -8,7 +8,7 @@ from bandsearch.engine.team import form_teams
 from bandsearch.probe.probe import ProbeSettings, run_probe
 from bandsearch.run.evaluating import spare_evaluation
 from bandsearch.run.handover import evaluate_arms, export_winner, settle
-from bandsearch.run.planning import final_steps
+from bandsearch.run.planning import final_steps, settling_seconds
 from bandsearch.run.prior import prior_of
 from bandsearch.run.retrain import Training
 from bandsearch.run.retrain import retrain as train_arms
@@ -163,8 +163,7 @@ def _trainings(
 ) -> dict[Arm, Training]:
     """Of all arms side by side, on as many engines each as are measured to pay."""
     fidelity = at.plan.final_fidelity(steps, at.job.spec.seed)
-    # Both are still read after the last step, and what is handed over once more.
-    reading = 2 * at.plan.costs.seconds_per_validation
+    reading = settling_seconds(at.plan.costs, len(arms))
     teams = form_teams(at.pool, len(arms), at.plan.costs.step_on(at.plan.engines // len(arms)).engines)
     trainings = train_arms(teams, arms, fidelity, at.home.full, lambda: wall_left() - reading, at.listen, at.stop)
     for team in teams:

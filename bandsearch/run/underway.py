@@ -127,8 +127,8 @@ def _plan(home: RunDirectory, job: Job, pool: EnginePool, ledger: Ledger, known:
     else:
         plan = larger_plan(job, known, confirming=known.compares and bool(searched(Records(home.trials))))
         if not known.compares:
-            # What was being trained without a comparison is no end of a run that has one.
-            if home.winner.exists() and not plan.compares:
+            # What was being trained without a comparison is no end of a run that can have one.
+            if home.winner.exists() and not _is_worth_it(plan, known, ledger):
                 return known
             home.forget_winner()
     require_disk(home.path, plan.disk_bytes)
@@ -138,6 +138,12 @@ def _plan(home: RunDirectory, job: Job, pool: EnginePool, ledger: Ledger, known:
     if plan.advice:
         listen(Update(stage="plan", message=plan.advice))
     return plan
+
+
+def _is_worth_it(plan: Plan, known: Plan, ledger: Ledger) -> bool:
+    """Whether `plan` buys more than `known` one, which compares nothing, and there is still time for all of it."""
+    rest = sum(map(plan.seconds_of, ("search", "confirm", "retrain", "evaluate")))
+    return (plan.compares or plan.final_trainings > known.final_trainings) and ledger.wall_left >= rest
 
 
 def _is_decided(home: RunDirectory, plan: Plan) -> bool:

@@ -1,8 +1,8 @@
 """Rates of full depth: all that is decided where a budget pays for no comparison with it.
 
-Two are trained in full, side by side, and the better one is handed over. Shorter trainings would leave time for more of
-them, but there the higher rate passes for better, more often than not wrongly: at a third of the length the better of
-two is no more than a guess, at a ninth it is worse than one (results/LOG.md).
+Two have the final training, side by side, and the better one is handed over. Shorter trainings would leave time for
+more of them, but there the higher rate passes for better, more often than not wrongly: at a third of the length the
+better of two is no more than a guess, at a ninth it is worse than one (results/LOG.md).
 """
 
 from __future__ import annotations
@@ -35,24 +35,25 @@ def full_depth_alone(
 ) -> Winner:
     """Full depth at two rates, as winner and baseline, until `better_rate` can tell; at one where `trainings` is one.
 
-    Of two they are the probe's best and the next lower one; where `prior` knows a rate that takes the place of the one
-    closer to it, since what was best for other data need not be here. One by itself is what `prior` knows, or a third
-    of the probe's best.
+    Of two they are the probe's best and the next one, which is lower where the space has it; a rate that `prior` knows
+    takes the place of the closer one, since what was best for other data need not be here. One by itself is what
+    `prior` knows, or a third of the probe's best.
     """
     rates = tuned_rates(code, profile.rate_range.best)[:ARMS]
-    # The last on all layers: it is full depth's own, whatever its targets are called here.
-    known = [each.candidate.learning_rate for each in prior if len(each.candidate.layers) == code.layer_count][-1:]
+    # The last on all layers is full depth's own, whatever its targets are called here, if not at the probe's rate.
+    full = [each.candidate.learning_rate for each in prior if len(each.candidate.layers) == code.layer_count]
+    known = [rate for rate in full if not math.isclose(rate, profile.rate_range.best, rel_tol=1e-3)][-1:]
     if known:
         rates = (*known, max(rates, key=lambda rate: abs(math.log(rate / known[0]))))
     if trainings < ARMS:
         # No lower than somebody has asked for.
         rates = (*known, max(rates[0] / RETREAT, code.space.learning_rate.low or 0.0))[:1]
         where = "the learning rate that an earlier run found" if known else "a third of the probe's best learning rate"
-        reason = f"One training is all that fits, at {where}."
+        reason = f"One training of full depth is all that fits, at {where}."
     elif len(set(rates)) > 1:
-        reason = "It is trained at two learning rates, and validation tells which is kept."
+        reason = "Full depth is trained at two learning rates, and validation tells which is kept."
     else:
-        reason = "The search space gives it one learning rate."
+        reason = "The search space has one learning rate."
     candidates = [habit(code, Band.full(code.layer_count), rate) for rate in rates]
     parameters = trainable_parameters(candidates[0], layout)
     return Winner(

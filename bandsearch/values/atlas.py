@@ -67,8 +67,10 @@ class AtlasRecord(Value):
 
     @property
     def tuned_baseline(self) -> Candidate | None:
-        """Full depth at the rate that the confirmation preferred; None where nothing was compared."""
-        return None if self.winner.choice is Choice.UNCOMPARED else self.winner.baseline
+        """Full depth at the rate that the confirmation preferred, or the better of two final trainings; None where
+        there was one rate only."""
+        compared = self.winner.choice is not Choice.UNCOMPARED or len(self.winner.trainings) > 1
+        return self.winner.baseline if compared else None
 
 
 class Suggestion(Value):

@@ -204,6 +204,11 @@ class Winner(Value):
     training_steps: int | None = Field(default=None, description="of the final training; None before it has begun")
     trainings: tuple[Trained, ...] = Field(default=(), description="of winner and baseline; empty before their end")
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it is full depth at two rates, of which the final training tells the better."""
+        return self.choice is Choice.UNCOMPARED and self.candidate != self.baseline
+
     def is_behind(self, evaluation: Evaluation) -> bool:
         """Whether the test split shows it to be worse than full depth, by as much as matters."""
         comparison = evaluation.comparison(Arm.WINNER, Arm.FULL_DEPTH, Metric.LOSS)

@@ -11,8 +11,6 @@ from bandsearch.values.value import Value
 ETA = 3
 # Places on its way at which a final training is read.
 VALIDATIONS = 8
-# Rates at which full depth is confirmed.
-FULL_DEPTHS = 2
 # The final trainings: winner and baseline.
 ARMS = 2
 # Examples that an engine is given to score at a time. Whoever else scores, these share their passes.

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from bandsearch.adapters.lora import trainable_parameters
 from bandsearch.engine.failures import DivergedError
-from bandsearch.run.confirming import LEAST_TRAININGS, confirm_choice, confirm_choices, confirm_share
+from bandsearch.run.confirming import LEAST_TRAININGS, NOTHING, confirm_choice, confirm_choices, confirm_share
 from bandsearch.run.planning import candidates_for
 from bandsearch.search.campaign import Campaign
 from bandsearch.search.candidates import CandidateCode
@@ -91,7 +91,8 @@ def bandsearch(
 def _uncompared(
     world: World, code: CandidateCode, profile: SensitivityProfile, left: float, prior: Sequence[Suggestion]
 ) -> HandedOver | None:
-    """Full depth at the rates that `left` device seconds pay for in full; None where they do not for one."""
+    """Full depth at the rates that `left` device seconds pay for in full, which is the length that was asked for; None
+    where they do not for one."""
     table, steps = world.table, world.table.header.full_steps
     trainings = min(ARMS, int(left / table.seconds(table.full_depth, steps)))
     if trainings == 0:
@@ -177,7 +178,7 @@ def _plan(table: Table, left: float) -> Plan | None:
     free = left - ARMS * full * step
     share = confirm_share(free, least)
     choice = confirm_choice(confirm_choices(bounded=True, fractions=(1.0,)), seconds_of, share)
-    if choice is None:
+    if choice is NOTHING:
         return None
     costs = Costs(
         seconds_per_step=step,

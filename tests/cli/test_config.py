@@ -83,6 +83,13 @@ def test_all_mistakes_are_named_with_their_lines(file: Path) -> None:
     assert "search space" not in words
 
 
+def test_no_value_is_none(file: Path) -> None:
+    """Left out it says the same; a branch of the name of null is meant by nobody."""
+    file.write_text("steps: null\nrevision: ~\nwithout: []\n")
+    with pytest.raises(UsageError, match=r"3 mistakes(.|\n)*line 1, .*expected a value(.|\n)*a list of 0"):
+        told(file)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [(None, "none.yaml cannot be read: No such file"), ("", "is empty"), ("a: [", "is not YAML"), ("demo", "lines")],

@@ -1,11 +1,13 @@
 """The display: plain lines where nobody watches, a panel on a terminal, the same numbers in both."""
 
+import errno
 import io
 
 import pytest
 from rich.console import Console
 
 from bandsearch.cli.display import LivePanel, PlainLines, clock_text, live_listener
+from bandsearch.values.errors import InterruptedRunError
 from bandsearch.values.progress import Update
 
 
@@ -92,6 +94,30 @@ def test_a_terminal_gets_a_panel_and_keeps_the_announcements() -> None:
     assert "✓ search" in shown
     # The cursor that the panel hides comes back.
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
+
+
+class Terminal(io.StringIO):
+    """One that may go away."""
+
+    is_gone = False
+
+    def write(self, text: str) -> int:
+        if self.is_gone:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().write(text)
+
+
+def test_a_terminal_that_has_gone_does_not_hide_why_it_ended() -> None:
+    terminal = Terminal()
+
+    def stopped() -> None:
+        with live_listener(Console(width=100, file=terminal, force_terminal=True)) as (listen, _):
+            listen(search_update(1))
+            terminal.is_gone = True
+            raise InterruptedRunError("Stopped.")
+
+    with pytest.raises(InterruptedRunError):
+        stopped()
 
 
 def test_a_notice_stands_below_the_panel_from_then_on() -> None:

@@ -82,6 +82,19 @@ def test_a_terminal_that_is_closed_asks_to_stop_however_often_it_says_so() -> No
     assert rest.endswith("saved\n")
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no terminals that hang up")
+def test_what_comes_along_with_a_closed_terminal_is_no_second_interrupt() -> None:
+    worker, child = _start()
+    assert worker.stdout is not None
+    worker.send_signal(signal.SIGHUP)
+    worker.stdout.readline()
+    worker.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    assert _is_alive(child)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(timeout=20) == INTERRUPTED
+
+
 def test_under_nohup_a_closed_terminal_stays_unheard() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

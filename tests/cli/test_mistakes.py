@@ -116,7 +116,6 @@ def test_exit_codes_tell_what_can_be_resumed(error: str, code: int, tmp_path: Pa
     worker = f"""
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from bandsearch import rundir
 from bandsearch.cli import app
 from bandsearch.engine import failures

@@ -70,11 +70,11 @@ def test_gradients_of_an_example_that_does_not_fit_are_the_same(
     inner = engine.model.get_submodule(f"{engine.layout.layers_path}.1.self_attn")
     inner.register_forward_hook(lambda *_: ran.append(None))
 
-    def found() -> Any:
+    def found(**options: bool) -> Any:
         tried.clear()
         ran.clear()
         with engine.attached(session) as model:
-            return gradients.module_sensitivities(model, engine.layout, examples)
+            return gradients.module_sensitivities(model, engine.layout, examples, **options)
 
     lacking = 0
     expected = found()
@@ -82,6 +82,9 @@ def test_gradients_of_an_example_that_does_not_fit_are_the_same(
     lacking = 1
     assert found() == expected
     assert len(ran) == 3 * len(examples)
+    # Where the start has found that layers which run twice compute something else.
+    with pytest.raises(OutOfMemoryError):
+        found(recomputes=False)
     lacking = 2
     with pytest.raises(OutOfMemoryError, match=r"of \d+ tokens"):
         found()

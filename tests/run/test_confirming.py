@@ -7,6 +7,7 @@ from costs import costs_of
 
 from bandsearch.run.confirming import (
     LEAST_TRAININGS,
+    NOTHING,
     ConfirmChoice,
     confirm_choice,
     confirm_choices,
@@ -21,9 +22,7 @@ CHOICES = confirm_choices(bounded=True)
 
 def chosen(share: float) -> ConfirmChoice:
     """Where one training of the whole length takes a second."""
-    found = confirm_choice(CHOICES, lambda trainings, fraction: trainings * fraction, share)
-    assert found is not None
-    return found
+    return confirm_choice(CHOICES, lambda trainings, fraction: trainings * fraction, share)
 
 
 @pytest.mark.parametrize("trainings", [LEAST_TRAININGS, 8, 12, 20, 42, 100])
@@ -42,7 +41,7 @@ def test_where_too_little_could_be_compared_trainings_are_shorter() -> None:
 
 def test_where_too_little_fits_at_any_length_nothing_is_chosen() -> None:
     assert chosen(LEAST_TRAININGS / 2 + 0.01).finalists > 0
-    assert confirm_choice(CHOICES, lambda trainings, fraction: trainings * fraction, LEAST_TRAININGS / 2 - 0.01) is None
+    assert chosen(LEAST_TRAININGS / 2 - 0.01) is NOTHING
 
 
 @pytest.mark.parametrize(("engines", "packing"), [(1, 1), (2, 1), (2, 4), (1, 8)])

@@ -39,7 +39,11 @@ def plan(
     trials: int | None = None,
     steps: int | None = None,
     shared: dict[int, float] | None = None,
+    reading: float | None = None,
 ) -> Plan:
+    measured = costs(step, shared)
+    if reading is not None:
+        measured = measured.model_copy(update={"seconds_per_validation": reading})
     spec = RunSpec(
         model=ModelSpec(name="demo"),
         data=DataSpec(name="demo:x"),
@@ -50,7 +54,7 @@ def plan(
     )
     return make_plan(
         spec,
-        costs(step, shared),
+        measured,
         train_examples=2000,
         validation_examples=250,
         test_examples=250,
@@ -130,25 +134,30 @@ def test_a_budget_for_one_final_training_is_not_refused_for_the_lack_of_two() ->
 
 
 @settings(deadline=None)
-@given(st.floats(20, 400), st.floats(0.01, 0.5), st.integers(1, 3), st.sampled_from([None, 60]))
+@given(st.floats(20, 400), st.floats(0.01, 0.5), st.floats(0, 20), st.integers(1, 3), st.sampled_from([None, 60]))
 def test_two_rates_are_planned_where_and_only_where_both_fit(
-    wall: float, step: float, engines: int, steps: int | None
+    wall: float, step: float, reading: float, engines: int, steps: int | None
 ) -> None:
+    """With eight readings each on their way, and one of each at the end."""
     try:
-        made = plan(wall, step=step, engines=engines, steps=steps)
+        made = plan(wall, step=step, reading=reading * step, engines=engines, steps=steps)
     except BudgetError:
         return
     if made.compares:
         return
-    rounds = 2 if engines == 1 else 1
-    both = rounds * 1.15 * step
-    left = made.seconds_of("retrain") + made.seconds_of("slack")
-    kept_back = 0.01 * wall + 2
+    rounds, seconds = (2 if engines == 1 else 1), reading * step
+    left = made.seconds_of("retrain") + made.seconds_of("slack") - (0.01 * wall + 2)
+
+    def both(steps: int) -> float:
+        return rounds * (steps * 1.15 * step + 8 * seconds / max(1, engines // 2)) + 2 * seconds
+
+    least = steps or 20
     if made.final_trainings == 2:
-        assert made.full_steps * both <= left - kept_back
+        assert least <= made.full_steps <= made.wanted_steps
+        assert rounds * (made.full_steps * 1.15 * step + 8 * seconds) + 2 * seconds <= left + 1e-6
     else:
-        assert left - kept_back < (made.full_steps + 1) * both + rounds * 8 * made.costs.seconds_per_validation
-    assert made.full_steps <= made.wanted_steps
+        assert left < both(least) + 1e-6
+        assert made.full_steps * 1.15 * step + 8 * seconds / engines <= left + 1e-6
 
 
 def test_a_longer_budget_buys_more() -> None:
@@ -188,8 +197,8 @@ def test_what_is_left_lengthens_the_final_training(
     steps = final_steps(made, left, arms)
     assert made.full_steps <= steps <= max(made.full_steps, made.wanted_steps)
     if steps > made.full_steps:
-        rounds = -(-arms // engines)
-        assert rounds * (steps * step + 10 * made.costs.seconds_per_validation) <= left
+        rounds, reading = -(-arms // engines), made.costs.seconds_per_validation
+        assert rounds * (steps * step + 8 * reading) + (2 * reading if arms > 1 else 0) <= left
     assert final_steps(made, left + 10, arms) >= steps
 
 
@@ -307,16 +316,16 @@ def test_a_budget_too_small_to_search_in_is_told_what_would_do(wall: float, step
 
 def test_engines_that_train_together_make_the_final_training_shorter_and_the_search_longer() -> None:
     alone, together = (plan(3600, step=1.0, engines=8, steps=300, shared=shared) for shared in (None, {4: 0.3}))
-    validations = 8 * 2.0
-    assert alone.seconds_of("retrain") == pytest.approx(300 * 1.0 * 1.15 + validations)
-    assert together.seconds_of("retrain") == pytest.approx(300 * 0.3 * 1.15 + validations / 4)
+    validations, compared = 8 * 2.0, 2 * 2.0
+    assert alone.seconds_of("retrain") == pytest.approx(300 * 1.0 * 1.15 + validations + compared)
+    assert together.seconds_of("retrain") == pytest.approx(300 * 0.3 * 1.15 + validations / 4 + compared)
     assert together.expected_trials > alone.expected_trials
     assert "each on 4 engines together" in {stage.name: stage for stage in together.stages}["retrain"].detail
 
 
 def test_more_engines_than_pay_are_not_taken() -> None:
     made = plan(3600, step=1.0, engines=8, steps=300, shared={4: 1.2, 8: 0.9})
-    assert made.seconds_of("retrain") == pytest.approx(300 * 1.0 * 1.15 + 8 * 2.0)
+    assert made.seconds_of("retrain") == pytest.approx(300 * 1.0 * 1.15 + 8 * 2.0 + 2 * 2.0)
     # The baseline alone has all of them.
     assert made.costs.step_on(8) == SharedStep(engines=8, seconds=0.9)
 

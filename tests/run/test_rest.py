@@ -296,22 +296,51 @@ def test_once_there_is_a_winner_the_plan_stays(tmp_path: Path, monkeypatch: pyte
         main.resume(home.path, budget="30min")
 
 
-@pytest.mark.parametrize(("budget", "compares"), [("10min", False), ("12min", False), ("60min", True)])
-def test_a_run_that_compared_nothing_begins_to_once_it_is_given_enough(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: str, compares: bool
+@pytest.mark.parametrize(
+    ("budget", "finalists", "trainings", "spent", "begins_again"),
+    [
+        ("10min", 6, 2, 100.0, False),
+        ("60min", 6, 2, 100.0, True),
+        ("60min", 0, 2, 100.0, False),
+        ("60min", 0, 1, 100.0, True),
+        ("60min", 6, 2, 3000.0, False),
+    ],
+)
+def test_a_run_that_compared_nothing_begins_to_once_enough_is_left(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    budget: str,
+    finalists: int,
+    trainings: int,
+    spent: float,
+    begins_again: bool,
 ) -> None:
     """Rates of full depth that are being trained are no end of it then; otherwise they go on."""
-    home, _ = begun(tmp_path / "run", monkeypatch, 100.0)
-    alone = PLAN.model_copy(update={"finalists": 0})
+    home, _ = begun(tmp_path / "run", monkeypatch, spent)
+    alone = PLAN.model_copy(update={"finalists": 0, "final_trainings": trainings})
     home.write(home.plan, alone)
     home.winner.write_text("{}")
     checkpoint = home.full / "rate" / "last.safetensors"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.touch()
-    larger = PLAN.model_copy(update={"finalists": 6 if compares else 0, "full_steps": PLAN.full_steps + 1})
+    larger = make_plan(SPEC, COSTS, **SIZES, engines=2, wall_seconds=3600.0)
+    larger = larger.model_copy(update={"finalists": finalists})
     monkeypatch.setattr(underway, "larger_plan", lambda *_, **__: larger)
     monkeypatch.setattr(stages, "probe", lambda at: (_ for _ in ()).throw(LostEngineError("An engine died.")))
     with pytest.raises(LostEngineError):
         main.resume(home.path, budget=budget)
-    assert home.read(home.plan, Plan) == (larger if compares else alone)
-    assert (home.winner.exists(), checkpoint.exists()) == (not compares, not compares)
+    assert home.read(home.plan, Plan) == (larger if begins_again else alone)
+    assert (home.winner.exists(), checkpoint.exists()) == (not begins_again, not begins_again)
+
+
+def test_where_nothing_was_compared_a_larger_plan_has_rungs_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, _ = begun(tmp_path / "run", monkeypatch, 100.0)
+    home.write(home.plan, PLAN.model_copy(update={"finalists": 0, "rungs": (1,)}))
+    monkeypatch.setattr(stages, "probe", lambda at: (_ for _ in ()).throw(LostEngineError("An engine died.")))
+    with pytest.raises(LostEngineError):
+        main.resume(home.path, budget="60min")
+    larger = home.read(home.plan, Plan)
+    assert larger is not None
+    assert larger.rungs == make_plan(SPEC, COSTS, **SIZES, engines=2, wall_seconds=3600.0).rungs

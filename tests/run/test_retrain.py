@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from bandsearch.engine.failures import DivergedError, OutOfMemoryError
+from bandsearch.engine.failures import DivergedError, LostEngineError, OutOfMemoryError
 from bandsearch.engine.team import Team
 from bandsearch.run.retrain import Training, best_checkpoint, retrain
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate
 from bandsearch.values.errors import AdapterError
+from bandsearch.values.evaluation import Arm
 from bandsearch.values.fidelity import Fidelity
 from bandsearch.values.progress import Listener, Update, silent
 from bandsearch.values.trial import Point
@@ -116,6 +117,26 @@ def test_a_rate_that_diverges_at_once_is_lowered_until_it_does_not(tmp_path: Pat
     assert (came.steps, came.kept_step) == (80, 80)
 
 
+def test_of_two_rates_one_that_diverges_is_not_lowered_to_the_other(tmp_path: Path) -> None:
+    """0.03 is all but 0.028, which is trained already."""
+    pools = [ScriptedPool(lambda rate, steps: 1 / steps if rate < 0.05 else None) for _ in range(2)]
+    arms = {Arm.WINNER: candidate(0.09), Arm.FULL_DEPTH: candidate(0.028)}
+    said: list[str] = []
+    done = retrain(
+        [Team(pool, [0]) for pool in pools],  # type: ignore[arg-type]
+        arms,
+        FIDELITY,
+        tmp_path,
+        lambda: 100.0,
+        lambda update: said.append(update.message),
+        lambda: False,
+    )
+    assert pools[0].rates == pytest.approx([0.09, 0.01])
+    assert [each.candidate.learning_rate for each in done.values()] == pytest.approx([0.01, 0.028])
+    # Both are full depth, so they go by their rates.
+    assert {line.partition(":")[0] for line in said} == {"rate 0.09", "rate 0.01", "rate 0.028"}
+
+
 def test_data_on_which_every_rate_diverges_end_in_words(tmp_path: Path) -> None:
     pool = ScriptedPool(lambda rate, steps: None)
     with pytest.raises(AdapterError, match="at 3 higher rates"):
@@ -138,7 +159,9 @@ def test_divergence_later_on_hands_over_the_best_so_far(tmp_path: Path) -> None:
     assert again.announced == []
 
 
-def test_no_memory_to_go_on_hands_over_the_best_so_far(tmp_path: Path) -> None:
+def test_without_memory_to_go_on_it_waits_for_a_better_day(tmp_path: Path) -> None:
+    """What others have taken of a device they may give back; half of a training is not to pass for all of it."""
+
     class Full(ScriptedPool):
         def restore(self, path: Path) -> str:
             raise OutOfMemoryError("One more adapter does not fit.")
@@ -146,11 +169,11 @@ def test_no_memory_to_go_on_hands_over_the_best_so_far(tmp_path: Path) -> None:
     asked = iter([False, True])
     first, _ = train(ScriptedPool(lambda rate, steps: 1 / steps), tmp_path, stop=lambda: next(asked, True))
     assert not first.complete
-    heard = Heard()
-    training, best = train(Full(lambda rate, steps: 1 / steps), tmp_path, listen=heard)
+    with pytest.raises(LostEngineError, match="One more adapter does not fit"):
+        train(Full(lambda rate, steps: 1 / steps), tmp_path)
+    training, _ = train(ScriptedPool(lambda rate, steps: 1 / steps), tmp_path)
     assert training.complete
-    assert best == [0.09, training.best_steps]
-    assert "memory ran out, so it ends at step" in heard.announced[0]
+    assert training.points[-1].steps > first.points[-1].steps
 
 
 def test_a_deadline_ends_it_at_the_last_validation(tmp_path: Path) -> None:

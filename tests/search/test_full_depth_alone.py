@@ -54,7 +54,7 @@ def test_one_by_itself_is_the_atlas_or_a_third_of_the_probes_within_the_bounds_o
 def test_a_space_of_one_rate_has_one_training() -> None:
     for trainings in (1, 2):
         assert rates_of(alone(trainings, bounds=RateSpace(low=1e-3, high=1e-3))) == [1e-3]
-    assert "one learning rate" in alone(2, bounds=RateSpace(low=1e-3, high=1e-3)).reason
+    assert "has one learning rate" in alone(2, bounds=RateSpace(low=1e-3, high=1e-3)).reason
 
 
 @pytest.mark.parametrize("best", [0, 1])

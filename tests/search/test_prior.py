@@ -17,7 +17,7 @@ from bandsearch.search.prior import MOST, fitted, most_suggestions, prior_from
 from bandsearch.values.atlas import AtlasRecord, Prior, Suggestion
 from bandsearch.values.band import Band
 from bandsearch.values.candidate import Candidate, Method, Role
-from bandsearch.values.evaluation import Choice
+from bandsearch.values.evaluation import Choice, Trained
 from bandsearch.values.space import BandSpace, SearchSpace
 
 OWN = "0123456789abcdef"
@@ -112,6 +112,23 @@ def test_who_was_confirmed_on_one_seed_or_compared_with_nobody_is_not_recommende
     assert first.candidate.bands == (Band(start=2, stop=5),)
     nobody = winner.model_copy(update={"choice": Choice.UNCOMPARED})
     assert prior([record.model_copy(update={"winner": nobody})]).suggestions == ()
+
+
+def test_of_two_rates_that_had_the_final_training_the_better_is_known() -> None:
+    record, tuned = a_record(candidate_on(0, 12, 1e-3)), candidate_on(0, 12, 5e-3)
+    trainings = tuple(
+        Trained(candidate=candidate_on(0, 12, rate), learning_rate=rate, steps=40, kept_step=40)
+        for rate in (5e-3, 1e-3)
+    )
+    alone = {
+        "candidate": tuned,
+        "baseline": tuned,
+        "choice": Choice.UNCOMPARED,
+        "finalists": (),
+        "trainings": trainings,
+    }
+    (only,) = prior([record.model_copy(update={"winner": record.winner.model_copy(update=alone)})]).suggestions
+    assert only.candidate == tuned
 
 
 def test_the_rate_that_was_the_best_for_full_depth_comes_last() -> None:
