@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -34,8 +35,6 @@ LONGEST_TEMPORARY = 30
 CALLERS = 64
 # How often it is asked whether to stop, seconds.
 ASKING = 0.2
-# Without a token in the environment Ray writes one into the home directory, which there may not be.
-TOKEN, OWN_TOKEN = "RAY_AUTH_TOKEN", secrets.token_hex(32)
 
 
 @ray.remote(max_concurrency=CALLERS)
@@ -177,7 +176,9 @@ def _start_ray(setups: Sequence[EngineSetup]) -> None:
     try:
         scratch = tempfile.mkdtemp(prefix="bs-", dir=temporary if len(temporary) <= LONGEST_TEMPORARY else "/tmp")
         atexit.register(shutil.rmtree, scratch, ignore_errors=True)
-        os.environ.setdefault(TOKEN, OWN_TOKEN)
+        if not _has_home():
+            # Ray would write a token there.
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         with _own_sigterm(), _no_words_of_ray():
             ray.init(
                 address="local",
@@ -200,6 +201,16 @@ def _start_ray(setups: Sequence[EngineSetup]) -> None:
         ) from error
 
 
+def _has_home() -> bool:
+    """Whether Ray's folder in the home directory can be written."""
+    try:
+        folder = Path.home() / ".ray"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):
+        return False
+    return os.access(folder, os.W_OK)
+
+
 def _end_ray() -> None:
     """Shut down without the second that Ray gives each of its processes to end by itself: they do not hear SIGTERM (see
     `_own_sigterm`), and the devices are charged for until all are gone."""
@@ -208,8 +219,6 @@ def _end_ray() -> None:
         kill = node.kill_all_processes
         node.kill_all_processes = lambda **_: kill(check_alive=False, allow_graceful=False)
     ray.shutdown()
-    if os.environ.get(TOKEN) == OWN_TOKEN:
-        del os.environ[TOKEN]
 
 
 @contextmanager

@@ -16,8 +16,11 @@ from bandsearch.values.errors import InterruptedRunError
 ROOT = Path(__file__).parents[2]
 
 WORKER = """
-import subprocess, sys, time
+import signal, subprocess, sys, time
 from bandsearch.cli.interrupt import stop_on_interrupt
+# The tests themselves may run under nohup.
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
 with stop_on_interrupt(lambda words: print(words, flush=True)) as stop:
     stop()
