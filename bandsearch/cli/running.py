@@ -132,12 +132,8 @@ def search(spec: "RunSpec", out: Out = None, json: Json = False) -> None:
         directory, winner = search(spec, out, at.listen, at.stop)
         at.say(winner, directory=str(directory))
     if not json:
-        chosen = (
-            " or ".join(map(str, dict.fromkeys((winner.candidate, winner.baseline))))
-            if winner.is_open
-            else winner.candidate
-        )
-        at.console.print(f"[bold]Chosen:[/bold] {chosen}", highlight=False)
+        other = f" or {winner.baseline}" if winner.is_open else ""
+        at.console.print(f"[bold]Chosen:[/bold] {winner.candidate}{other}", highlight=False)
         at.console.print(winner.reason, markup=False, highlight=False)
         at.console.print(f"Train and evaluate it: bandsearch resume {directory}", markup=False, highlight=False)
 

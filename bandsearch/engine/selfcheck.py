@@ -140,14 +140,10 @@ def _checked(
 
     def settled(levers: Levers, notes: Sequence[str]) -> tuple[Levers, tuple[str, ...], bool]:
         found = fault(levers, recompute=True)
-        if found is None:
-            return levers, tuple(notes), True
-        without = "a sequence that is too long for memory by itself ends its candidate"
-        return (
-            levers,
-            (*notes, f"recomputing layers {found} on this {layout.family} model and is off: {without}"),
-            False,
-        )
+        if found is not None:
+            without = "a sequence that is too long for memory by itself ends its candidate"
+            notes = (*notes, f"recomputing layers {found} on this {layout.family} model and is off: {without}")
+        return levers, tuple(notes), found is None
 
     if fault(wanted) is None:
         return settled(wanted, ())

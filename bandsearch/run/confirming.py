@@ -19,6 +19,8 @@ MOST_TEXTS, FEWEST_TEXTS, TEXTS_SHARE = 32, 16, 0.05
 # Full depth at two rates, and its better one and a rival on two seeds: with fewer trainings nothing can be compared, so
 # a small budget gives the confirmation more of what is left.
 LEAST_TRAININGS, LARGEST_CONFIRM_SHARE = 5, 0.6
+# Rates at which full depth is confirmed.
+FULL_DEPTHS = 2
 # Four kinds, full depth at two rates. Within a budget time is set aside for full depth; the others take what is left.
 BASELINES = 5
 
@@ -26,10 +28,6 @@ BASELINES = 5
 def confirm_share(free: float, least: float) -> float:
     """Seconds of the confirmation, of `free` for search and confirmation; in less than `least` it compares nothing."""
     return max(CONFIRM_SHARE / (CONFIRM_SHARE + SEARCH_SHARE) * free, min(LARGEST_CONFIRM_SHARE * free, least))
-
-
-# Rates at which full depth is confirmed.
-FULL_DEPTHS = 2
 
 
 class ConfirmChoice(NamedTuple):

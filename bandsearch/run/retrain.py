@@ -10,6 +10,7 @@ from pathlib import Path
 from bandsearch.engine.failures import DivergedError, LostEngineError, OutOfMemoryError
 from bandsearch.engine.team import Team
 from bandsearch.rundir import replacing, write_atomically
+from bandsearch.search.rates import RETREAT
 from bandsearch.values.candidate import Candidate, rates_differ
 from bandsearch.values.errors import AdapterError
 from bandsearch.values.evaluation import Arm, Trained
@@ -20,8 +21,6 @@ from bandsearch.values.trial import Point
 from bandsearch.values.value import Value
 
 RETRIES = 3
-# By what a rate is divided that diverges.
-LOWERED = 3
 # How often it is asked whether to stop while engines train, seconds.
 ASKING = 0.2
 
@@ -170,9 +169,9 @@ class _Arm:
                     ) from None
                 # A rate that was fine for a proxy can be too high for the whole length.
                 rate = self._candidate.learning_rate
-                lower = rate / LOWERED
+                lower = rate / RETREAT
                 while not all(rates_differ(lower, other) for other in self._other_rates):
-                    lower /= LOWERED
+                    lower /= RETREAT
                 self._tell(f"rate {rate:.2g} diverged; it begins again at {lower:.2g}")
                 self._candidate = self._candidate.model_copy(update={"learning_rate": lower})
                 self._last.unlink(missing_ok=True)

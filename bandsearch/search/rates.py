@@ -21,7 +21,7 @@ from bandsearch.values.layout import Layout
 from bandsearch.values.plan import ARMS
 from bandsearch.values.profile import SensitivityProfile
 
-# What looks best after a few steps breaks off in many.
+# By what a rate is divided that breaks off, or would: what looks best after a few steps does in many.
 RETREAT = 3.0
 
 
